@@ -1,0 +1,353 @@
+"""The training loop: steps, epochs, evaluation, checkpoints."""
+
+import dataclasses
+import math
+import time
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from .augment import AlternatingFlip, Augment, RandomCrop, RandomFlip, Transform
+from .checkpoint import Checkpoint, newest_checkpoint, save_checkpoint
+from .data import Dataset, Splits
+from .data.statistics import channel_statistics
+from .errors import UserError
+from .inference import DTYPES, autocast, build_model, predict_logits
+from .losses import build_loss
+from .metrics import RunningMean, Scores, score
+from .models import model_info
+from .optim import (
+    ExponentialMovingAverage,
+    LearningRate,
+    add_l2_gradients,
+    build_optimizer,
+    load_optimizer_tensors,
+    optimizer_tensors,
+    segment_table,
+)
+from .progress import Progress, describe
+from .random import Purpose, permutation, step_seeds
+from .recipe import Recipe, differences, validate
+from .run import Row, RunFolder
+from .signals import Interrupted, StopRequest
+
+DIVERGED = "lower --lr, or add --warmup-epochs 1 (the last checkpoint is kept)"
+
+
+def train_transforms(recipe: Recipe) -> list[Transform]:
+    """The augmentations a recipe asks for, in the order they act."""
+    transforms: list[Transform] = []
+    if recipe.crop_padding:
+        transforms.append(RandomCrop(recipe.crop_padding))
+    if recipe.flip != "none":
+        transforms.append(RandomFlip() if recipe.flip == "random" else AlternatingFlip())
+    return transforms
+
+
+class Trainer:
+    """Trains one model by a resolved recipe on splits that lie on the device, and keeps its run folder up to date."""
+
+    def __init__(self, recipe: Recipe, splits: Splits, run: RunFolder, *, show_progress: bool = True) -> None:
+        self.recipe, self.splits, self.run = recipe, splits, run
+        self.device = splits.train.images.device
+        self._show_progress = show_progress
+        count, batch = len(splits.train), recipe.batch_size
+        if batch > count:
+            raise UserError(f"batch_size {batch} is above the {count} training images: lower --batch-size")
+        # a last batch of one image is left out: batch norm cannot train on one value a channel
+        self.steps_per_epoch = count // batch if count % batch == 1 and batch > 1 else math.ceil(count / batch)
+        self.model = build_model(recipe, splits.train)
+        self.parameters = dict(self.model.named_parameters())
+        self.segments = segment_table(
+            self.model,
+            weight_decay=recipe.weight_decay or 0.0,
+            decay_norm_and_bias=recipe.decay_norm_and_bias,
+            l2=recipe.l2,
+        )
+        self.optimizer = build_optimizer(self.model, self.segments, recipe)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=recipe.precision == "fp16")
+        self.ema = ExponentialMovingAverage(self.model, recipe.ema_decay) if recipe.ema_decay else None
+        self.schedule = LearningRate(
+            recipe, total_steps=recipe.epochs * self.steps_per_epoch, steps_per_epoch=self.steps_per_epoch
+        )
+        self.loss = build_loss(recipe)
+        if recipe.normalize == "standard":
+            self.mean, self.std = channel_statistics(splits.train.images)
+        else:
+            channels = splits.train.in_channels
+            self.mean, self.std = (0.0,) * channels, (1.0,) * channels
+        self.augment = self._preparation(training=True)
+        self.prepare = self._preparation(training=False)
+        self.running = RunningMean(self.device)
+        self.progress = Progress()
+        self._saved_at = time.monotonic()
+        self._test_logits: Tensor | None = None
+
+    def _preparation(self, *, training: bool) -> Augment:
+        recipe = self.recipe
+        return Augment(
+            train_transforms(recipe) if training else [],
+            self.mean,
+            self.std,
+            seed=recipe.seed,
+            dtype=DTYPES[recipe.precision],
+            channels_last=recipe.channels_last,
+        )
+
+    @property
+    def evaluated_model(self) -> nn.Module:
+        """The model whose accuracy counts: the averaged weights when there is an EMA."""
+        return self.ema.module if self.ema else self.model
+
+    # ── checkpoint ──
+
+    def save(self) -> None:
+        """Write a checkpoint of this moment.
+
+        Raises:
+            UserError: the loss is no longer finite; the checkpoints before it are kept.
+        """
+        sums = self.running.state()
+        if not math.isfinite(sums[0]):
+            epoch = self.progress.epoch + 1
+            raise UserError(f"the loss became {sums[0]} in epoch {epoch}: {DIVERGED}")
+        tensors = {"model": self.model.state_dict(), "optimizer": optimizer_tensors(self.optimizer, self.model)}
+        if self.ema:
+            tensors["ema"] = self.ema.module.state_dict()
+        train = self.splits.train
+        state = {
+            "recipe": dataclasses.asdict(self.recipe),
+            "progress": dataclasses.asdict(self.progress),
+            "running": sums,
+            "schedule": self.schedule.state(),
+            "scaler": self.scaler.state_dict(),
+            "preprocessing": {"mean": self.mean, "std": self.std},
+            "classes": train.classes,
+            "image_size": train.image_size,
+            "in_channels": train.in_channels,
+            "fingerprint": self.splits.fingerprint,
+        }
+        step = self.progress.epoch * self.steps_per_epoch + self.progress.step_in_epoch
+        save_checkpoint(self.run.checkpoints, step, Checkpoint(tensors, state))
+        self._saved_at = time.monotonic()
+
+    def resume(self) -> str:
+        """Continue from the newest checkpoint that verifies; return a line about what was found.
+
+        Raises:
+            UserError: the checkpoint belongs to other settings, data or weights, or none verifies.
+        """
+        found = newest_checkpoint(self.run.checkpoints)
+        if found is None:
+            return f"{self.run.path} has no checkpoint yet: starting from the beginning"
+        path, checkpoint, problems = found
+        state, tensors = checkpoint.state, checkpoint.tensors
+        theirs = validate(state["recipe"], f"{path}/state.json")
+        if lines := differences(self.recipe, theirs):
+            raise UserError(f"{path} was made with other settings: {'; '.join(lines)}")
+        if state["fingerprint"] != self.splits.fingerprint:
+            raise UserError(f"{path} was trained on other data ({state['fingerprint']}, now {self.splits.fingerprint})")
+        try:
+            self.model.load_state_dict(tensors["model"])
+            load_optimizer_tensors(self.optimizer, self.model, tensors["optimizer"])
+            if self.ema:
+                self.ema.module.load_state_dict(tensors["ema"])
+        except (KeyError, RuntimeError) as error:
+            raise UserError(f"{path} does not fit this model: {str(error).splitlines()[0]}") from None
+        self.progress = Progress(**state["progress"])
+        self.running.load(state["running"])
+        self.schedule.load(state["schedule"])
+        self.scaler.load_state_dict(state["scaler"])
+        where = f"epoch {self.progress.epoch + 1}, step {self.progress.step_in_epoch}"
+        return "; ".join([*problems, f"resuming from {path} ({where})"])
+
+    def _save_if_due(self) -> None:
+        if time.monotonic() - self._saved_at >= self.recipe.checkpoint_seconds:
+            self.save()
+
+    def _stop_if_asked(self, stop: StopRequest) -> None:
+        if stop.signum is not None:
+            self.save()
+            raise Interrupted(stop.signum, self.run.path)
+
+    # ── training ──
+
+    def fit(self) -> dict[str, Any]:
+        """Train to the end and return what ``result.json`` gets.
+
+        Raises:
+            Interrupted: SIGINT or SIGTERM came; the state is saved.
+            UserError: a checkpoint cannot be written, or the loss is not finite.
+        """
+        per_epoch = min(self.steps_per_epoch * self.recipe.batch_size, len(self.splits.train))
+        done = self.progress.epoch * per_epoch + self.progress.step_in_epoch * self.recipe.batch_size
+        bar = tqdm(
+            total=self.recipe.epochs * per_epoch,
+            initial=done,
+            unit="img",
+            unit_scale=True,
+            disable=None if self._show_progress else True,  # None: shown on a terminal only
+        )
+        with bar, StopRequest() as stop:
+            self._write_tables()
+            while not self.progress.finished:
+                bar.set_description(f"epoch {self.progress.epoch + 1}/{self.recipe.epochs}", refresh=False)
+                self._train_epoch(bar, stop)
+                self._finish_epoch(bar)
+                if self.progress.finished:
+                    self.save()
+                else:
+                    self._save_if_due()
+                    self._stop_if_asked(stop)
+        return self._result()
+
+    def _train_epoch(self, bar: tqdm, stop: StopRequest) -> None:
+        progress, batch_size, train = self.progress, self.recipe.batch_size, self.splits.train
+        order = permutation(len(train), self.recipe.seed, Purpose.SHUFFLE, progress.epoch, self.device)
+        first_step = progress.epoch * self.steps_per_epoch
+        seeds = step_seeds(self.recipe.seed, first_step, self.steps_per_epoch)
+        self.model.train()
+        started, before, shown = time.perf_counter(), progress.epoch_seconds, 0.0
+        while progress.step_in_epoch < self.steps_per_epoch:
+            step = progress.step_in_epoch
+            indices = order[step * batch_size : (step + 1) * batch_size]
+            self._generator.manual_seed(seeds[step])
+            self.train_step(indices, progress.epoch, self.schedule.at(first_step + step))
+            progress.step_in_epoch += 1
+            progress.epoch_seconds = before + time.perf_counter() - started
+            self._save_if_due()
+            self._stop_if_asked(stop)
+            bar.update(len(indices))
+            if not bar.disable and progress.epoch_seconds - shown > 0.5 and (means := self.running.peek()):
+                bar.set_postfix_str(f"loss {means[0]:.3f}, accuracy {means[1]:.2f} %", refresh=False)
+                shown = progress.epoch_seconds
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+            progress.epoch_seconds = before + time.perf_counter() - started
+
+    @property
+    def _generator(self) -> torch.Generator:
+        """The generator that dropout draws from."""
+        if self.device.type == "cuda":
+            return torch.cuda.default_generators[torch.cuda.current_device()]
+        return torch.default_generator
+
+    def train_step(self, indices: Tensor, epoch: int, lr_per_step: float) -> None:
+        """One update on the training images ``indices`` (int64 [B], on the device)."""
+        train = self.splits.train
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr_per_step
+        batch = self.augment(train.images, train.labels, indices, epoch)
+        with autocast(self.device, self.recipe.precision):
+            logits = self.model(batch.images)
+            loss = self.loss(logits, batch)
+        self.optimizer.zero_grad(set_to_none=True)
+        self.scaler.scale(loss).backward()
+        if self.recipe.l2:
+            self.scaler.unscale_(self.optimizer)
+            add_l2_gradients(self.parameters, self.segments)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        if self.ema:
+            self.ema.update()
+        self.running.add(loss.detach(), logits.detach(), batch.labels)
+
+    # ── after an epoch ──
+
+    def _finish_epoch(self, bar: tqdm) -> None:
+        progress, recipe = self.progress, self.recipe
+        loss, accuracy = self.running.means()
+        if not math.isfinite(loss):
+            raise UserError(f"the loss became {loss} in epoch {progress.epoch + 1}: {DIVERGED}")
+        lr = self.schedule.at((progress.epoch + 1) * self.steps_per_epoch - 1)
+        row: Row = {"epoch": progress.epoch + 1, "lr": lr, "train_loss": loss, "train_accuracy_percent": accuracy}
+        last = progress.epoch + 1 == recipe.epochs
+        started = time.perf_counter()
+        val = self._evaluate(self.splits.val) if self.splits.val else None
+        if val:
+            row |= {"val_loss": val.loss, "val_accuracy_percent": val.accuracy_percent}
+        self.schedule.epoch_done(val.loss if val else loss)
+        stopped = val is not None and self._stops_early(val.loss)
+        if last or stopped or (progress.epoch + 1) % recipe.eval_every == 0:
+            test = self._evaluate(self.splits.test)
+            row |= {"test_loss": test.loss, "test_accuracy_percent": test.accuracy_percent}
+            if test.accuracy_percent > progress.best_accuracy_percent:
+                progress.best_accuracy_percent, progress.best_epoch = test.accuracy_percent, row["epoch"]
+        seconds = progress.epoch_seconds
+        images = min(self.steps_per_epoch * recipe.batch_size, len(self.splits.train))
+        timing = {"epoch": row["epoch"], "train_seconds": seconds, "images_per_second": images / seconds}
+        progress.timing.append(timing | {"evaluation_seconds": time.perf_counter() - started})
+        progress.rows.append(row)
+        progress.epoch, progress.step_in_epoch, progress.epoch_seconds = row["epoch"], 0, 0.0
+        progress.finished = last or stopped
+        self.running.load([0.0, 0.0, 0.0])
+        self._write_tables()
+        bar.write(describe(row, timing))
+
+    def _stops_early(self, val_loss: float) -> bool:
+        progress = self.progress
+        if val_loss < progress.best_val_loss:
+            progress.best_val_loss, progress.epochs_without_gain = val_loss, 0
+        else:
+            progress.epochs_without_gain += 1
+        return 0 < self.recipe.early_stopping_patience <= progress.epochs_without_gain
+
+    def _write_tables(self) -> None:
+        self.run.write_metrics(self.progress.rows)
+        self.run.write_timing(self.progress.timing)
+
+    def _logits(self, data: Dataset) -> Tensor:
+        model = self.evaluated_model.eval()
+        size, precision = self.recipe.eval_batch_size, self.recipe.precision
+        return predict_logits(model, data, self.prepare, batch_size=size, precision=precision)
+
+    def _evaluate(self, data: Dataset) -> Scores:
+        logits = self._logits(data)
+        if data is self.splits.test:
+            self._test_logits = logits
+        return score(logits, data.labels)
+
+    def _result(self) -> dict[str, Any]:
+        test, recipe, progress = self.splits.test, self.recipe, self.progress
+        if self._test_logits is None:  # resumed after the last evaluation
+            self._test_logits = self._logits(test)
+        scores = score(self._test_logits, test.labels)
+        self.run.write_predictions(self._test_logits.cpu().numpy(), test.labels.cpu().numpy())
+        seconds = sum(row["train_seconds"] for row in progress.timing)
+        images = sum(row["train_seconds"] * row["images_per_second"] for row in progress.timing)
+        info = model_info(
+            recipe.arch,
+            num_classes=test.num_classes,
+            in_channels=test.in_channels,
+            image_size=test.image_size,
+            dropout=recipe.dropout,
+        )
+        result = {
+            "recipe": recipe.name,
+            "arch": recipe.arch,
+            "dataset": recipe.dataset,
+            "official": self.splits.official,
+            "fingerprint": self.splits.fingerprint,
+            "seed": recipe.seed,
+            "epochs": progress.epoch,
+            "test_accuracy_percent": scores.accuracy_percent,
+            "test_top5_percent": scores.top5_percent,
+            "test_loss": scores.loss,
+            "best_test_accuracy_percent": progress.best_accuracy_percent,
+            "best_epoch": progress.best_epoch,
+            "train_seconds": seconds,
+            "evaluation_seconds": sum(row["evaluation_seconds"] for row in progress.timing),
+            "images_per_second": images / seconds,
+            "parameters": info.parameters,
+            "macs": info.macs,
+            "device": self.device.type,
+            "precision": recipe.precision,
+        }
+        if "val_accuracy_percent" in progress.rows[-1]:
+            result["val_accuracy_percent"] = progress.rows[-1]["val_accuracy_percent"]
+        if self.device.type == "cuda":
+            result["peak_memory_bytes"] = torch.cuda.max_memory_allocated(self.device)
+        self.run.write_result(result)
+        return result

@@ -1,0 +1,99 @@
+"""What a run ran on: versions, device, commit, and which backend every fused op takes."""
+
+import os
+import platform
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from cifarfast.kernels.backend import explain
+
+from ._version import __version__
+from .errors import UserError
+
+PACKAGES = ("torch", "torchvision", "triton", "numpy", "safetensors", "timm")
+
+
+def collect_environment() -> dict[str, Any]:
+    """Versions, processor, GPU, threads, commit and op backends as JSON-able values."""
+    return {
+        "cifarfast": __version__,
+        "commit": commit(),
+        "python": platform.python_version(),
+        "packages": {name: version(name) for name in PACKAGES},
+        "platform": platform.platform(),
+        "cpu": processor(),
+        "threads": torch.get_num_threads(),
+        "gpu": gpu(),
+        "backends": {op: {"backend": choice.backend, "reason": choice.reason} for op, choice in explain()},
+        "argv": sys.argv,
+    }
+
+
+def version(package: str) -> str | None:
+    """The installed version of a package, None where it is not installed."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def processor() -> str:
+    """The processor's model name."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0]} ({os.cpu_count()} cores)" if names else platform.processor()
+
+
+def gpu() -> dict[str, Any] | None:
+    """Name, memory and versions of the first GPU, None without one."""
+    if not torch.cuda.is_available():
+        return None
+    properties = torch.cuda.get_device_properties(0)
+    return {
+        "name": properties.name,
+        "memory_bytes": properties.total_memory,
+        "capability": f"{properties.major}.{properties.minor}",
+        "cuda": torch.version.cuda,
+        "cudnn": torch.backends.cudnn.version(),
+    }
+
+
+def commit() -> str | None:
+    """The checkout's git commit, with ``+changes`` when files differ from it; None outside a checkout."""
+    root = Path(__file__).resolve().parent.parent
+    if not (root / ".git").exists():
+        return None
+
+    def git(*arguments: str) -> str:
+        done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "-uno") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def pick_device(wanted: Literal["auto", "cpu", "cuda"]) -> Literal["cpu", "cuda"]:
+    """``cpu`` or ``cuda``; for ``auto`` the GPU when there is one.
+
+    Raises:
+        UserError: ``cuda`` is wanted and torch sees no GPU.
+    """
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device cuda: torch sees no GPU here; use --device auto or cpu")
+    return wanted if wanted != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def command(module: str) -> str:
+    """How to start a module of this package from the present folder."""
+    python, here = Path(sys.executable), Path.cwd()
+    return f"{python.relative_to(here) if python.is_relative_to(here) else 'python'} -m cifarfast.{module}"

@@ -1,0 +1,17 @@
+"""The one exception for a user's mistake, and the nearest-name hint that goes with it."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(ValueError):
+    """A mistake of the caller: one line that says what is wrong and what to do.
+
+    The command line prints it without a traceback and exits with code 2.
+    """
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return ``", did you mean 'X'?"`` for the known name closest to ``name``, or ``""`` when none is close."""
+    matches = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f", did you mean {matches[0]!r}?" if matches else ""

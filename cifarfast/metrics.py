@@ -1,0 +1,69 @@
+"""Running sums on the device that never make the host wait, and scores of a set of logits."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+class Scores(NamedTuple):
+    """Mean loss (nats) and accuracies (percent)."""
+
+    loss: float
+    accuracy_percent: float
+    top5_percent: float
+
+
+def score(logits: Tensor, labels: Tensor) -> Scores:
+    """Score logits [N, C] (any float dtype) against labels int64 [N]; the loss is plain cross-entropy in fp32."""
+    logits = logits.float()
+    loss = F.cross_entropy(logits, labels).item()
+    best = logits.topk(min(5, logits.shape[1]), dim=1).indices
+    hits = best == labels[:, None]
+    return Scores(loss, 100 * hits[:, 0].double().mean().item(), 100 * hits.any(1).double().mean().item())
+
+
+class RunningMean:
+    """Sums of loss, right answers and images over an epoch, as three float64 numbers on the device."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.sums = torch.zeros(3, dtype=torch.float64, device=device)
+        self._host = torch.zeros(3, dtype=torch.float64, pin_memory=device.type == "cuda")
+        self._copied: torch.cuda.Event | None = None
+
+    @torch.no_grad()
+    def add(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
+        """Add a batch: its mean loss (0-d), logits [B, C], labels int64 [B]. Does not synchronise."""
+        count = len(labels)
+        right = (logits.argmax(1) == labels).sum()
+        self.sums += torch.stack([loss.double() * count, right.double(), right.new_tensor(count).double()])
+
+    def peek(self) -> tuple[float, float] | None:
+        """Mean loss and accuracy in percent as of a recent batch, or None while no copy is ready. Never waits."""
+        if self.sums.device.type == "cpu":
+            return _means(self.sums)
+        ready = self._copied is not None and self._copied.query()
+        means = _means(self._host) if ready else None
+        if self._copied is None or ready:
+            self._host.copy_(self.sums, non_blocking=True)
+            self._copied = torch.cuda.Event()
+            self._copied.record()
+        return means
+
+    def means(self) -> tuple[float, float]:
+        """Mean loss and accuracy in percent so far; waits for the device."""
+        return _means(self.sums)
+
+    def state(self) -> list[float]:
+        """What a checkpoint keeps; waits for the device."""
+        return self.sums.tolist()
+
+    def load(self, state: list[float]) -> None:
+        """Put back what ``state`` returned."""
+        self.sums.copy_(torch.tensor(state, dtype=torch.float64))
+
+
+def _means(sums: Tensor) -> tuple[float, float]:
+    loss, right, count = sums.tolist()
+    return (loss / count, 100 * right / count) if count else (0.0, 0.0)

@@ -1,0 +1,37 @@
+"""Runs side by side in one table."""
+
+from collections.abc import Sequence
+
+from ..run import RunFolder
+
+COLUMNS = ("run", "arch", "data", "epochs", "last %", "best %", "at", "train s", "images/s", "parameters")
+
+
+def comparison_table(runs: Sequence[RunFolder]) -> str:
+    """A Markdown table of finished runs: accuracy after the last and the best epoch, time, size.
+
+    Raises:
+        UserError: a folder is not that of a finished run.
+    """
+    rows = [COLUMNS, *(_cells(run) for run in runs)]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(COLUMNS))]
+    rows.insert(1, tuple("-" * width for width in widths))
+    padded = [[cell.ljust(width) for cell, width in zip(row, widths, strict=True)] for row in rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in padded)
+
+
+def _cells(run: RunFolder) -> tuple[str, ...]:
+    result = run.read_result()
+    data = result["dataset"] + ("" if result["official"] else " (not official)")
+    return (
+        run.path.name,
+        result["arch"],
+        data,
+        str(result["epochs"]),
+        f"{result['test_accuracy_percent']:.2f}",
+        f"{result['best_test_accuracy_percent']:.2f}",
+        str(result["best_epoch"]),
+        f"{result['train_seconds']:.1f}",
+        f"{result['images_per_second']:,.0f}",
+        f"{result['parameters']:,}",
+    )

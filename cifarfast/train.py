@@ -1,0 +1,159 @@
+"""``python -m cifarfast.train``: train an image classifier and leave a run folder."""
+
+import argparse
+import dataclasses
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import tyro
+
+from .data import load_dataset
+from .engine import Trainer
+from .environment import collect_environment, command, pick_device
+from .errors import UserError
+from .flags import parse_flags, run_main
+from .recipe import Recipe, differences, load_recipe, to_toml, validate
+from .run import RunFolder, free_run_folder
+from .signals import Interrupted
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions:
+    """Train an image classifier: defaults < recipe file < flags."""
+
+    settings: Annotated[Recipe, tyro.conf.arg(name="")]
+    recipe: str | None = None
+    """Recipe to start from: a name that `cifarfast recipes` lists, or a TOML file."""
+    out: str | None = None
+    """Run folder; default: a new one under runs/."""
+    resume: bool = False
+    """Continue the run in --out from its newest checkpoint that verifies."""
+    print_config: bool = False
+    """Print the resolved settings as a recipe file and stop."""
+    quiet: bool = False
+    """No progress bar."""
+
+
+def parse_options(arguments: list[str]) -> TrainOptions:
+    """Parse the command line; the flags' defaults are those of the recipe, or of the run that is resumed.
+
+    Raises:
+        UserError: an unknown flag, a value that is not allowed, an unreadable recipe.
+    """
+    default = TrainOptions(settings=_base(arguments))
+    options = parse_flags(TrainOptions, arguments, prog="cifarfast train", default=default)
+    if options.resume and not options.out:
+        raise UserError("--resume needs --out DIR, the run folder to continue")
+    values = {key: value for key, value in dataclasses.asdict(options.settings).items() if value is not None}
+    return dataclasses.replace(options, settings=validate(values, "command line"))
+
+
+def _base(arguments: list[str]) -> Recipe:
+    """The recipe that the flags are laid over: --recipe's, else the resumed run's, else the defaults."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("--recipe")
+    parser.add_argument("--out")
+    parser.add_argument("--resume", action="store_true")
+    try:
+        known, _ = parser.parse_known_args(arguments)
+    except argparse.ArgumentError as error:
+        raise UserError(f"{error.argument_name}: {error.message}") from None
+    if known.recipe:
+        return load_recipe(known.recipe)[0]
+    if known.resume and known.out and (folder := RunFolder(known.out)).exists:
+        return folder.read_config()
+    return Recipe()
+
+
+def train(
+    recipe: Recipe, *, out: str | Path | None = None, resume: bool = False, show_progress: bool = True
+) -> RunFolder:
+    """Run a whole training and return its run folder.
+
+    Args:
+        recipe: the settings; choices left open are resolved for this machine.
+        out: run folder, by default a new one under ``runs/``.
+        resume: continue the run in ``out`` from its newest checkpoint that verifies.
+        show_progress: a progress bar when stderr is a terminal.
+
+    Raises:
+        UserError: wrong settings, data, folder or checkpoint.
+        Interrupted: SIGINT or SIGTERM came; the state is saved.
+    """
+    recipe = recipe.resolved(pick_device(recipe.device))
+    _ask_for_determinism(recipe)
+    run = RunFolder(out if out is not None else free_run_folder(Path("runs"), recipe))
+    run.check(resume=resume)
+    if resume and run.exists and (lines := differences(recipe, run.read_config())):
+        raise UserError(f"{run.path} was started with other settings: {'; '.join(lines)}")
+    splits = load_dataset(
+        recipe.dataset,
+        data_dir=recipe.data_dir,
+        val_split=recipe.val_split,
+        limit_train=recipe.limit_train,
+        image_size=recipe.image_size,
+        seed=recipe.seed,
+    ).to(recipe.device)
+    trainer = Trainer(recipe, splits, run, show_progress=show_progress)
+    print(f"{recipe.name}: {recipe.arch} on {splits.describe()}")
+    print(f"{recipe.epochs} epochs of {trainer.steps_per_epoch} steps on {recipe.device} in {recipe.precision}")
+    with run.writing(resume=resume):
+        run.write_config(recipe)
+        if resume:
+            print(trainer.resume())
+        data = {"dataset": splits.name, "fingerprint": splits.fingerprint, "official": splits.official}
+        run.write_environment(collect_environment() | {"data": data})
+        print(f"run folder: {run.path}", flush=True)
+        trainer.fit()
+    return run
+
+
+def _ask_for_determinism(recipe: Recipe) -> None:
+    if recipe.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS starts
+    torch.use_deterministic_algorithms(recipe.deterministic, warn_only=True)
+    torch.backends.cudnn.benchmark = not recipe.deterministic
+
+
+def summary(result: dict[str, Any]) -> str:
+    """The outcome of a run in two lines."""
+    dataset = result["dataset"] + ("" if result["official"] else " (not the official files)")
+    return (
+        f"test accuracy {result['test_accuracy_percent']:.2f} % after {result['epochs']} epochs on {dataset}; "
+        f"best {result['best_test_accuracy_percent']:.2f} % after {result['best_epoch']}\n"
+        f"{result['train_seconds']:.1f} s of training, {result['images_per_second']:,.0f} images/s, "
+        f"{result['parameters']:,} parameters, {result['macs'] / 1e6:,.1f} M MACs an image"
+    )
+
+
+def run_command(arguments: list[str]) -> int:
+    """Do what the command line says; return the exit code."""
+    options = parse_options(arguments)
+    settings = options.settings
+    if options.print_config:
+        print(to_toml(settings.resolved(pick_device(settings.device))), end="")
+        return 0
+    try:
+        run = train(settings, out=options.out, resume=options.resume, show_progress=not options.quiet)
+    except Interrupted as stop:
+        print(f"\nstopped by {stop}; the state is saved", file=sys.stderr)
+        print(f"resume with: {command('train')} --out {stop.folder} --resume", file=sys.stderr)
+        return stop.exit_code
+    print(summary(run.read_result()))
+    print(f"next: {command('report')} {run.path}")
+    if settings.dataset == "digits":
+        print(f"CIFAR-10: {command('train')} --arch wrn16_8 --epochs 200")
+    return 0
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Entry point; returns the exit code."""
+    return run_main(run_command, arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,231 @@
+"""The description of ``cross_entropy`` for tests, benchmarks, compile report and docs."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..spec import Case, Inputs, KernelBuild, Maker, OpSpec, Tolerance
+from ..tuning import tile
+from .op import cross_entropy
+from .reference import cross_entropy_reference
+
+
+def _hard(n: int, c: int, scale: float = 3.0, **settings: Any) -> Case:
+    return lambda make: {"logits": make.randn(n, c, scale=scale), "labels": make.integers(c, n), **settings}
+
+
+def _weighted(n: int, c: int, **settings: Any) -> Case:
+    return lambda make: {**_hard(n, c)(make), "weight": make.rand(c) + 0.1, **settings}
+
+
+def _mixed(n: int, c: int, **settings: Any) -> Case:
+    return lambda make: {**_hard(n, c)(make), "labels_b": make.integers(c, n), "lam": make.rand(n), **settings}
+
+
+def _mixed_weighted(make: Maker) -> Inputs:
+    return {**_mixed(13, 7, label_smoothing=0.2)(make), "weight": make.rand(7) + 0.1}
+
+
+def _soft(n: int, c: int, **settings: Any) -> Case:
+    return lambda make: {
+        "logits": make.randn(n, c, scale=3.0),
+        "labels": make.randn(n, c, dtype=torch.float32).softmax(dim=1),
+        **settings,
+    }
+
+
+def _soft_weighted(make: Maker) -> Inputs:
+    return {**_soft(9, 21, label_smoothing=0.1, focal_gamma=1.5)(make), "weight": make.rand(21) + 0.1}
+
+
+def _non_contiguous(make: Maker) -> Inputs:
+    """Transposed logits; labels, lam and weight with gaps."""
+    return {
+        "logits": make.randn(12, 18).t(),
+        "labels": make.integers(12, 18, 2)[:, 1],
+        "labels_b": make.integers(12, 36)[::2],
+        "lam": make.rand(18, 3)[:, 0],
+        "weight": (make.rand(24) + 0.1)[::2],
+    }
+
+
+def _sliced_soft(make: Maker) -> Inputs:
+    """Rows farther apart than their length, and transposed soft labels."""
+    return {"logits": make.randn(11, 40)[:, 3:33], "labels": make.rand(30, 11).t(), "reduction": "none"}
+
+
+def _random(make: Maker, draw_int: Any) -> Inputs:
+    n, c = draw_int(1, 40), draw_int(1, 70)
+    kind = draw_int(0, 2)
+    settings: Inputs = {
+        "label_smoothing": draw_int(0, 10) / 10,
+        "focal_gamma": draw_int(0, 8) / 2,
+        "reduction": ("mean", "sum", "none")[draw_int(0, 2)],
+    }
+    inputs = (_hard, _mixed, _soft)[kind](n, c, **settings)(make)
+    if draw_int(0, 1):
+        inputs["weight"] = make.rand(c) + 0.1
+    return inputs
+
+
+def _eager(
+    logits: Tensor, labels: Tensor, labels_b: Tensor | None = None, lam: Tensor | None = None, **settings: Any
+) -> Tensor:
+    """Cross entropy as it is written with torch alone, in the logits' dtype."""
+    if settings.get("focal_gamma"):
+        return cross_entropy_reference(logits, labels, labels_b, lam, **settings)
+    settings.pop("focal_gamma", None)
+    if labels.is_floating_point():
+        labels = labels.to(logits.dtype)
+    if labels_b is None or lam is None:
+        return F.cross_entropy(logits, labels, **settings)
+    reduction = settings.pop("reduction", "mean")
+    first = F.cross_entropy(logits, labels, reduction="none", **settings)
+    loss = lam * first + (1 - lam) * F.cross_entropy(logits, labels_b, reduction="none", **settings)
+    return loss if reduction == "none" else loss.sum() if reduction == "sum" else loss.mean()
+
+
+def _op_arguments(inputs: Inputs) -> tuple[Any, ...]:
+    tensors = (inputs.get(name) for name in ("logits", "labels", "labels_b", "lam", "weight"))
+    return (
+        *tensors,
+        inputs.get("label_smoothing", 0.0),
+        inputs.get("focal_gamma", 0.0),
+        inputs.get("reduction", "mean"),
+    )
+
+
+def _flops(inputs: Inputs) -> int:
+    """About 12 a logit: maximum, subtraction, exponential, sums, target, product; and one product in backward."""
+    return 12 * inputs["logits"].numel()
+
+
+def _bytes_moved(inputs: Inputs) -> int:
+    """Forward reads the logits and writes their gradient; backward reads and writes the gradient."""
+    extra = sum(inputs[name].nbytes for name in ("labels", "labels_b", "lam", "weight") if name in inputs)
+    losses = 8 * inputs["logits"].shape[0]
+    return 4 * inputs["logits"].nbytes + extra + losses
+
+
+def _kernels() -> list[KernelBuild]:
+    """Every variant at every tile: hard labels plain, mixed labels, and soft labels with all extras."""
+    from . import triton_impl
+
+    builds = []
+    for n_classes in (10, 100, 200, 1000, 4096):
+        tiles = tile("cross_entropy", n_classes, torch.device("cpu"))
+        block = {"BLOCK_N": tiles["rows"], "BLOCK_C": 1 << (n_classes - 1).bit_length()}
+        for name, variant in _variants().items():
+            none = {argument: None for argument, kind in variant["types"].items() if kind == "constexpr"}
+            builds.append(
+                KernelBuild(
+                    triton_impl.cross_entropy_fwd_kernel,
+                    f"{name}, C={n_classes}",
+                    variant["types"],
+                    {**none, **variant["constexprs"], **block},
+                    num_warps=tiles["num_warps"],
+                )
+            )
+        builds.append(
+            KernelBuild(
+                triton_impl.cross_entropy_bwd_kernel,
+                f"mean, C={n_classes}",
+                {
+                    "grad_loss_ptr": "*fp32",
+                    "grad_ptr": "*bf16",
+                    "divisor_ptr": "*fp32",
+                    "out_ptr": "*bf16",
+                    "n_rows": "i32",
+                    "n_classes": "i32",
+                    "grad_loss_stride": "i32",
+                },
+                {"MEAN": True, "HAS_DIVISOR": True, **block},
+                num_warps=tiles["num_warps"],
+            )
+        )
+    pointers = dict.fromkeys(("loss_ptr", "label_weight_ptr", "out_ptr", "divisor_ptr"), "*fp32")
+    builds.append(
+        KernelBuild(
+            triton_impl.cross_entropy_reduce_kernel,
+            "weighted mean",
+            {**pointers, "n_rows": "i32"},
+            {"MEAN": True, "WEIGHTED": True, "BLOCK": triton_impl.REDUCE_BLOCK},
+        )
+    )
+    return builds
+
+
+def _variants() -> dict[str, dict[str, dict[str, Any]]]:
+    """Signatures and compile-time settings of the forward kernel."""
+
+    def types(dtype: str, labels: str, labels_b: str, lam: str, weight: str, label_weight: str) -> dict[str, str]:
+        pointers = {"logits_ptr": dtype, "labels_ptr": labels, "labels_b_ptr": labels_b, "lam_ptr": lam}
+        pointers |= {"weight_ptr": weight, "loss_ptr": "*fp32", "grad_ptr": dtype, "label_weight_ptr": label_weight}
+        integers = dict.fromkeys(("n_rows", "n_classes", "logits_stride", "labels_stride"), "i32")
+        return {**pointers, **integers, "label_smoothing": "fp32", "focal_gamma": "fp32"}
+
+    def constexprs(target: int, weight: bool, label_weight: bool, focal: bool) -> dict[str, Any]:
+        return {"TARGET": target, "HAS_WEIGHT": weight, "HAS_LABEL_WEIGHT": label_weight, "HAS_FOCAL": focal}
+
+    absent = "constexpr"
+    return {
+        "hard bf16": {
+            "types": types("*bf16", "*i64", absent, absent, absent, absent),
+            "constexprs": constexprs(0, False, False, False),
+        },
+        "mixed weighted focal fp32": {
+            "types": types("*fp32", "*i64", "*i64", "*fp32", "*fp32", "*fp32"),
+            "constexprs": constexprs(1, True, True, True),
+        },
+        "soft weighted focal fp32": {
+            "types": types("*fp32", "*fp32", absent, absent, "*fp32", absent),
+            "constexprs": constexprs(2, True, False, True),
+        },
+    }
+
+
+SPEC = OpSpec(
+    name="cross_entropy",
+    summary="softmax, loss and gradient in one pass; hard, mixed (CutMix, Mixup) or soft labels, smoothing, weights, γ",
+    replaces="torch.nn.functional.cross_entropy",
+    function=cross_entropy,
+    reference=cross_entropy_reference,
+    eager=_eager,
+    compiled_ops=("cifarfast::cross_entropy", "cifarfast::cross_entropy_backward"),
+    op_arguments=_op_arguments,
+    differentiable=("logits",),
+    cases={
+        "hard": _hard(32, 10),
+        "batch 1": _hard(1, 10),
+        "one class": _hard(3, 1),
+        "odd": _hard(63, 100, label_smoothing=0.1),
+        "1000 classes": _hard(3, 1000),
+        "sum": _hard(17, 10, reduction="sum"),
+        "none": _hard(17, 33, reduction="none"),
+        "confident": _hard(16, 10, scale=30.0),
+        "weighted": _weighted(19, 10, label_smoothing=0.1),
+        "mixed": _mixed(21, 10),
+        "mixed smoothed weighted": _mixed_weighted,
+        "soft": _soft(15, 10),
+        "soft weighted focal": _soft_weighted,
+        "focal": _hard(16, 10, focal_gamma=2.0),
+        "focal below 1": _mixed(16, 12, focal_gamma=0.5, reduction="none"),
+        "non-contiguous": _non_contiguous,
+        "sliced soft": _sliced_soft,
+    },
+    random_case=_random,
+    benchmark_cases={
+        "1024x10": _hard(1024, 10),
+        "512x100 smoothed": _hard(512, 100, label_smoothing=0.1),
+        "512x100 mixed": _mixed(512, 100),
+        "512x200 soft": _soft(512, 200),
+        "1024x1000": _hard(1024, 1000),
+    },
+    flops=_flops,
+    bytes_moved=_bytes_moved,
+    kernels=_kernels,
+    forward_tolerance=Tolerance(ulps=4.0, rms_ulps=4.0),
+    gradient_tolerance=Tolerance(ulps=4.0, rms_ulps=4.0),
+)

@@ -1,0 +1,76 @@
+"""Loss and gradient of the cross entropy in closed form with torch ops: the op's implementation without Triton."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def cross_entropy_fwd(
+    logits: Tensor,
+    labels: Tensor,
+    labels_b: Tensor | None,
+    lam: Tensor | None,
+    weight: Tensor | None,
+    label_smoothing: float,
+    focal_gamma: float,
+    reduction: str,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return loss, ``∂loss_i/∂logits_i`` [N, C] and the weighted mean's divisor (``[]``; shape [0] where not needed).
+
+    With ``a_c = t_c w_c`` and ``u_c = a_c (γ p_c (1 − p_c)^(γ−1) log p_c − (1 − p_c)^γ)``:
+    ``loss_i = −Σ_c a_c (1 − p_c)^γ log p_c`` and ``∂loss_i/∂z_c = u_c − p_c Σ_k u_k``.
+    """
+    x = logits.to(torch.float64 if logits.dtype == torch.float64 else torch.float32)
+    log_p = F.log_softmax(x, dim=1)
+    p = log_p.exp()
+    target = _targets(x, labels, labels_b, lam)
+    a = target * (1 - label_smoothing) + label_smoothing / x.shape[1]
+    if weight is not None:
+        a = a * weight
+    if focal_gamma == 0:
+        modulated, u = a, -a
+    else:
+        q = (1 - p).clamp_min(torch.finfo(x.dtype).tiny)
+        power = q.pow(focal_gamma)
+        modulated, u = a * power, a * (focal_gamma * p * log_p.clamp_min(-1e4) * (power / q) - power)
+    # a class with target 0 adds nothing, even where its logit is −∞
+    loss = -(modulated * torch.where(modulated == 0, 0.0, log_p)).sum(dim=1)
+    grad = (u - p * u.sum(dim=1, keepdim=True)).to(logits.dtype).contiguous()
+    divisor = loss.new_empty(0)
+    if reduction == "mean" and weight is not None and not labels.is_floating_point():
+        divisor = (target * weight).sum(dtype=loss.dtype)
+    if reduction != "none":
+        loss = loss.sum()
+    if reduction == "mean":
+        loss = loss / (divisor if divisor.numel() else logits.shape[0])
+    return loss, grad, divisor
+
+
+def cross_entropy_bwd(grad_loss: Tensor, grad: Tensor, divisor: Tensor, reduction: str) -> Tensor:
+    """Multiply each row of ``grad`` [N, C] by the incoming gradient ([N], or ``[]`` after a reduction)."""
+    scale = grad_loss.unsqueeze(1) if reduction == "none" else grad_loss
+    if reduction == "mean":
+        scale = scale / (divisor if divisor.numel() else grad.shape[0])
+    return (grad * scale).to(grad.dtype).contiguous()
+
+
+def _targets(x: Tensor, labels: Tensor, labels_b: Tensor | None, lam: Tensor | None) -> Tensor:
+    """Dense targets [N, C] before smoothing."""
+    if labels.is_floating_point():
+        return labels.to(x.dtype)
+    target = _one_hot(x, labels)
+    if labels_b is None:
+        return target
+    assert lam is not None
+    share = lam.to(x.dtype).unsqueeze(1)
+    return share * target + (1 - share) * _one_hot(x, labels_b)
+
+
+def _one_hot(x: Tensor, labels: Tensor) -> Tensor:
+    """One-hot rows; a row of NaN where the label is not a class."""
+    n_classes = x.shape[1]
+    column = labels.unsqueeze(1)
+    known = (column >= 0) & (column < n_classes)
+    one_hot = torch.zeros_like(x, memory_format=torch.contiguous_format)
+    one_hot.scatter_(1, column.clamp(0, n_classes - 1), 1.0)
+    return torch.where(known, one_hot, torch.nan)

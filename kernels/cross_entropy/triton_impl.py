@@ -1,0 +1,259 @@
+"""Triton kernels of the cross entropy and the functions that launch them."""
+
+# kernel parameters are pointers and scalars that Triton types by itself
+# mypy: allow-untyped-defs, allow-incomplete-defs
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from ..tuning import tile
+
+HARD, MIXED, SOFT = 0, 1, 2
+REDUCE_BLOCK = 1024
+
+
+@triton.jit
+def _one_hot(labels_ptr, rows, stride, row_ok, n_classes, cols):
+    """One-hot rows [BLOCK_N, BLOCK_C]; a row of NaN where the label is not a class."""
+    labels = tl.load(labels_ptr + rows * stride, mask=row_ok, other=0)
+    known = (labels >= 0) & (labels < n_classes)
+    return tl.where(known[:, None], tl.where(cols[None, :] == labels[:, None], 1.0, 0.0), float("nan"))
+
+
+@triton.jit
+def _focal(a, p, log_p, exp_z, sum_exp, gamma):
+    """``a q^γ`` and ``u = a (γ p q^(γ−1) log p − q^γ)`` with ``q = 1 − p``."""
+    # 1 − p loses its digits where p is near 1, but then the other classes' sum has them
+    likely = p > 0.5
+    others = tl.sum(tl.where(likely, 0.0, exp_z), axis=1)
+    q = tl.where(likely, (others / sum_exp)[:, None], 1.0 - p)
+    # where q is 0 both terms go to 0, for γ < 1 too
+    positive = q > 0
+    q = tl.where(positive, q, 1.0)
+    power = tl.where(positive, tl.exp2(gamma * tl.log2(q)), 0.0)
+    p_log_p = p * tl.where(p > 0, log_p, 0.0)
+    return a * power, a * (gamma * p_log_p * (power / q) - power)
+
+
+@triton.jit
+def cross_entropy_fwd_kernel(
+    logits_ptr,  # [N, C], rows logits_stride apart
+    labels_ptr,  # [N] labels_stride apart; if TARGET is SOFT [N, C] with rows labels_stride apart
+    labels_b_ptr,  # [N] if TARGET is MIXED
+    lam_ptr,  # [N] if TARGET is MIXED
+    weight_ptr,  # [C] if HAS_WEIGHT
+    loss_ptr,  # [N] fp32
+    grad_ptr,  # [N, C] contiguous
+    label_weight_ptr,  # [N] fp32 if HAS_LABEL_WEIGHT
+    n_rows,
+    n_classes,
+    logits_stride,
+    labels_stride,
+    label_smoothing,
+    focal_gamma,
+    TARGET: tl.constexpr,
+    HAS_WEIGHT: tl.constexpr,
+    HAS_LABEL_WEIGHT: tl.constexpr,
+    HAS_FOCAL: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+):
+    """``a_c = w_c ((1 − ε) t_c + ε / C)``, ``q_c = 1 − p_c``, ``p = softmax(z)``;
+    ``loss = −Σ_c a_c q_c^γ log p_c``; with ``u_c = a_c (γ p_c q_c^(γ−1) log p_c − q_c^γ)``
+    ``∂loss/∂z_c = u_c − p_c Σ_k u_k``.
+    """
+    rows = tl.program_id(0).to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)
+    cols = tl.arange(0, BLOCK_C)
+    row_ok = rows < n_rows
+    col_ok = (cols < n_classes)[None, :]
+    ok = row_ok[:, None] & col_ok  # [BLOCK_N, BLOCK_C]
+
+    z = tl.load(logits_ptr + rows[:, None] * logits_stride + cols[None, :], mask=ok, other=0.0).to(tl.float32)
+    z = tl.where(col_ok, z, float("-inf"))
+    z = z - tl.max(z, axis=1)[:, None]
+    exp_z = tl.exp(z)
+    sum_exp = tl.sum(exp_z, axis=1)
+    p = exp_z / sum_exp[:, None]
+    log_p = z - tl.log(sum_exp)[:, None]
+
+    if TARGET == 2:
+        target = tl.load(labels_ptr + rows[:, None] * labels_stride + cols[None, :], mask=ok, other=0.0).to(tl.float32)
+    else:
+        target = _one_hot(labels_ptr, rows, labels_stride, row_ok, n_classes, cols)
+    if TARGET == 1:
+        lam = tl.load(lam_ptr + rows, mask=row_ok, other=0.0)[:, None]
+        target = lam * target + (1.0 - lam) * _one_hot(labels_b_ptr, rows, 1, row_ok, n_classes, cols)
+
+    a = target * (1.0 - label_smoothing) + label_smoothing / n_classes
+    if HAS_WEIGHT:
+        w = tl.load(weight_ptr + cols, mask=cols < n_classes, other=0.0).to(tl.float32)[None, :]
+        a = a * w
+        if HAS_LABEL_WEIGHT:
+            tl.store(label_weight_ptr + rows, tl.sum(tl.where(col_ok, target * w, 0.0), axis=1), mask=row_ok)
+    a = tl.where(col_ok, a, 0.0)
+
+    if HAS_FOCAL:
+        modulated, u = _focal(a, p, log_p, exp_z, sum_exp, focal_gamma)
+    else:
+        modulated, u = a, -a
+    # a class with target 0 adds nothing, even where its logit is −∞
+    loss = -tl.sum(modulated * tl.where(modulated == 0, 0.0, log_p), axis=1)
+    grad = u - p * tl.sum(u, axis=1)[:, None]
+    tl.store(loss_ptr + rows, loss, mask=row_ok)
+    tl.store(grad_ptr + rows[:, None] * n_classes + cols[None, :], grad.to(grad_ptr.dtype.element_ty), mask=ok)
+
+
+@triton.jit
+def cross_entropy_reduce_kernel(
+    loss_ptr,  # [N] fp32
+    label_weight_ptr,  # [N] fp32 if WEIGHTED
+    out_ptr,  # [] fp32
+    divisor_ptr,  # [] fp32 if WEIGHTED
+    n_rows,
+    MEAN: tl.constexpr,
+    WEIGHTED: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """``out = Σ_i loss_i``, over ``N`` or over ``divisor = Σ_i label_weight_i``. One program: the order is fixed."""
+    index = tl.arange(0, BLOCK)
+    total = tl.zeros([BLOCK], tl.float32)
+    weights = tl.zeros([BLOCK], tl.float32)
+    # not `for … in range(…)`: the interpreter of triton 3.6 cannot count to a runtime bound with numpy 2.4
+    start = 0
+    while start < n_rows:
+        ok = start + index < n_rows
+        total += tl.load(loss_ptr + start + index, mask=ok, other=0.0)
+        if WEIGHTED:
+            weights += tl.load(label_weight_ptr + start + index, mask=ok, other=0.0)
+        start += BLOCK
+    out = tl.sum(total, axis=0)
+    if WEIGHTED:
+        divisor = tl.sum(weights, axis=0)
+        tl.store(divisor_ptr, divisor)
+        out = out / divisor
+    elif MEAN:
+        out = out / n_rows
+    tl.store(out_ptr, out)
+
+
+@triton.jit
+def cross_entropy_bwd_kernel(
+    grad_loss_ptr,  # [N], or [] with a stride of 0
+    grad_ptr,  # [N, C] contiguous
+    divisor_ptr,  # [] fp32 if HAS_DIVISOR
+    out_ptr,  # [N, C] contiguous
+    n_rows,
+    n_classes,
+    grad_loss_stride,
+    MEAN: tl.constexpr,
+    HAS_DIVISOR: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+):
+    """``out_ic = grad_loss_i · grad_ic / divisor``; the divisor is 1, N (MEAN) or the one stored by the forward."""
+    rows = tl.program_id(0).to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)
+    cols = tl.arange(0, BLOCK_C)
+    row_ok = rows < n_rows
+    ok = row_ok[:, None] & (cols < n_classes)[None, :]
+    scale = tl.load(grad_loss_ptr + rows * grad_loss_stride, mask=row_ok, other=0.0)
+    if HAS_DIVISOR:
+        scale = scale / tl.load(divisor_ptr)
+    elif MEAN:
+        scale = scale / n_rows
+    offsets = rows[:, None] * n_classes + cols[None, :]
+    grad = tl.load(grad_ptr + offsets, mask=ok, other=0.0).to(tl.float32)
+    tl.store(out_ptr + offsets, (grad * scale[:, None]).to(out_ptr.dtype.element_ty), mask=ok)
+
+
+def cross_entropy_fwd(
+    logits: Tensor,
+    labels: Tensor,
+    labels_b: Tensor | None,
+    lam: Tensor | None,
+    weight: Tensor | None,
+    label_smoothing: float,
+    focal_gamma: float,
+    reduction: str,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return loss, ``∂loss_i/∂logits_i`` [N, C] and the weighted mean's divisor (``[]``; [0] where not needed)."""
+    n_rows, n_classes = logits.shape
+    target = SOFT if labels.is_floating_point() else HARD if labels_b is None else MIXED
+    logits = logits if logits.stride(1) == 1 else logits.contiguous()
+    if target == SOFT:
+        labels = labels if labels.stride(1) == 1 else labels.contiguous()
+    weighted = reduction == "mean" and weight is not None and target != SOFT
+    losses = logits.new_empty(n_rows, dtype=torch.float32)
+    grad = logits.new_empty(n_rows, n_classes)
+    label_weights = torch.empty_like(losses) if weighted else None
+    divisor = losses.new_empty(() if weighted else (0,))
+    tiles = tile("cross_entropy", n_classes, logits.device)
+    with torch.cuda.device_of(logits):
+        cross_entropy_fwd_kernel[(triton.cdiv(n_rows, tiles["rows"]),)](
+            logits,
+            labels,
+            labels_b if labels_b is None else labels_b.contiguous(),
+            lam if lam is None else lam.contiguous(),
+            weight if weight is None else weight.contiguous(),
+            losses,
+            grad,
+            label_weights,
+            n_rows,
+            n_classes,
+            logits.stride(0),
+            labels.stride(0),
+            label_smoothing,
+            focal_gamma,
+            TARGET=target,
+            HAS_WEIGHT=weight is not None,
+            HAS_LABEL_WEIGHT=weighted,
+            HAS_FOCAL=focal_gamma != 0,
+            BLOCK_N=tiles["rows"],
+            BLOCK_C=triton.next_power_of_2(n_classes),
+            num_warps=tiles["num_warps"],
+        )
+    if reduction == "none":
+        return losses, grad, divisor
+    return _reduce(losses, label_weights, divisor, reduction), grad, divisor
+
+
+def _reduce(losses: Tensor, label_weights: Tensor | None, divisor: Tensor, reduction: str) -> Tensor:
+    """The sum or mean of the losses; writes the weighted mean's divisor."""
+    loss = losses.new_empty(())
+    with torch.cuda.device_of(losses):
+        cross_entropy_reduce_kernel[(1,)](
+            losses,
+            label_weights,
+            loss,
+            divisor if label_weights is not None else None,
+            losses.shape[0],
+            MEAN=reduction == "mean",
+            WEIGHTED=label_weights is not None,
+            BLOCK=REDUCE_BLOCK,
+            num_warps=4,
+        )
+    return loss
+
+
+def cross_entropy_bwd(grad_loss: Tensor, grad: Tensor, divisor: Tensor, reduction: str) -> Tensor:
+    """Multiply each row of ``grad`` [N, C] by the incoming gradient ([N], or ``[]`` after a reduction)."""
+    n_rows, n_classes = grad.shape
+    tiles = tile("cross_entropy", n_classes, grad.device)
+    out = torch.empty_like(grad)
+    with torch.cuda.device_of(grad):
+        cross_entropy_bwd_kernel[(triton.cdiv(n_rows, tiles["rows"]),)](
+            grad_loss,
+            grad,
+            divisor if divisor.numel() else None,
+            out,
+            n_rows,
+            n_classes,
+            grad_loss.stride(0) if reduction == "none" else 0,
+            MEAN=reduction == "mean",
+            HAS_DIVISOR=divisor.numel() > 0,
+            BLOCK_N=tiles["rows"],
+            BLOCK_C=triton.next_power_of_2(n_classes),
+            num_warps=tiles["num_warps"],
+        )
+    return out

@@ -1,0 +1,136 @@
+"""OpSpec: one description per op that drives its tests, its benchmark, the compile report and its row in the docs."""
+
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import backend
+
+Inputs = dict[str, Any]
+HALF_DTYPES = (torch.bfloat16, torch.float16)
+
+
+class Maker:
+    """Draws sample tensors, the same ones on every device: a CPU generator with a fixed seed, then a copy.
+
+    Args:
+        dtype: what ``randn`` makes unless told otherwise.
+        device: where the tensors go.
+        seed: of the generator.
+    """
+
+    def __init__(self, dtype: torch.dtype, device: torch.device | str = "cpu", seed: int = 0) -> None:
+        self.dtype = dtype
+        self.device = torch.device(device)
+        self._generator = torch.Generator().manual_seed(seed)
+
+    def randn(self, *shape: int, scale: float = 1.0, dtype: torch.dtype | None = None) -> Tensor:
+        """Normal with standard deviation ``scale``."""
+        values = torch.randn(shape, generator=self._generator, dtype=torch.float64) * scale
+        return values.to(self.device, dtype or self.dtype)
+
+    def rand(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Uniform in [0, 1)."""
+        return torch.rand(shape, generator=self._generator, dtype=torch.float64).to(self.device, dtype)
+
+    def integers(self, high: int, *shape: int) -> Tensor:
+        """int64, uniform in [0, high)."""
+        return torch.randint(high, shape, generator=self._generator).to(self.device)
+
+
+Case = Callable[[Maker], Inputs]
+# draw_int(low, high) returns a number of [low, high]; a property test supplies the numbers
+RandomCase = Callable[[Maker, Callable[[int, int], int]], Inputs]
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """How far an output may be from the fp64 reference.
+
+    Element-wise: ``|out − ref64| ≤ 2 · |torch_same_dtype − ref64| + ulps · eps · (|ref64| + rms(ref64))``, and
+    ``rms(out − ref64) ≤ rms_ulps · eps · rms(ref64)``; eps is that of the output's dtype.
+    """
+
+    ulps: float = 2.0
+    rms_ulps: float = 2.0
+
+
+@dataclass(frozen=True)
+class KernelBuild:
+    """A Triton kernel as it is launched, for compiling it without a GPU.
+
+    Args:
+        kernel: the jitted function.
+        label: tells two builds of one kernel apart.
+        signature: type of every runtime argument (``*bf16``, ``i32``, ``fp32``), in order.
+        constexprs: value of every compile-time argument, and None for a pointer that is not passed.
+        num_warps, num_stages: launch settings.
+    """
+
+    kernel: Any
+    label: str
+    signature: Mapping[str, str]
+    constexprs: Mapping[str, Any]
+    num_warps: int = 4
+    num_stages: int = 3
+
+
+@dataclass(frozen=True)
+class OpSpec:
+    """Everything that tests, benchmarks and docs need to know about an op.
+
+    Args:
+        name: of the op, of its folder and of its public function.
+        summary: one line for the docs.
+        replaces: the torch function it replaces.
+        function: the public function. All of these take the same keyword arguments.
+        reference: plain torch, differentiable, and exact enough in fp64 to be the truth.
+        eager: what a user of torch writes without this library; the benchmark's baseline.
+        compiled_ops: the names of its torch.library ops (``cifarfast::…``).
+        op_arguments: turns keyword arguments into the positional ones of the first of ``compiled_ops``.
+        differentiable: the names of the inputs that get a gradient.
+        cases: named sample inputs, small enough for Triton's interpreter.
+        random_case: sample inputs of random shape, for property tests.
+        benchmark_cases: named inputs to time.
+        flops, bytes_moved: of forward and backward together, for given inputs.
+        kernels: the Triton kernels to compile for a report; imports triton when called.
+        dtypes: the compute dtypes it is tested in.
+        forward_tolerance, gradient_tolerance: see ``Tolerance``.
+    """
+
+    name: str
+    summary: str
+    replaces: str
+    function: Callable[..., Any]
+    reference: Callable[..., Any]
+    eager: Callable[..., Any]
+    compiled_ops: tuple[str, ...]
+    op_arguments: Callable[[Inputs], tuple[Any, ...]]
+    differentiable: tuple[str, ...]
+    cases: Mapping[str, Case]
+    random_case: RandomCase
+    benchmark_cases: Mapping[str, Case]
+    flops: Callable[[Inputs], int]
+    bytes_moved: Callable[[Inputs], int]
+    kernels: Callable[[], list[KernelBuild]]
+    dtypes: tuple[torch.dtype, ...] = (torch.float32, *HALF_DTYPES)
+    forward_tolerance: Tolerance = field(default_factory=Tolerance)
+    gradient_tolerance: Tolerance = field(default_factory=Tolerance)
+
+    @property
+    def backends(self) -> tuple[str, ...]:
+        """The backends that the op has, in order of preference."""
+        return backend.registered()[self.name]
+
+    def docs_row(self) -> str:
+        """The op's row in a Markdown table: name, what it replaces, what it does, backends."""
+        return f"| `{self.name}` | `{self.replaces}` | {self.summary} | {', '.join(self.backends)} |"
+
+
+def all_specs() -> list[OpSpec]:
+    """The spec of every registered op, from ``<op>/spec.py``, by name."""
+    return [importlib.import_module(f".{op}.spec", __package__).SPEC for op in sorted(backend.registered())]

@@ -1,0 +1,84 @@
+"""The build: packages, and csrc/ compiled into cifarfast/_C. All metadata is in pyproject.toml."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+from setuptools import Extension, find_packages, setup
+from setuptools.command.build import build
+from setuptools.command.build_ext import build_ext
+
+ROOT = Path(__file__).resolve().parent
+
+
+def load_build_module():
+    """cifarfast/_build.py, loaded by path: the package itself needs torch, which a build environment lacks."""
+    spec = importlib.util.spec_from_file_location("_cifarfast_build", ROOT / "cifarfast" / "_build.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+native = load_build_module()
+
+
+def missing():
+    """Why the extension cannot be built, or an empty string."""
+    try:
+        native.find_toolchain()
+    except native.RequestError as error:
+        raise SystemExit(f"error: {error}") from None
+    except native.BuildError as error:
+        return str(error)
+    return ""
+
+
+class Build(build):
+    """``build`` that says in one line when the package will be pure Python."""
+
+    def run(self):
+        if reason := missing():
+            print(f"cifarfast: building without the compiled extension: {reason}", flush=True)
+        super().run()
+
+
+class BuildExt(build_ext):
+    """``build_ext`` that hands csrc/ to cifarfast/_build.py."""
+
+    def run(self):
+        try:
+            path, note = native.build(ROOT / "csrc", Path(self.build_temp).resolve() / "csrc")
+        except native.BuildError as error:
+            if native.cuda_request() == "1":
+                raise SystemExit(f"error: {error}") from None
+            print(f"cifarfast: building without the compiled extension: {error}", flush=True)
+            self.extensions = []
+            return
+        if note:
+            print(f"cifarfast: building the extension {note}", flush=True)
+        self.built = path
+        super().run()
+
+    def build_extension(self, ext):
+        target = Path(self.get_ext_fullpath(ext.name))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        self.copy_file(str(self.built), str(target))
+
+
+def extension():
+    """The one extension module; its sources are named so that an sdist holds them."""
+    files = [path.relative_to(ROOT).as_posix() for path in native.source_files(ROOT / "csrc")]
+    sources = [name for name in files if name.endswith(".cpp")]
+    return Extension("cifarfast._C", sources=sources, depends=[name for name in files if name not in sources])
+
+
+kernels = ["cifarfast.kernels", *(f"cifarfast.kernels.{name}" for name in find_packages("kernels"))]
+
+setup(
+    packages=[*find_packages(include=["cifarfast", "cifarfast.*"]), *kernels],
+    package_dir={"cifarfast.kernels": "kernels"},
+    package_data={"cifarfast": ["recipes/*.toml", "py.typed"], "cifarfast.kernels": ["tuning/*.json"]},
+    ext_modules=[] if missing() else [extension()],
+    cmdclass={"build": Build, "build_ext": BuildExt},
+)

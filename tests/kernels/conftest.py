@@ -1,0 +1,76 @@
+"""Generates the op tests from the OpSpecs: every op × case × dtype × implementation.
+
+An implementation is a backend on a device: ``torch-cpu``, ``torch-cuda``, ``triton-cuda``, … (``gpu`` marks those that
+need one). ``triton-cpu`` is Triton's interpreter. It exists only in a process that has ``TRITON_INTERPRET=1`` before
+triton is imported; test_triton_interpreter.py starts one, so that no other test runs interpreted.
+"""
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from cifarfast.kernels import backend
+from cifarfast.kernels.spec import OpSpec, all_specs
+
+SPECS = all_specs()
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+
+
+def _implementations(spec: OpSpec) -> list[Any]:
+    cpu = [("torch", "cpu")] + ([("triton", "cpu")] if INTERPRETED and "triton" in spec.backends else [])
+    gpu = [(name, "cuda") for name in spec.backends]
+    skip = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+    return [pytest.param(spec, *pair, id=f"{spec.name}-{'-'.join(pair)}") for pair in cpu] + [
+        pytest.param(spec, *pair, id=f"{spec.name}-{'-'.join(pair)}", marks=[pytest.mark.gpu, skip]) for pair in gpu
+    ]
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    names = metafunc.fixturenames
+    if "backend_name" in names and "case" in names:
+        metafunc.parametrize(
+            ("spec", "backend_name", "device", "case"),
+            [
+                pytest.param(*implementation.values, case, id=f"{implementation.id}-{case}", marks=implementation.marks)
+                for spec in SPECS
+                for implementation in _implementations(spec)
+                for case in spec.cases
+            ],
+        )
+    elif "backend_name" in names:
+        metafunc.parametrize(("spec", "backend_name", "device"), [i for spec in SPECS for i in _implementations(spec)])
+    elif "case" in names:
+        metafunc.parametrize(
+            ("spec", "case"), [pytest.param(s, case, id=f"{s.name}-{case}") for s in SPECS for case in s.cases]
+        )
+    elif "spec" in names:
+        metafunc.parametrize("spec", [pytest.param(spec, id=spec.name) for spec in SPECS])
+    if "dtype" in names:
+        dtypes = (torch.float32, torch.bfloat16, torch.float16)
+        metafunc.parametrize("dtype", dtypes, ids=[str(dtype).removeprefix("torch.") for dtype in dtypes])
+
+
+@pytest.fixture
+def implementation(backend_name: str, device: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Force the backend under test; returns the device to put inputs on."""
+    monkeypatch.setenv(backend.BACKEND_VARIABLE, backend_name)
+    return device
+
+
+@pytest.fixture
+def poisoned_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fresh floating-point memory is full of NaN, so that an element that a kernel does not write shows."""
+
+    def poison(allocate: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+        def allocate_poisoned(*args: Any, **kwargs: Any) -> torch.Tensor:
+            tensor = allocate(*args, **kwargs)
+            return tensor.fill_(torch.nan) if tensor.is_floating_point() else tensor
+
+        return allocate_poisoned
+
+    monkeypatch.setattr(torch, "empty", poison(torch.empty))
+    monkeypatch.setattr(torch, "empty_like", poison(torch.empty_like))
+    monkeypatch.setattr(torch.Tensor, "new_empty", poison(torch.Tensor.new_empty))

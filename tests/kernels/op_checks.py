@@ -1,0 +1,72 @@
+"""What the generated op tests share: running an op with gradients, and judging an output against fp64."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cifarfast.kernels.spec import Inputs, OpSpec, Tolerance
+
+
+def to_float64(inputs: Inputs) -> Inputs:
+    """The same values with every floating-point tensor in fp64."""
+    return {
+        name: value.double() if isinstance(value, Tensor) and value.is_floating_point() else value
+        for name, value in inputs.items()
+    }
+
+
+def run(spec: OpSpec, function: Callable[..., Any], inputs: Inputs) -> tuple[list[Tensor], list[Tensor]]:
+    """Outputs of a function, and the gradients of all differentiable inputs for fixed random cotangents."""
+    names = [name for name in spec.differentiable if name in inputs]
+    inputs = {**inputs, **{name: inputs[name].detach().requires_grad_() for name in names}}
+    result = function(**inputs)
+    outputs = list(result) if isinstance(result, tuple) else [result]
+    generator = torch.Generator().manual_seed(1)
+    cotangents = [
+        torch.randn(out.shape, generator=generator).to(torch.bfloat16).to(out.device, out.dtype) for out in outputs
+    ]
+    gradients = torch.autograd.grad(outputs, [inputs[name] for name in names], cotangents)
+    return [out.detach() for out in outputs], list(gradients)
+
+
+def assert_close(
+    name: str, out: Tensor, same_dtype: Tensor, truth: Tensor, tolerance: Tolerance, floor: float = 0.0
+) -> None:
+    """Apply both rules of ``Tolerance``: element-wise and by relative RMS; and everything is finite.
+
+    ``floor`` is the least RMS to measure errors by, for random inputs whose result may nearly cancel.
+    """
+    assert out.shape == truth.shape, f"{name}: shape {list(out.shape)}, expected {list(truth.shape)}"
+    info = torch.finfo(out.dtype)
+    subnormal = info.smallest_normal * info.eps
+    out, same_dtype, truth = out.double(), same_dtype.double(), truth.double()
+    assert out.isfinite().all(), f"{name}: not finite"
+    rms = truth.square().mean().sqrt().clamp_min(floor)
+    error = (out - truth).abs()
+    allowed = 2 * (same_dtype - truth).abs() + tolerance.ulps * info.eps * (truth.abs() + rms) + subnormal
+    worst = (error / allowed).max().item()
+    assert worst <= 1, f"{name}: error {worst:.2f} times what is allowed"
+    relative = error.square().mean().sqrt() / (info.eps * rms + subnormal)
+    assert relative <= tolerance.rms_ulps, f"{name}: relative RMS error {relative.item():.2f} eps"
+
+
+def assert_matches(
+    spec: OpSpec, inputs: Inputs, function: Callable[..., Any] | None = None, *, floor: float = 0.0
+) -> None:
+    """Check outputs and every gradient of an op against its reference in fp64, and that no input is written."""
+    before = {name: (value.clone(), value._version) for name, value in inputs.items() if isinstance(value, Tensor)}
+    outputs, gradients = run(spec, function or spec.function, inputs)
+    for name, (values, version) in before.items():
+        assert inputs[name]._version == version, f"{name} was written to"
+        assert torch.equal(inputs[name], values), f"{name} was modified"
+    true_outputs, true_gradients = run(spec, spec.reference, to_float64(inputs))
+    same_outputs, same_gradients = run(spec, spec.reference, inputs)
+    for i, out in enumerate(outputs):
+        assert_close(f"output {i}", out, same_outputs[i], true_outputs[i], spec.forward_tolerance, floor)
+    for i, gradient in enumerate(gradients):
+        name = spec.differentiable[i]
+        assert gradient.dtype == inputs[name].dtype
+        same, true = same_gradients[i], true_gradients[i]
+        assert_close(f"gradient of {name}", gradient, same, true, spec.gradient_tolerance, floor)

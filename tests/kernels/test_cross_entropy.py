@@ -1,0 +1,226 @@
+"""Properties, agreement with torch and errors of ``cross_entropy``, beyond what its OpSpec generates."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from cifarfast.kernels import CrossEntropyLoss, cross_entropy
+from cifarfast.kernels.backend import DEBUG_VARIABLE
+from cifarfast.kernels.spec import Maker, OpSpec
+
+SETTINGS = settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+SIZES = {"n": st.integers(1, 20), "c": st.integers(1, 40), "seed": st.integers(0, 100)}
+EPSILON = st.sampled_from([0.0, 0.1, 1.0])
+REDUCTION = st.sampled_from(["mean", "sum", "none"])
+
+
+@pytest.fixture(autouse=True)
+def _only_cross_entropy(request: pytest.FixtureRequest) -> None:
+    if "spec" in request.fixturenames and request.getfixturevalue("spec").name != "cross_entropy":
+        pytest.skip("another op")
+
+
+def _draw(n: int, c: int, seed: int, device: str) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    make = Maker(torch.float32, device, seed)
+    logits = make.randn(n, c, scale=2.0).requires_grad_()
+    return logits, make.integers(c, n), make.integers(c, n), make.rand(n), make.rand(c) + 0.1
+
+
+@SETTINGS
+@given(**SIZES, epsilon=EPSILON, reduction=REDUCTION, weighted=st.booleans(), soft=st.booleans())
+def test_equals_torch(
+    n: int,
+    c: int,
+    seed: int,
+    epsilon: float,
+    reduction: str,
+    weighted: bool,
+    soft: bool,
+    spec: OpSpec,
+    backend_name: str,
+    implementation: str,
+) -> None:
+    logits, labels, _, _, weight = _draw(n, c, seed, implementation)
+    if soft:
+        labels = Maker(torch.float32, implementation, seed + 1).rand(n, c)
+    options = {"weight": weight if weighted else None, "label_smoothing": epsilon, "reduction": reduction}
+    ours, torchs = cross_entropy(logits, labels, **options), F.cross_entropy(logits, labels, **options)
+    cotangent = torch.ones_like(ours)
+    torch.testing.assert_close(ours, torchs, rtol=2e-6, atol=2e-6)
+    torch.testing.assert_close(
+        torch.autograd.grad(ours, logits, cotangent),
+        torch.autograd.grad(torchs, logits, cotangent),
+        rtol=1e-5,
+        atol=4e-6,
+    )
+
+
+@SETTINGS
+@given(**SIZES, epsilon=EPSILON)
+def test_gradient_of_a_row_sums_to_zero(
+    n: int, c: int, seed: int, epsilon: float, spec: OpSpec, backend_name: str, implementation: str
+) -> None:
+    logits, labels, labels_b, lam, _ = _draw(n, c, seed, implementation)
+    loss = cross_entropy(logits, labels, labels_b, lam, label_smoothing=epsilon, reduction="none")
+    (gradient,) = torch.autograd.grad(loss.sum(), logits)
+    torch.testing.assert_close(gradient.sum(dim=1), torch.zeros_like(loss), rtol=0, atol=2e-6)
+    assert (loss >= 0).all()
+
+
+@SETTINGS
+@given(**SIZES, gamma=st.sampled_from([0.0, 0.5, 2.0]))
+def test_lam_of_one_is_the_first_label(
+    n: int, c: int, seed: int, gamma: float, spec: OpSpec, backend_name: str, implementation: str
+) -> None:
+    logits, labels, labels_b, lam, weight = _draw(n, c, seed, implementation)
+    options = {"weight": weight, "focal_gamma": gamma}
+    hard = cross_entropy(logits, labels, **options)
+    one_hot = F.one_hot(labels, c).float()
+    torch.testing.assert_close(cross_entropy(logits, labels, labels_b, torch.ones_like(lam), **options), hard)
+    torch.testing.assert_close(cross_entropy(logits, labels_b, labels, torch.zeros_like(lam), **options), hard)
+    soft = cross_entropy(logits, one_hot, reduction="sum", **options)
+    torch.testing.assert_close(soft, cross_entropy(logits, labels, reduction="sum", **options))
+
+
+def test_op_outputs_are_contiguous(spec: OpSpec, case: str, backend_name: str, implementation: str) -> None:
+    inputs = spec.cases[case](Maker(torch.float32, implementation))
+    loss, gradient, divisor = torch.ops.cifarfast.cross_entropy(*spec.op_arguments(inputs))
+    backward = torch.ops.cifarfast.cross_entropy_backward
+    arguments = (torch.ones_like(loss), gradient, divisor, inputs["logits"], inputs.get("reduction", "mean"))
+    assert gradient.is_contiguous()
+    assert backward(*arguments).is_contiguous()
+    torch.library.opcheck(backward.default, arguments)
+
+
+def test_impossible_classes(spec: OpSpec, backend_name: str, implementation: str) -> None:
+    logits = torch.tensor([[1.0, 2.0, -torch.inf, 0.5], [0.0, -torch.inf, 3.0, 1.0]], device=implementation)
+    labels = torch.tensor([0, 2], device=implementation)
+    for gamma in (0.0, 1.5):
+        x = logits.clone().requires_grad_()
+        loss = torch.ops.cifarfast.cross_entropy(x, labels, None, None, None, 0.0, gamma, "mean")[0]
+        (gradient,) = torch.autograd.grad(loss, x)
+        assert loss.isfinite()
+        assert gradient.isfinite().all()
+        assert (gradient[logits.isinf()] == 0).all()
+
+
+@pytest.mark.parametrize("label", [-1, -100, 10, 2**40])
+def test_label_out_of_range_makes_its_sample_nan(
+    label: int, spec: OpSpec, backend_name: str, implementation: str
+) -> None:
+    if backend_name == "triton":
+        from cifarfast.kernels.cross_entropy import triton_impl as module
+    else:
+        from cifarfast.kernels.cross_entropy import torch_impl as module
+    logits = torch.zeros(5, 10, device=implementation)
+    labels = torch.tensor([0, 1, label, 3, 4], device=implementation)
+    loss, gradient, _ = module.cross_entropy_fwd(logits, labels, None, None, None, 0.1, 0.0, "none")
+    assert loss.isnan().tolist() == [False, False, True, False, False]
+    assert gradient.isnan().any(dim=1).tolist() == [False, False, True, False, False]
+
+
+@pytest.mark.parametrize("label", [-1, -100, 10])
+def test_label_out_of_range_raises(
+    label: int, spec: OpSpec, backend_name: str, implementation: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(DEBUG_VARIABLE, "1")
+    labels = torch.tensor([0, label], device=implementation)
+    with pytest.raises(ValueError, match=rf"labels must lie in \[0, 10\).*{label}"):
+        cross_entropy(torch.zeros(2, 10, device=implementation), labels)
+
+
+def test_second_derivative(spec: OpSpec, backend_name: str, implementation: str) -> None:
+    logits = torch.randn(4, 3, device=implementation, requires_grad=True)
+    labels = torch.tensor([0, 1, 2, 0], device=implementation)
+    loss = torch.ops.cifarfast.cross_entropy(logits, labels, None, None, None, 0.0, 0.0, "mean")[0]
+    (gradient,) = torch.autograd.grad(loss, logits, create_graph=True)
+    with pytest.raises(RuntimeError, match="no second derivative"):
+        gradient.square().sum().backward()
+
+
+def test_gradient_accumulates_and_backward_repeats(spec: OpSpec, backend_name: str, implementation: str) -> None:
+    logits = torch.randn(4, 3, device=implementation, requires_grad=True)
+    loss = cross_entropy(logits, torch.tensor([0, 1, 2, 0], device=implementation))
+    loss.backward(retain_graph=True)
+    assert logits.grad is not None
+    once = logits.grad.clone()
+    loss.backward()
+    assert torch.equal(logits.grad, 2 * once)
+
+
+def _arguments(**changes: object) -> dict[str, object]:
+    arguments = {"logits": torch.zeros(4, 10), "labels": torch.zeros(4, dtype=torch.int64)}
+    return {**arguments, **changes}
+
+
+HALF = torch.full((4,), 0.5)
+WRONG = {
+    "empty batch": (_arguments(logits=torch.zeros(0, 10), labels=torch.zeros(0, dtype=torch.int64)), "logits"),
+    "no classes": (_arguments(logits=torch.zeros(4, 0)), "logits"),
+    "one dimension": (_arguments(logits=torch.zeros(10)), "logits"),
+    "integer logits": (_arguments(logits=torch.zeros(4, 10, dtype=torch.int64)), "logits"),
+    "number of labels": (_arguments(labels=torch.zeros(5, dtype=torch.int64)), "labels"),
+    "int32 labels": (_arguments(labels=torch.zeros(4, dtype=torch.int32)), "labels"),
+    "soft shape": (_arguments(labels=torch.zeros(4)), "labels"),
+    "soft with gradient": (_arguments(labels=torch.zeros(4, 10, requires_grad=True)), "labels"),
+    "meta labels": (_arguments(labels=torch.zeros(4, dtype=torch.int64, device="meta")), "labels"),
+    "labels_b alone": (_arguments(labels_b=torch.zeros(4, dtype=torch.int64)), "labels_b"),
+    "lam alone": (_arguments(lam=HALF), "lam"),
+    "lam shape": (_arguments(labels_b=torch.zeros(4, dtype=torch.int64), lam=torch.ones(1)), "lam"),
+    "lam dtype": (_arguments(labels_b=torch.zeros(4, dtype=torch.int64), lam=HALF.double()), "lam"),
+    "two soft": (_arguments(labels=torch.zeros(4, 10), labels_b=torch.zeros(4, 10), lam=HALF), "labels_b"),
+    "weight shape": (_arguments(weight=torch.ones(4)), "weight"),
+    "weight dtype": (_arguments(weight=torch.ones(10, dtype=torch.int64)), "weight"),
+    "smoothing": (_arguments(label_smoothing=1.5), "label_smoothing"),
+    "gamma": (_arguments(focal_gamma=-1.0), "focal_gamma"),
+    "reduction": (_arguments(reduction="avg"), "reduction"),
+}
+
+
+@pytest.mark.parametrize("mistake", WRONG)
+def test_mistakes_name_the_argument(mistake: str) -> None:
+    arguments, name = WRONG[mistake]
+    with pytest.raises(ValueError, match=rf"^{name} "):
+        cross_entropy(**arguments)
+
+
+def test_module_mirrors_torch() -> None:
+    weight = torch.rand(10)
+    ours, torchs = CrossEntropyLoss(weight, label_smoothing=0.1), torch.nn.CrossEntropyLoss(weight, label_smoothing=0.1)
+    assert ours.state_dict().keys() == torchs.state_dict().keys()
+    assert not CrossEntropyLoss().state_dict()
+    logits, labels = torch.randn(6, 10), torch.randint(10, (6,))
+    torch.testing.assert_close(ours(logits, labels), torchs(logits, labels))
+    assert "label_smoothing=0.1" in repr(ours)
+    with pytest.raises(ValueError, match="reduction"):
+        CrossEntropyLoss(reduction="average")
+
+
+def test_module_compiles_fullgraph_with_two_labels() -> None:
+    module = CrossEntropyLoss(torch.rand(10) + 0.1, label_smoothing=0.1, focal_gamma=1.0)
+    compiled = torch.compile(module, fullgraph=True, backend="aot_eager")
+    logits = torch.randn(6, 10, requires_grad=True)
+    labels = (torch.randint(10, (6,)), torch.randint(10, (6,)), torch.rand(6))
+    ours, eager = compiled(logits, *labels), module(logits, *labels)
+    torch.testing.assert_close(ours, eager)
+    torch.testing.assert_close(torch.autograd.grad(ours, logits), torch.autograd.grad(eager, logits))
+
+
+def test_half_precision_loss_is_fp32() -> None:
+    logits = torch.randn(6, 10, dtype=torch.bfloat16, requires_grad=True)
+    loss = cross_entropy(logits, torch.zeros(6, dtype=torch.int64))
+    loss.backward()
+    assert loss.dtype == torch.float32
+    assert logits.grad is not None
+    assert logits.grad.dtype == torch.bfloat16
+
+
+def test_more_classes_than_a_program_holds(spec: OpSpec, backend_name: str, implementation: str) -> None:
+    logits = torch.randn(2, 5000, device=implementation, requires_grad=True)
+    labels = torch.tensor([4999, 17], device=implementation)
+    loss = cross_entropy(logits, labels)
+    torch.testing.assert_close(loss, F.cross_entropy(logits, labels))
+    loss.backward()

@@ -1,0 +1,31 @@
+"""Compiling kernels for an architecture without a GPU."""
+
+import dataclasses
+
+import pytest
+
+from cifarfast.kernels import backend, report
+
+pytest.importorskip("triton")
+
+
+def test_report_of_every_kernel(capsys: pytest.CaptureFixture[str]) -> None:
+    assert report.main(["--arch", "sm_90"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    for op in backend.registered():
+        assert any(f"{op}_fwd_kernel" in line for line in lines), op
+
+
+def test_a_spill_or_too_much_shared_memory_is_a_problem() -> None:
+    good = report.Compiled("k", "", "sm_80", 255, 0, 160 * 1024, "mma")
+    assert good.problem is None
+    assert "spills 8 bytes" in str(dataclasses.replace(good, spilled_bytes=8).problem)
+    assert "shared memory" in str(dataclasses.replace(good, shared_bytes=164 * 1024).problem)
+    assert dataclasses.replace(good, arch="sm_90", shared_bytes=164 * 1024).problem is None
+
+
+def test_exit_code_of_a_spill(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    spilling = report.Compiled("k", "", "sm_90", 255, 64, 0, "-")
+    monkeypatch.setattr(report, "compile_kernel", lambda build, arch: spilling)
+    assert report.main(["--arch", "sm_90"]) == 1
+    assert "spills 64 bytes a thread" in capsys.readouterr().out

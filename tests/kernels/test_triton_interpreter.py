@@ -1,0 +1,35 @@
+"""Runs the generated tests of the Triton kernels on the CPU, in a process of their own.
+
+Triton decides when it is imported whether kernels are interpreted, for the whole process; in this one other tests
+compile them.
+"""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("triton")
+
+FOLDER = Path(__file__).parent
+
+
+@pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="already interpreted")
+def test_kernels_in_the_interpreter() -> None:
+    files = [str(FOLDER / name) for name in ("test_op_specs.py", "test_cross_entropy.py")]
+    options = ["-q", "-k", "triton-cpu", "-m", "not slow", "-p", "no:cacheprovider"]
+    result = subprocess.run(
+        [sys.executable, "-m", "pytest", *files, *options],
+        env={**os.environ, "TRITON_INTERPRET": "1"},
+        cwd=FOLDER.parent.parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    passed = re.search(r"(\d+) passed", result.stdout)
+    assert passed, result.stdout
+    assert int(passed[1]) > 80, result.stdout

@@ -1,0 +1,102 @@
+"""Start the training command in real processes that can be killed, without paying for the imports each time."""
+
+import contextlib
+import io
+import multiprocessing
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+_context = multiprocessing.get_context("forkserver")
+_context.set_forkserver_preload(["cifarfast.train"])
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A process that ended; a negative code is the signal that killed it, as in subprocess."""
+
+    code: int
+    stdout: str
+    stderr: str
+
+
+def start_train(arguments: Sequence[str], log: Path, prepare: Callable[[], None] | None = None) -> BaseProcess:
+    """Start ``cifarfast train`` in a process of its own; ``prepare`` runs in it first."""
+    process = _context.Process(target=_train, args=(list(arguments), log, prepare))
+    process.start()
+    return process
+
+
+def finish(process: BaseProcess, log: Path, timeout: float = 120) -> Finished:
+    """Wait for a process that ``start_train`` started."""
+    process.join(timeout)
+    assert process.exitcode is not None, f"still running after {timeout} s"
+    return Finished(process.exitcode, _text(log, "out"), _text(log, "err"))
+
+
+def train(arguments: Sequence[str], log: Path, prepare: Callable[[], None] | None = None) -> Finished:
+    """Run ``cifarfast train`` to its end in a process of its own."""
+    return finish(start_train(arguments, log, prepare), log)
+
+
+def _text(log: Path, stream: str) -> str:
+    return log.with_suffix(f".{stream}").read_text()
+
+
+def _train(arguments: list[str], log: Path, prepare: Callable[[], None] | None) -> None:
+    with (
+        log.with_suffix(".out").open("w", buffering=1) as out,
+        log.with_suffix(".err").open("w", buffering=1) as err,
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+    ):
+        if prepare:
+            prepare()
+        from cifarfast.train import main
+
+        sys.exit(main(arguments))
+
+
+@dataclass(frozen=True)
+class KillAtCall:
+    """A ``prepare`` that makes the process kill itself at the n-th call of a function of ``os``."""
+
+    function: str
+    call: int
+
+    def __call__(self) -> None:
+        original, calls = getattr(os, self.function), 0
+
+        def counted(*args: object, **kwargs: object) -> object:
+            nonlocal calls
+            calls += 1
+            if calls == self.call:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return original(*args, **kwargs)
+
+        setattr(os, self.function, counted)
+
+
+@dataclass(frozen=True)
+class AsUser:
+    """A ``prepare`` that gives up root's rights."""
+
+    uid: int = 65534
+
+    def __call__(self) -> None:
+        os.setgid(self.uid)
+        os.setuid(self.uid)
+
+
+def run_inline(arguments: Sequence[str]) -> Finished:
+    """Run ``cifarfast train`` in this process, for what needs no process of its own."""
+    from cifarfast.train import main
+
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = main(list(arguments))
+    return Finished(code, out.getvalue(), err.getvalue())
