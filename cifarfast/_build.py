@@ -61,7 +61,7 @@ class Status:
     available: bool
     cuda: bool
     reason: str
-    path: str | None
+    path: str | None = None
 
 
 def cuda_request() -> str:
@@ -109,7 +109,7 @@ def find_toolchain(*, has_gpu: bool = True) -> Toolchain:
     """Find the compilers. Without a GPU, CUDA code is compiled only when CIFARFAST_BUILD_CUDA is 1.
 
     Raises:
-        BuildError: when no C++ compiler, ninja, pybind11 or Python header is there, or CUDA is required and nvcc is not.
+        BuildError: when there is no C++ compiler, ninja, pybind11 or Python header, or no nvcc where CUDA is required.
     """
     request = cuda_request()
     cxx, ninja = _find_cxx(), _find_ninja()
@@ -248,23 +248,18 @@ def _cached_build(csrc: Path, *, has_gpu: bool) -> tuple[Path, str]:
 
 def _import_file(path: Path) -> ModuleType:
     spec = importlib.util.spec_from_file_location("cifarfast._C", path)
-    assert spec is not None
-    assert spec.loader is not None
+    assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
-
-
-def _gpu_present() -> bool:
-    import torch
-
-    return torch.cuda.is_available()
 
 
 def _load() -> tuple[ModuleType | None, Status]:
     installed = _PACKAGE / f"_C{SUFFIX}"
     csrc = _PACKAGE.parent / "csrc"
     checkout = (csrc / "bindings.cpp").is_file()
+    import torch
+
     try:
         if installed.is_file():
             module = _import_file(installed)
@@ -274,8 +269,8 @@ def _load() -> tuple[ModuleType | None, Status]:
                 return module, Status(True, cuda, f"installed{note}", str(installed))
         if not checkout:
             reason = "not installed: no C++ compiler was there when the package was built (reinstall where one is)"
-            return None, Status(False, False, reason, None)
-        path, note = _cached_build(csrc, has_gpu=_gpu_present())
+            return None, Status(False, False, reason)
+        path, note = _cached_build(csrc, has_gpu=torch.cuda.is_available())
         module = _import_file(path)
         return module, Status(True, bool(module.with_cuda), note or "built from csrc", str(path))
     except RequestError as error:
@@ -283,7 +278,7 @@ def _load() -> tuple[ModuleType | None, Status]:
 
         raise UserError(str(error)) from None
     except (BuildError, OSError, ImportError) as error:
-        return None, Status(False, False, str(error), None)
+        return None, Status(False, False, str(error))
 
 
 _loaded: tuple[ModuleType | None, Status] | None = None
@@ -295,7 +290,7 @@ def load() -> ModuleType | None:
     if _loaded is None:
         _loaded = _load()
         if _loaded[0] is None:
-            print(f"cifarfast: plain torch augmentation, the compiled one is missing: {_loaded[1].reason}", file=sys.stderr)
+            print(f"cifarfast: plain torch augmentation, no compiled one: {_loaded[1].reason}", file=sys.stderr)
     return _loaded[0]
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import time
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -80,6 +81,8 @@ class Trainer:
             self.mean, self.std = (0.0,) * channels, (1.0,) * channels
         self.augment = self._preparation(training=True)
         self.prepare = self._preparation(training=False)
+        train = splits.train  # a first call now: settings that do not fit these images are an error before the run
+        self.augment(train.images, train.labels, torch.zeros(1, dtype=torch.int64, device=self.device), 0)
         self.running = RunningMean(self.device)
         self.progress = Progress()
         self._saved_at = time.monotonic()
@@ -174,8 +177,11 @@ class Trainer:
 
     # ── training ──
 
-    def fit(self) -> dict[str, Any]:
+    def fit(self, after_epoch: Callable[[Row, Row], None] | None = None) -> dict[str, Any]:
         """Train to the end and return what ``result.json`` gets.
+
+        Args:
+            after_epoch: called with each epoch's row of ``metrics.csv`` and of ``timing.csv``.
 
         Raises:
             Interrupted: SIGINT or SIGTERM came; the state is saved.
@@ -196,6 +202,8 @@ class Trainer:
                 bar.set_description(f"epoch {self.progress.epoch + 1}/{self.recipe.epochs}", refresh=False)
                 self._train_epoch(bar, stop)
                 self._finish_epoch(bar)
+                if after_epoch:
+                    after_epoch(self.progress.rows[-1], self.progress.timing[-1])
                 if self.progress.finished:
                     self.save()
                 else:

@@ -234,6 +234,8 @@ def parse_recipe(text: str, *, where: str, name: str) -> tuple[Recipe, About]:
     except tomllib.TOMLDecodeError as error:
         raise UserError(f"{where} is not TOML: {error}") from None
     about = settings.pop("about", {})
+    if not isinstance(about, dict):
+        raise UserError(f"{where}: [about] must be a table, not {about!r}")
     known = {f.name for f in dataclasses.fields(About)}
     for key in about:
         if key not in known:

@@ -113,6 +113,8 @@ def train(
 
 
 def _ask_for_determinism(recipe: Recipe) -> None:
+    if recipe.device == "cpu":  # its algorithms are; asking would only import torch's compiler
+        return
     if recipe.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS starts
     torch.use_deterministic_algorithms(recipe.deterministic, warn_only=True)

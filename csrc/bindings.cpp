@@ -23,7 +23,7 @@ void pointer(py::class_<Job>& job, const char* name, T* Job::*member) {
 
 void register_job(py::module_& module) {
   py::class_<Job> job(module, "Job");
-  job.def(py::init([] { return Job{}; }));
+  job.def(py::init([] { return Job{}; })).def(py::init<const Job&>());
   pointer(job, "images", &Job::images);
   pointer(job, "labels", &Job::labels);
   pointer(job, "indices", &Job::indices);

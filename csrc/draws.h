@@ -85,9 +85,11 @@ CF_HD void resolve_policy(const Job& job, const float* row, int block, const Sam
     for (int k = 0; k < per_entry; ++k) {
       const float* entry = job.policy + 4 * (start + chosen * per_entry + k);
       if (uniform(words.word[1 + k]) >= entry[1]) continue;
-      const bool negative = entry[3] != 0.0f && ((words.word[3] >> (31 - k)) & 1u) != 0u;
-      set_step(steps[round * per_entry + k], static_cast<int>(entry[0]), negative ? -entry[2] : entry[2],
-               row[7] != 0.0f, job.height, job.width);
+      const int sign = static_cast<int>(entry[3]);
+      const bool negative = sign != kSignNone && ((words.word[3] >> (31 - k)) & 1u) != 0u;
+      const float magnitude = negative ? -entry[2] : entry[2];
+      set_step(steps[round * per_entry + k], static_cast<int>(entry[0]),
+               sign == kSignFactor ? 1.0f + magnitude : magnitude, row[7] != 0.0f, job.height, job.width);
     }
   }
 }

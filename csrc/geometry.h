@@ -23,7 +23,7 @@ struct SinCos {
 // Sine and cosine of an angle in degrees by quadrant and Taylor polynomial on ±45°; error below 4e-7. Written out so that
 // C++, CUDA and the torch implementation agree bit for bit, which library functions do not.
 CF_HD SinCos sincos_degrees(float degrees) {
-  const float quadrant = round_even(degrees / 90.0f);
+  const float quadrant = round_even(degrees * 0.011111111f);
   const float r = (degrees - quadrant * 90.0f) * 0.017453292519943295f;
   const float r2 = r * r;
   const float s =

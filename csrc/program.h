@@ -43,6 +43,7 @@ enum Kind : int {
 };
 
 enum PadMode : int { kPadZero = 0, kPadReflect = 1, kPadEdge = 2 };
+enum Sign : int { kSignNone = 0, kSignDrawn = 1, kSignFactor = 2 };  // kSignFactor: the parameter is 1 ± magnitude
 enum DType : int { kFloat32 = 0, kBFloat16 = 1, kFloat16 = 2 };
 enum Setting : int { kCutoutP = 0, kCutMixP, kMixupP, kCutMixStart, kMixupStart, kSettings };
 
@@ -70,7 +71,7 @@ struct Job {
   int height, width, channels;
 
   const float* rows;       // [row_count, kFields]
-  const float* policy;     // [entries, 4]: kind, probability, magnitude, signed
+  const float* policy;     // [entries, 4]: kind, probability, magnitude, sign
   const float* settings;   // [kSettings]
   const float* quantiles;  // [2, kBetaIntervals + 1] of CutMix's and Mixup's Beta distributions
   const float* scale_bias; // [2, channels]

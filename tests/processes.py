@@ -81,17 +81,6 @@ class KillAtCall:
         setattr(os, self.function, counted)
 
 
-@dataclass(frozen=True)
-class AsUser:
-    """A ``prepare`` that gives up root's rights."""
-
-    uid: int = 65534
-
-    def __call__(self) -> None:
-        os.setgid(self.uid)
-        os.setuid(self.uid)
-
-
 def run_inline(arguments: Sequence[str]) -> Finished:
     """Run ``cifarfast train`` in this process, for what needs no process of its own."""
     from cifarfast.train import main

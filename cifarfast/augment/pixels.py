@@ -25,9 +25,12 @@ class _Jitter(Transform):
     @property
     def kind(self) -> Kind:
         """Which operation takes the factor."""
-        return {"Brightness": Kind.BRIGHTNESS, "Contrast": Kind.CONTRAST, "Color": Kind.COLOR, "Sharpness": Kind.SHARPNESS}[
-            self.name.removeprefix("Random")
-        ]
+        return {
+            "Brightness": Kind.BRIGHTNESS,
+            "Contrast": Kind.CONTRAST,
+            "Color": Kind.COLOR,
+            "Sharpness": Kind.SHARPNESS,
+        }[self.name.removeprefix("Random")]
 
     def compile(self, program: Program) -> None:
         program.add_row(self.kind, self.p, max(0.0, 1.0 - self.amount), 1.0 + self.amount)

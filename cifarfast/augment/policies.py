@@ -5,9 +5,11 @@ Magnitudes are torchvision's: a linear range per operation in a number of bins, 
 
 from dataclasses import dataclass
 
+import torch
+
 from . import checks
 from .geometry import INTERPOLATIONS
-from .program import BLOCKS_PER_ROW, Kind, Program, Size
+from .program import BLOCKS_PER_ROW, Kind, Program, Sign, Size, single
 from .transform import Transform
 
 _ENHANCE = (Kind.BRIGHTNESS, Kind.CONTRAST, Kind.COLOR, Kind.SHARPNESS)
@@ -15,13 +17,15 @@ _ENHANCE = (Kind.BRIGHTNESS, Kind.CONTRAST, Kind.COLOR, Kind.SHARPNESS)
 # (operation, probability, magnitude bin) twice: the 25 sub-policies found on CIFAR-10 in Cubuk et al., "AutoAugment:
 # Learning Augmentation Policies from Data", 2018 (arXiv 1805.09501), appendix, table 7.
 _CIFAR10 = """
-Invert .1 - Contrast .2 6 | Rotate .7 2 Translate_X .3 9 | Sharpness .8 1 Sharpness .9 3 | Shear_Y .5 8 Translate_Y .7 9
-AutoContrast .5 - Equalize .9 - | Shear_Y .2 7 Posterize .3 7 | Color .4 3 Brightness .6 7 | Sharpness .3 9 Brightness .7 9
-Equalize .6 - Equalize .5 - | Contrast .6 7 Sharpness .6 5 | Color .7 7 Translate_X .5 8 | Equalize .3 - AutoContrast .4 -
-Translate_Y .4 3 Sharpness .2 6 | Brightness .9 6 Color .2 8 | Solarize .5 2 Invert 0 - | Equalize .2 - AutoContrast .6 -
-Equalize .2 - Equalize .6 - | Color .9 9 Equalize .6 - | AutoContrast .8 - Solarize .2 8 | Brightness .1 3 Color .7 0
-Solarize .4 5 AutoContrast .9 - | Translate_Y .9 9 Translate_Y .7 9 | AutoContrast .9 - Solarize .8 3
-Equalize .8 - Invert .1 - | Translate_Y .7 9 AutoContrast .9 -
+Invert .1 - Contrast .2 6      | Rotate .7 2 Translate_X .3 9      | Sharpness .8 1 Sharpness .9 3
+Shear_Y .5 8 Translate_Y .7 9  | AutoContrast .5 - Equalize .9 -   | Shear_Y .2 7 Posterize .3 7
+Color .4 3 Brightness .6 7     | Sharpness .3 9 Brightness .7 9    | Equalize .6 - Equalize .5 -
+Contrast .6 7 Sharpness .6 5   | Color .7 7 Translate_X .5 8       | Equalize .3 - AutoContrast .4 -
+Translate_Y .4 3 Sharpness .2 6 | Brightness .9 6 Color .2 8       | Solarize .5 2 Invert 0 -
+Equalize .2 - AutoContrast .6 - | Equalize .2 - Equalize .6 -      | Color .9 9 Equalize .6 -
+AutoContrast .8 - Solarize .2 8 | Brightness .1 3 Color .7 0       | Solarize .4 5 AutoContrast .9 -
+Translate_Y .9 9 Translate_Y .7 9 | AutoContrast .9 - Solarize .8 3 | Equalize .8 - Invert .1 -
+Translate_Y .7 9 AutoContrast .9 -
 """
 
 SubPolicy = tuple[tuple[Kind, float, int | None], ...]
@@ -39,6 +43,11 @@ def cifar10_policy() -> list[SubPolicy]:
     return policies
 
 
+def _bin(first: float, last: float, position: int, bins: int) -> float:
+    # torch's linspace, so that thresholds and truncated shifts are torchvision's to the last bit
+    return float(torch.linspace(first, last, bins)[position])
+
+
 @dataclass(frozen=True)
 class Space:
     """The strongest magnitude of each operation, in torchvision's units."""
@@ -49,27 +58,26 @@ class Space:
     enhance: float
     posterize_bits: int
 
-    def magnitude(self, kind: Kind, position: int, bins: int) -> tuple[float, bool]:
-        """The parameter of ``kind`` in one bin, and whether its sign is drawn."""
-        share = position / (bins - 1)
+    def magnitude(self, kind: Kind, position: int, bins: int) -> tuple[float, Sign]:
+        """The parameter of ``kind`` in one bin, and what its sign does."""
         if kind in (Kind.SHEAR_X, Kind.SHEAR_Y):
-            return self.shear * share, True
+            return _bin(0.0, self.shear, position, bins), Sign.DRAWN
         if kind in (Kind.TRANSLATE_X, Kind.TRANSLATE_Y):
-            return float(int(self.translate[kind is Kind.TRANSLATE_Y] * share + 1e-6)), True
+            return float(int(_bin(0.0, self.translate[kind is Kind.TRANSLATE_Y], position, bins))), Sign.DRAWN
         if kind is Kind.ROTATE:
-            return self.degrees * share, True
+            return _bin(0.0, self.degrees, position, bins), Sign.DRAWN
         if kind in _ENHANCE:
-            return self.enhance * share, True
+            return _bin(0.0, self.enhance, position, bins), Sign.FACTOR
         if kind is Kind.POSTERIZE:
-            return float(8 - round(position / ((bins - 1) / self.posterize_bits))), False
+            return float(8 - round(position / ((bins - 1) / self.posterize_bits))), Sign.NONE
         if kind is Kind.SOLARIZE:
-            return 255.0 * (1.0 - share), False
-        return 0.0, False
+            return _bin(255.0, 0.0, position, bins), Sign.NONE
+        return 0.0, Sign.NONE
 
-    def entries(self, kind: Kind, probability: float, position: int, bins: int) -> list[float]:
-        """One table entry ``[kind, probability, magnitude, signed]``."""
-        value, signed = self.magnitude(kind, position, bins)
-        return [float(kind), probability, value, float(signed)]
+    def entry(self, kind: Kind, probability: float, position: int, bins: int) -> list[float]:
+        """One table entry ``[kind, probability, magnitude, sign]``."""
+        value, sign = self.magnitude(kind, position, bins)
+        return [float(kind), single(probability), single(value), float(sign)]
 
 
 def relative_space(size: Size) -> Space:
@@ -109,7 +117,7 @@ class AutoAugment(Transform):
 
     def compile(self, program: Program) -> None:
         space = relative_space(program.size)
-        table = [space.entries(k, p, bin_ or 0, 10) for pair in cifar10_policy() for k, p, bin_ in pair]
+        table = [space.entry(k, p, bin_ or 0, 10) for pair in cifar10_policy() for k, p, bin_ in pair]
         _add(program, table, rounds=1, per_entry=2, interpolation=self.interpolation)
 
 
@@ -133,7 +141,7 @@ class RandAugment(Transform):
 
     def compile(self, program: Program) -> None:
         space = relative_space(program.size)
-        table = [space.entries(kind, 1.0, self.magnitude, self.bins) for kind in RAND_KINDS]
+        table = [space.entry(kind, 1.0, self.magnitude, self.bins) for kind in RAND_KINDS]
         _add(program, table, rounds=self.num_ops, per_entry=1, interpolation=self.interpolation)
 
 
@@ -152,5 +160,5 @@ class TrivialAugment(Transform):
         checks.choice(self.name, "interpolation", self.interpolation, INTERPOLATIONS)
 
     def compile(self, program: Program) -> None:
-        table = [WIDE_SPACE.entries(kind, 1.0, b, self.bins) for kind in RAND_KINDS for b in range(self.bins)]
+        table = [WIDE_SPACE.entry(kind, 1.0, b, self.bins) for kind in RAND_KINDS for b in range(self.bins)]
         _add(program, table, rounds=1, per_entry=1, interpolation=self.interpolation)

@@ -238,7 +238,8 @@ def _check_arguments(
     else:
         _check_tensor("labels", labels, logits, shape[:1], torch.int64)
     if (labels_b is None) != (lam is None):
-        raise ValueError(f"labels_b and lam belong together, got only {'lam' if labels_b is None else 'labels_b'}")
+        given, missing = ("labels_b", "lam") if lam is None else ("lam", "labels_b")
+        raise ValueError(f"{given} needs {missing}: a sample has one label or two with a share")
     if labels_b is not None and lam is not None:
         _check_tensor("labels_b", labels_b, logits, shape[:1], torch.int64)
         _check_tensor("lam", lam, logits, shape[:1], torch.float32)

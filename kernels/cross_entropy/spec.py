@@ -114,7 +114,7 @@ def _kernels() -> list[KernelBuild]:
     from . import triton_impl
 
     builds = []
-    for n_classes in (10, 100, 200, 1000, 4096):
+    for n_classes in (1, 10, 100, 200, 1000, 4096):
         tiles = tile("cross_entropy", n_classes, torch.device("cpu"))
         block = {"BLOCK_N": tiles["rows"], "BLOCK_C": 1 << (n_classes - 1).bit_length()}
         for name, variant in _variants().items():
@@ -166,22 +166,24 @@ def _variants() -> dict[str, dict[str, dict[str, Any]]]:
         integers = dict.fromkeys(("n_rows", "n_classes", "logits_stride", "labels_stride"), "i32")
         return {**pointers, **integers, "label_smoothing": "fp32", "focal_gamma": "fp32"}
 
-    def constexprs(target: int, weight: bool, label_weight: bool, focal: bool) -> dict[str, Any]:
-        return {"TARGET": target, "HAS_WEIGHT": weight, "HAS_LABEL_WEIGHT": label_weight, "HAS_FOCAL": focal}
+    def constexprs(mixed: bool, soft: bool, extras: bool) -> dict[str, Any]:
+        label_weight = extras and not soft
+        settings = {"HAS_WEIGHT": extras, "HAS_LABEL_WEIGHT": label_weight, "HAS_FOCAL": extras}
+        return {"IS_MIXED": mixed, "IS_SOFT": soft, **settings}
 
     absent = "constexpr"
     return {
         "hard bf16": {
             "types": types("*bf16", "*i64", absent, absent, absent, absent),
-            "constexprs": constexprs(0, False, False, False),
+            "constexprs": constexprs(mixed=False, soft=False, extras=False),
         },
         "mixed weighted focal fp32": {
             "types": types("*fp32", "*i64", "*i64", "*fp32", "*fp32", "*fp32"),
-            "constexprs": constexprs(1, True, True, True),
+            "constexprs": constexprs(mixed=True, soft=False, extras=True),
         },
         "soft weighted focal fp32": {
             "types": types("*fp32", "*fp32", absent, absent, "*fp32", absent),
-            "constexprs": constexprs(2, True, False, True),
+            "constexprs": constexprs(mixed=False, soft=True, extras=True),
         },
     }
 

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from ..tuning import tile
 
-HARD, MIXED, SOFT = 0, 1, 2
 REDUCE_BLOCK = 1024
 
 
@@ -40,9 +39,9 @@ def _focal(a, p, log_p, exp_z, sum_exp, gamma):
 @triton.jit
 def cross_entropy_fwd_kernel(
     logits_ptr,  # [N, C], rows logits_stride apart
-    labels_ptr,  # [N] labels_stride apart; if TARGET is SOFT [N, C] with rows labels_stride apart
-    labels_b_ptr,  # [N] if TARGET is MIXED
-    lam_ptr,  # [N] if TARGET is MIXED
+    labels_ptr,  # [N] labels_stride apart; if IS_SOFT [N, C] with rows labels_stride apart
+    labels_b_ptr,  # [N] if IS_MIXED
+    lam_ptr,  # [N] if IS_MIXED
     weight_ptr,  # [C] if HAS_WEIGHT
     loss_ptr,  # [N] fp32
     grad_ptr,  # [N, C] contiguous
@@ -53,7 +52,8 @@ def cross_entropy_fwd_kernel(
     labels_stride,
     label_smoothing,
     focal_gamma,
-    TARGET: tl.constexpr,
+    IS_MIXED: tl.constexpr,
+    IS_SOFT: tl.constexpr,
     HAS_WEIGHT: tl.constexpr,
     HAS_LABEL_WEIGHT: tl.constexpr,
     HAS_FOCAL: tl.constexpr,
@@ -78,11 +78,11 @@ def cross_entropy_fwd_kernel(
     p = exp_z / sum_exp[:, None]
     log_p = z - tl.log(sum_exp)[:, None]
 
-    if TARGET == 2:
+    if IS_SOFT:
         target = tl.load(labels_ptr + rows[:, None] * labels_stride + cols[None, :], mask=ok, other=0.0).to(tl.float32)
     else:
         target = _one_hot(labels_ptr, rows, labels_stride, row_ok, n_classes, cols)
-    if TARGET == 1:
+    if IS_MIXED:
         lam = tl.load(lam_ptr + rows, mask=row_ok, other=0.0)[:, None]
         target = lam * target + (1.0 - lam) * _one_hot(labels_b_ptr, rows, 1, row_ok, n_classes, cols)
 
@@ -179,11 +179,11 @@ def cross_entropy_fwd(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return loss, ``∂loss_i/∂logits_i`` [N, C] and the weighted mean's divisor (``[]``; [0] where not needed)."""
     n_rows, n_classes = logits.shape
-    target = SOFT if labels.is_floating_point() else HARD if labels_b is None else MIXED
+    soft = labels.is_floating_point()
     logits = logits if logits.stride(1) == 1 else logits.contiguous()
-    if target == SOFT:
+    if soft:
         labels = labels if labels.stride(1) == 1 else labels.contiguous()
-    weighted = reduction == "mean" and weight is not None and target != SOFT
+    weighted = reduction == "mean" and weight is not None and not soft
     losses = logits.new_empty(n_rows, dtype=torch.float32)
     grad = logits.new_empty(n_rows, n_classes)
     label_weights = torch.empty_like(losses) if weighted else None
@@ -205,7 +205,8 @@ def cross_entropy_fwd(
             labels.stride(0),
             label_smoothing,
             focal_gamma,
-            TARGET=target,
+            IS_MIXED=labels_b is not None,
+            IS_SOFT=soft,
             HAS_WEIGHT=weight is not None,
             HAS_LABEL_WEIGHT=weighted,
             HAS_FOCAL=focal_gamma != 0,
@@ -239,6 +240,7 @@ def _reduce(losses: Tensor, label_weights: Tensor | None, divisor: Tensor, reduc
 def cross_entropy_bwd(grad_loss: Tensor, grad: Tensor, divisor: Tensor, reduction: str) -> Tensor:
     """Multiply each row of ``grad`` [N, C] by the incoming gradient ([N], or ``[]`` after a reduction)."""
     n_rows, n_classes = grad.shape
+    grad = grad.contiguous()
     tiles = tile("cross_entropy", n_classes, grad.device)
     out = torch.empty_like(grad)
     with torch.cuda.device_of(grad):

@@ -150,8 +150,8 @@ def test_describe_is_one_line() -> None:
     assert "\n" not in text
     for piece in (
         "synthetic",
-        "83 training",
-        "20 validation",
+        "82 training",
+        "21 validation",
         "20 test",
         "8×8×3",
         "5 classes",

@@ -30,24 +30,26 @@ def _implementations(spec: OpSpec) -> list[Any]:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     names = metafunc.fixturenames
+    # test_<op>.py is about its op only
+    specs = [spec for spec in SPECS if metafunc.module.__name__ == f"test_{spec.name}"] or SPECS
     if "backend_name" in names and "case" in names:
         metafunc.parametrize(
             ("spec", "backend_name", "device", "case"),
             [
                 pytest.param(*implementation.values, case, id=f"{implementation.id}-{case}", marks=implementation.marks)
-                for spec in SPECS
+                for spec in specs
                 for implementation in _implementations(spec)
                 for case in spec.cases
             ],
         )
     elif "backend_name" in names:
-        metafunc.parametrize(("spec", "backend_name", "device"), [i for spec in SPECS for i in _implementations(spec)])
+        metafunc.parametrize(("spec", "backend_name", "device"), [i for spec in specs for i in _implementations(spec)])
     elif "case" in names:
         metafunc.parametrize(
-            ("spec", "case"), [pytest.param(s, case, id=f"{s.name}-{case}") for s in SPECS for case in s.cases]
+            ("spec", "case"), [pytest.param(s, case, id=f"{s.name}-{case}") for s in specs for case in s.cases]
         )
     elif "spec" in names:
-        metafunc.parametrize("spec", [pytest.param(spec, id=spec.name) for spec in SPECS])
+        metafunc.parametrize("spec", [pytest.param(spec, id=spec.name) for spec in specs])
     if "dtype" in names:
         dtypes = (torch.float32, torch.bfloat16, torch.float16)
         metafunc.parametrize("dtype", dtypes, ids=[str(dtype).removeprefix("torch.") for dtype in dtypes])

@@ -17,12 +17,6 @@ EPSILON = st.sampled_from([0.0, 0.1, 1.0])
 REDUCTION = st.sampled_from(["mean", "sum", "none"])
 
 
-@pytest.fixture(autouse=True)
-def _only_cross_entropy(request: pytest.FixtureRequest) -> None:
-    if "spec" in request.fixturenames and request.getfixturevalue("spec").name != "cross_entropy":
-        pytest.skip("another op")
-
-
 def _draw(n: int, c: int, seed: int, device: str) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     make = Maker(torch.float32, device, seed)
     logits = make.randn(n, c, scale=2.0).requires_grad_()

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -94,6 +95,7 @@ def test_library_runs_without_triton() -> None:
         "print(k.cross_entropy(torch.zeros(2, 10), torch.tensor([1, 2])).item())\n"
         "assert not [m for m in sys.modules if m.startswith('triton.')]\n"
     )
-    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    root = Path(__file__).parent.parent.parent
+    result = subprocess.run([sys.executable, "-c", program], cwd=root, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     assert result.stdout.startswith("2.302")

@@ -4,8 +4,8 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from op_checks import assert_matches, run, to_float64
 
+from cifarfast.kernels.check import assert_matches, run, to_float64
 from cifarfast.kernels.spec import Maker, OpSpec
 
 

@@ -1,4 +1,4 @@
-"""What the generated op tests share: running an op with gradients, and judging an output against fp64."""
+"""Judging an op against its reference in fp64: what the generated tests share with the benchmark's gate."""
 
 from collections.abc import Callable
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cifarfast.kernels.spec import Inputs, OpSpec, Tolerance
+from .spec import Inputs, OpSpec, Tolerance
 
 
 def to_float64(inputs: Inputs) -> Inputs:

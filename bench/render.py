@@ -1,0 +1,90 @@
+"""Write the README's tables from the recipes and from bench/results: ``python bench/render.py [--check]``.
+
+A table stands between ``<!-- table: NAME -->`` and ``<!-- end of table -->``; its contents are never typed.
+"""
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from cifarfast.models import list_models, model_info
+from cifarfast.report.recipes import recipe_table
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "bench" / "results"
+MARKED = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
+
+
+def markdown(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    """A Markdown table."""
+    header = list(header)
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+
+
+def models() -> str:
+    """Every registered model with its size."""
+    infos = [model_info(name) for name in list_models()]
+    return markdown(
+        ("model", "parameters", "M MACs an image", "what"),
+        ((f"`{i.name}`", f"{i.parameters:,}", f"{i.macs / 1e6:,.1f}", i.description) for i in infos),
+    )
+
+
+def documents(suite: str) -> list[dict[str, Any]]:
+    """The committed results of a benchmark, one document a device."""
+    return [json.loads(path.read_text(encoding="utf-8")) for path in sorted(RESULTS.glob(f"*/{suite}.json"))]
+
+
+def overhead() -> str:
+    """The trainer's time beside a bare loop's."""
+    rows = []
+    for document in documents("overhead"):
+        for row in document["rows"]:
+            epoch = row["ratio_of_an_epoch"]
+            rows.append(
+                (
+                    row["recipe"],
+                    "official" if row["data"]["official"] else "copy",
+                    f"{row['best_test_accuracy_percent']:.2f}",
+                    f"{row['test_accuracy_percent']:.2f}",
+                    f"{row['seconds']:.1f}",
+                    f"{row['bare_loop_seconds']:.1f}",
+                    f"{row['ratio']:.3f} ({epoch['p20']:.3f} … {epoch['p80']:.3f})",
+                    document["environment"]["cpu"],
+                )
+            )
+    header = ("recipe", "CIFAR-10", "best %", "last %", "train s", "bare loop s", "ratio (20 … 80 % of epochs)", "on")
+    return markdown(header, rows)
+
+
+TABLES: dict[str, Callable[[], str]] = {"recipes": recipe_table, "models": models, "overhead": overhead}
+
+
+def render(text: str) -> str:
+    """``text`` with every marked table made anew."""
+    return MARKED.sub(lambda match: f"{match[1]}{TABLES[match[2]]()}\n{match[3]}", text)
+
+
+def main() -> int:
+    """Render README.md, or with ``--check`` only say whether it is up to date."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true", help="change nothing; exit 1 when a table is out of date")
+    check = parser.parse_args().check
+    readme = ROOT / "README.md"
+    before = readme.read_text(encoding="utf-8")
+    after = render(before)
+    if check and after != before:
+        print("README.md: a table is out of date; run `make readme`", file=sys.stderr)
+        return 1
+    if not check:
+        readme.write_text(after, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
