@@ -1,12 +1,14 @@
 """The build: packages, and csrc/ compiled into cifarfast/_C. All metadata is in pyproject.toml."""
 
 import importlib.util
+import shutil
 import sys
 from pathlib import Path
 
 from setuptools import Extension, find_packages, setup
 from setuptools.command.build import build
 from setuptools.command.build_ext import build_ext
+from setuptools.command.sdist import sdist
 
 ROOT = Path(__file__).resolve().parent
 
@@ -38,6 +40,8 @@ class Build(build):
     """``build`` that says in one line when the package will be pure Python."""
 
     def run(self):
+        if Path(self.build_lib).resolve().is_relative_to(ROOT / "build"):
+            shutil.rmtree(self.build_lib, ignore_errors=True)  # what an earlier build left would be packed too
         if reason := missing():
             print(f"cifarfast: building without the compiled extension: {reason}", flush=True)
         super().run()
@@ -66,9 +70,23 @@ class BuildExt(build_ext):
         self.copy_file(str(self.built), str(target))
 
 
+class SourceDist(sdist):
+    """``sdist`` with the whole of csrc/, whether or not it can be compiled here; tests stay in the checkout."""
+
+    def make_distribution(self):
+        self.filelist.extend(csrc_files())
+        self.filelist.prune("tests")
+        super().make_distribution()
+
+
+def csrc_files():
+    """csrc/ as paths relative to this file."""
+    return [path.relative_to(ROOT).as_posix() for path in native.source_files(ROOT / "csrc")]
+
+
 def extension():
     """The one extension module; its sources are named so that an sdist holds them."""
-    files = [path.relative_to(ROOT).as_posix() for path in native.source_files(ROOT / "csrc")]
+    files = csrc_files()
     sources = [name for name in files if name.endswith(".cpp")]
     return Extension("cifarfast._C", sources=sources, depends=[name for name in files if name not in sources])
 
@@ -80,5 +98,5 @@ setup(
     package_dir={"cifarfast.kernels": "kernels"},
     package_data={"cifarfast": ["recipes/*.toml", "py.typed"], "cifarfast.kernels": ["tuning/*.json"]},
     ext_modules=[] if missing() else [extension()],
-    cmdclass={"build": Build, "build_ext": BuildExt},
+    cmdclass={"build": Build, "build_ext": BuildExt, "sdist": SourceDist},
 )

@@ -4,20 +4,18 @@ Run them with ``pytest bench --benchmark-enable``. ``--save-results`` writes ``b
 """
 
 import json
-import platform
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from real_images import real_data  # noqa: F401 - a fixture
 
+from cifarfast.environment import collect_environment
 from cifarfast.kernels.tuning import slug
 
 _FOLDER = Path(__file__).parent
-
-
 ROWS = pytest.StashKey[dict[str, list[dict[str, Any]]]]()
 
 
@@ -34,9 +32,11 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     if not session.config.getoption("--save-results") or exitstatus != 0:
         return
     for suite, rows in session.config.stash[ROWS].items():
-        path = _FOLDER / "results" / slug(device_name()) / f"{suite}.json"
+        environment = collect_environment()
+        device = slug(environment["gpu"]["name"]) if environment["gpu"] else "cpu"
+        path = _FOLDER / "results" / device / f"{suite}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
-        document = {"environment": environment(), "rows": rows}
+        document = {"environment": environment, "rows": rows}
         path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
 
 
@@ -49,52 +49,5 @@ def record(request: pytest.FixtureRequest) -> Callable[[str, dict[str, Any]], No
 
 @pytest.fixture(scope="session")
 def device() -> torch.device:
-    """The GPU where there is one, else the CPU with one thread."""
-    if torch.cuda.is_available():
-        return torch.device("cuda", torch.cuda.current_device())
-    torch.set_num_threads(1)
-    return torch.device("cpu")
-
-
-def device_name() -> str:
-    """The GPU's name, else the CPU's."""
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else cpu_name()
-
-
-def cpu_name() -> str:
-    """The processor's model name."""
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.is_file() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
-
-
-def environment() -> dict[str, Any]:
-    """What a number depends on besides the code that was timed: device, versions, commit."""
-    try:
-        from triton import __version__ as triton_version
-    except ImportError:
-        triton_version = None
-    return {
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        "cpu": cpu_name(),
-        "torch": torch.__version__,
-        "cuda": torch.version.cuda,
-        "triton": triton_version,
-        "python": platform.python_version(),
-        "commit": commit(),
-    }
-
-
-def commit() -> str:
-    """The checkout's commit, ``+dirty`` if tracked files differ from it; ``unknown`` outside git."""
-    try:
-        head = _git("rev-parse", "HEAD")
-        return head + ("+dirty" if _git("status", "--porcelain", "--untracked-files=no") else "")
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-
-
-def _git(*arguments: str) -> str:
-    result = subprocess.run(["git", *arguments], cwd=_FOLDER, capture_output=True, text=True, check=True)
-    return result.stdout.strip()
+    """The GPU where there is one, else the CPU."""
+    return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")

@@ -44,6 +44,10 @@ class RequestError(BuildError):
     """CIFARFAST_BUILD_CUDA asks for what cannot be done: an error even where a build without CUDA would do."""
 
 
+class NotCompiledError(BuildError):
+    """Nothing is in the way of the build; it comes on first use."""
+
+
 @dataclass(frozen=True)
 class Toolchain:
     """The compilers of one build; ``nvcc`` is None for a build without CUDA and ``cuda_note`` says why."""
@@ -222,7 +226,7 @@ def _locked(path: Path) -> Iterator[None]:
         yield
 
 
-def _cached_build(csrc: Path, *, has_gpu: bool) -> tuple[Path, str]:
+def _cached_build(csrc: Path, *, has_gpu: bool, may_compile: bool) -> tuple[Path, str]:
     tools = find_toolchain(has_gpu=has_gpu)
     version = subprocess.run([tools.cxx, "--version"], capture_output=True, text=True).stdout.splitlines()[:1]
     identity = repr((source_hash(csrc), SUFFIX, tools.cxx, version, tools.nvcc, sys.version_info[:3]))
@@ -231,6 +235,8 @@ def _cached_build(csrc: Path, *, has_gpu: bool) -> tuple[Path, str]:
     final = home / name
     module, note = final / f"_C{SUFFIX}", final / "note"
     if not module.is_file():
+        if not may_compile:
+            raise NotCompiledError(f"first use compiles csrc {tools.cuda_note or 'with CUDA'}")
         with _locked(home / f"{name}.lock"):
             if not module.is_file():
                 shutil.rmtree(final, ignore_errors=True)
@@ -248,13 +254,12 @@ def _cached_build(csrc: Path, *, has_gpu: bool) -> tuple[Path, str]:
 
 def _import_file(path: Path) -> ModuleType:
     spec = importlib.util.spec_from_file_location("cifarfast._C", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = importlib.util.module_from_spec(spec)  # type: ignore[arg-type]
+    spec.loader.exec_module(module)  # type: ignore[union-attr]
     return module
 
 
-def _load() -> tuple[ModuleType | None, Status]:
+def _load(*, may_compile: bool = True) -> tuple[ModuleType | None, Status]:
     installed = _PACKAGE / f"_C{SUFFIX}"
     csrc = _PACKAGE.parent / "csrc"
     checkout = (csrc / "bindings.cpp").is_file()
@@ -265,18 +270,20 @@ def _load() -> tuple[ModuleType | None, Status]:
             module = _import_file(installed)
             if not checkout or module.source_hash == source_hash(csrc):
                 cuda = bool(module.with_cuda)
-                note = "" if cuda else ", without CUDA: it was built where nvcc was not found or not wanted"
-                return module, Status(True, cuda, f"installed{note}", str(installed))
+                reason = "installed" if cuda else "without CUDA: it was built where nvcc was not found or not wanted"
+                return module, Status(True, cuda, reason, str(installed))
         if not checkout:
-            reason = "not installed: no C++ compiler was there when the package was built (reinstall where one is)"
+            reason = "the package was built where no C++ compiler was (`pip install -v` says what it lacks)"
             return None, Status(False, False, reason)
-        path, note = _cached_build(csrc, has_gpu=torch.cuda.is_available())
+        path, note = _cached_build(csrc, has_gpu=torch.cuda.is_available(), may_compile=may_compile)
         module = _import_file(path)
         return module, Status(True, bool(module.with_cuda), note or "built from csrc", str(path))
     except RequestError as error:
         from cifarfast.errors import UserError
 
         raise UserError(str(error)) from None
+    except NotCompiledError:
+        raise
     except (BuildError, OSError, ImportError) as error:
         return None, Status(False, False, str(error))
 
@@ -299,3 +306,18 @@ def status() -> Status:
     load()
     assert _loaded is not None
     return _loaded[1]
+
+
+def describe() -> str:
+    """The extension's state in one line, found without compiling anything.
+
+    Raises:
+        UserError: CIFARFAST_BUILD_CUDA asks for what cannot be done.
+    """
+    try:
+        status = (_loaded or _load(may_compile=False))[1]
+    except NotCompiledError as error:
+        return f"not compiled yet: {error}"
+    if not status.available:
+        return f"absent: {status.reason}; the torch implementation is used"
+    return f"compiled with CUDA ({status.reason})" if status.cuda else f"compiled {status.reason}"

@@ -1,9 +1,10 @@
 """The training loop: steps, epochs, evaluation, checkpoints."""
 
+import contextlib
 import dataclasses
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from .checkpoint import Checkpoint, newest_checkpoint, save_checkpoint
 from .data import Dataset, Splits
 from .data.statistics import channel_statistics
 from .errors import UserError
+from .events import EventLog
 from .inference import DTYPES, autocast, build_model, predict_logits
 from .losses import build_loss
 from .metrics import RunningMean, Scores, score
@@ -196,20 +198,30 @@ class Trainer:
             unit_scale=True,
             disable=None if self._show_progress else True,  # None: shown on a terminal only
         )
-        with bar, StopRequest() as stop:
+        with bar, self._event_log() as events, StopRequest() as stop:
             self._write_tables()
             while not self.progress.finished:
                 bar.set_description(f"epoch {self.progress.epoch + 1}/{self.recipe.epochs}", refresh=False)
                 self._train_epoch(bar, stop)
                 self._finish_epoch(bar)
-                if after_epoch:
-                    after_epoch(self.progress.rows[-1], self.progress.timing[-1])
+                for follower in (events, after_epoch):
+                    if follower:
+                        follower(self.progress.rows[-1], self.progress.timing[-1])
                 if self.progress.finished:
                     self.save()
                 else:
                     self._save_if_due()
                     self._stop_if_asked(stop)
         return self._result()
+
+    @contextlib.contextmanager
+    def _event_log(self) -> Iterator[Callable[[Row, Row], None] | None]:
+        """What to call after an epoch for TensorBoard, None when the recipe does not ask for it."""
+        if not self.recipe.tensorboard:
+            yield None
+            return
+        with contextlib.closing(EventLog(self.run.path / "tensorboard", self.progress.epoch + 1)) as log:
+            yield log.add
 
     def _train_epoch(self, bar: tqdm, stop: StopRequest) -> None:
         progress, batch_size, train = self.progress, self.recipe.batch_size, self.splits.train

@@ -12,6 +12,7 @@ import torch
 
 from cifarfast.kernels.backend import explain
 
+from . import _build
 from ._version import __version__
 from .errors import UserError
 
@@ -19,7 +20,13 @@ PACKAGES = ("torch", "torchvision", "triton", "numpy", "safetensors", "timm")
 
 
 def collect_environment() -> dict[str, Any]:
-    """Versions, processor, GPU, threads, commit and op backends as JSON-able values."""
+    """Versions, processor, GPU, threads, commit, state of csrc and op backends as JSON-able values.
+
+    Nothing is compiled for it.
+
+    Raises:
+        UserError: CIFARFAST_BACKEND or CIFARFAST_BUILD_CUDA has a value that is not allowed here.
+    """
     return {
         "cifarfast": __version__,
         "commit": commit(),
@@ -29,7 +36,8 @@ def collect_environment() -> dict[str, Any]:
         "cpu": processor(),
         "threads": torch.get_num_threads(),
         "gpu": gpu(),
-        "backends": {op: {"backend": choice.backend, "reason": choice.reason} for op, choice in explain()},
+        "native": _build.describe(),
+        "backends": backends(),
         "argv": sys.argv,
     }
 
@@ -64,6 +72,14 @@ def gpu() -> dict[str, Any] | None:
         "cuda": torch.version.cuda,
         "cudnn": torch.backends.cudnn.version(),
     }
+
+
+def backends() -> dict[str, dict[str, str]]:
+    """For every op of ``cifarfast.kernels`` which implementation runs here, and why."""
+    try:
+        return {op: {"backend": choice.backend, "reason": choice.reason} for op, choice in explain()}
+    except ValueError as error:
+        raise UserError(str(error)) from None
 
 
 def commit() -> str | None:

@@ -8,6 +8,7 @@ The environment is read when an op runs, so there is nothing to reset. It is rea
 in eager code, never in a function while ``torch.compile`` traces it.
 """
 
+import importlib
 import importlib.util
 import os
 from dataclasses import dataclass
@@ -118,8 +119,12 @@ def _obstacle(backend: str, device: torch.device, interpreted: bool) -> str | No
 
 @cache
 def triton_importable() -> bool:
-    """Whether the triton package is installed (it is not imported here)."""
-    return importlib.util.find_spec("triton") is not None
+    """Whether triton can be imported; asked only where it would run, as importing it takes time."""
+    try:
+        importlib.import_module("triton")
+    except ImportError:
+        return False
+    return True
 
 
 @cache

@@ -1,17 +1,8 @@
 """Fixtures for all tests: real image data, and skipping what needs a GPU."""
 
-import fcntl
-import shutil
-import subprocess
-import sys
-import tempfile
-from pathlib import Path
-
 import pytest
 import torch
-
-ROOT = Path(__file__).resolve().parent.parent
-SHARED = ROOT.parent / "shared" / "data"
+from real_images import real_data  # noqa: F401 - a fixture
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -19,26 +10,3 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if item.get_closest_marker("gpu"):
                 item.add_marker(pytest.mark.skip(reason="needs an NVIDIA GPU"))
-
-
-@pytest.fixture(scope="session")
-def real_data() -> Path:
-    """A folder with real images in the official layouts: cifar-10-batches-py (pixels through JPEG),
-    cifar-10-exact-sample, EMNIST/raw. Unpacked once to .cache/data; treat it as read-only.
-    """
-    if not (SHARED / "unpack.py").is_file():
-        pytest.skip(f"needs the packed image data in {SHARED}")
-    target = ROOT / ".cache" / "data"
-    target.parent.mkdir(exist_ok=True)
-    with (target.parent / "data.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # several pytest-xdist workers may start at once
-        if not target.is_dir():
-            folder = tempfile.mkdtemp(prefix="data-", dir=target.parent)
-            try:
-                subprocess.run(
-                    [sys.executable, str(SHARED / "unpack.py"), folder], check=True, stdout=subprocess.DEVNULL
-                )
-                Path(folder).rename(target)
-            finally:
-                shutil.rmtree(folder, ignore_errors=True)
-    return target

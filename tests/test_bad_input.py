@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from processes import run_inline
 
 from cifarfast.cli import main as cli_main
 from cifarfast.flags import known_flags
 from cifarfast.recipe import Recipe
 from cifarfast.train import TrainOptions
-from processes import run_inline
 
 TINY = ["--dataset=synthetic:classes=3,train=40,test=12", "--arch=linear", "--epochs=1", "--batch-size=8", "--quiet"]
 

@@ -9,18 +9,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from processes import KillAtCall, finish, run_inline, start_train, train
 
 from cifarfast.checkpoint import Checkpoint, checkpoint_folders, load_checkpoint, newest_checkpoint, save_checkpoint
 from cifarfast.errors import UserError
 from cifarfast.storage import folder_lock, write_atomic
-from processes import KillAtCall, finish, run_inline, start_train, train
 
 SETTINGS = ["--dataset=synthetic:classes=3,train=64,test=12", "--arch=mlp100", "--batch-size=16", "--quiet"]
 
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 5 MB: room for two checkpoints of mlp100 (1.2 MB of weights, as much momentum), not for three."""
+    """A file system of 6 MB: room for two checkpoints of mlp100 (2.4 MB each), not for three."""
     folder = tmp_path / "small"
     folder.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", str(folder)]
@@ -170,7 +170,9 @@ def test_weights_that_do_not_fit(run: Path) -> None:
     for path in checkpoint_folders(run / "checkpoints"):
         checkpoint = load_checkpoint(path)
         tensors = checkpoint.tensors | {"model": {name: t[:1] for name, t in checkpoint.tensors["model"].items()}}
-        save_checkpoint(run / "checkpoints", int(path.name.removeprefix("step-")), Checkpoint(tensors, checkpoint.state))
+        save_checkpoint(
+            run / "checkpoints", int(path.name.removeprefix("step-")), Checkpoint(tensors, checkpoint.state)
+        )
     assert_resume_fails(run, "does not fit this model")
 
 

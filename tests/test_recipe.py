@@ -43,7 +43,9 @@ def test_mistakes_are_one_line(text: str, message: str) -> None:
 
 
 def test_toml_there_and_back() -> None:
-    recipe = parse("epochs = 3\nlr = 1\ndropout = 0.25\nbetas = [0.8, 0.99]\nstep_milestones = [0.5]\nl2 = {fc1 = 1e-4}")
+    recipe = parse(
+        "epochs = 3\nlr = 1\ndropout = 0.25\nbetas = [0.8, 0.99]\nstep_milestones = [0.5]\nl2 = {fc1 = 1e-4}"
+    )
     assert recipe.l2 == {"fc1": 1e-4}
     assert recipe.name == "mine"
     assert parse_recipe(to_toml(recipe), where="again", name="other")[0] == recipe

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from processes import KillAtCall, finish, run_inline, start_train, train
 
 from cifarfast.checkpoint import checkpoint_folders, load_checkpoint
 from cifarfast.engine import Trainer
-from processes import KillAtCall, finish, run_inline, start_train, train
 
 # dropout, batch norm, crop and flip, an average of the weights, momentum, a smaller last batch
 SETTINGS = [

@@ -12,7 +12,7 @@ from .geometry import INTERPOLATIONS
 from .program import BLOCKS_PER_ROW, Kind, Program, Sign, Size, single
 from .transform import Transform
 
-_ENHANCE = (Kind.BRIGHTNESS, Kind.CONTRAST, Kind.COLOR, Kind.SHARPNESS)
+_ENHANCE = (Kind.BRIGHTNESS, Kind.COLOR, Kind.CONTRAST, Kind.SHARPNESS)
 
 # (operation, probability, magnitude bin) twice: the 25 sub-policies found on CIFAR-10 in Cubuk et al., "AutoAugment:
 # Learning Augmentation Policies from Data", 2018 (arXiv 1805.09501), appendix, table 7.

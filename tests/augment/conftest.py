@@ -1,0 +1,54 @@
+"""Real images and a way to read an augmented batch as bytes."""
+
+import pickle
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from cifarfast import _build
+from cifarfast.augment import Augment, Transform
+from cifarfast.augment.reference import Draws
+
+SEED = 11
+EPOCH = 3
+
+
+@pytest.fixture(scope="session")
+def cifar(real_data: Path) -> tuple[Tensor, Tensor]:
+    """1,000 CIFAR-10 training images with the exact official pixels: uint8 [N, 32, 32, 3], labels int64 [N]."""
+    with (real_data / "cifar-10-exact-sample" / "data_batch_1").open("rb") as handle:
+        content = pickle.load(handle, encoding="bytes")
+    images = torch.from_numpy(content[b"data"]).view(-1, 3, 32, 32).permute(0, 2, 3, 1).contiguous()
+    return images, torch.tensor(content[b"labels"])
+
+
+@pytest.fixture(scope="session", params=["torch", "native"])
+def backend(request: pytest.FixtureRequest) -> str:
+    if request.param == "native" and _build.load() is None:
+        pytest.skip(_build.status().reason)
+    return str(request.param)
+
+
+Pixels = Callable[..., Tensor]
+
+
+@pytest.fixture(scope="session")
+def augmented(backend: str) -> Pixels:
+    """Run transforms with a normalisation that changes nothing and return the pixels, fp32 [B, C, H, W]."""
+
+    def run(transforms: Sequence[Transform], images: Tensor, count: int) -> Tensor:
+        channels = images.shape[3]
+        augment = Augment(transforms, [0.0] * channels, [1 / 255] * channels, seed=SEED, backend=backend)
+        labels = torch.zeros(len(images), dtype=torch.int64)
+        return augment(images, labels, torch.arange(count), EPOCH).images
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def draws() -> Callable[[int], Draws]:
+    """The random words of the first samples, as the transforms under test draw them."""
+    return lambda count: Draws(SEED, EPOCH, torch.arange(count))

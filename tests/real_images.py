@@ -1,0 +1,36 @@
+"""The fixture ``real_data``, for tests and benchmarks."""
+
+import fcntl
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+SHARED = ROOT.parent / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """A folder with real images in the official layouts: cifar-10-batches-py (pixels through JPEG),
+    cifar-10-exact-sample, EMNIST/raw. Unpacked once to .cache/data; treat it as read-only.
+    """
+    if not (SHARED / "unpack.py").is_file():
+        pytest.skip(f"needs the packed image data in {SHARED}")
+    target = ROOT / ".cache" / "data"
+    target.parent.mkdir(exist_ok=True)
+    with (target.parent / "data.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # several pytest-xdist workers may start at once
+        if not target.is_dir():
+            folder = tempfile.mkdtemp(prefix="data-", dir=target.parent)
+            try:
+                subprocess.run(
+                    [sys.executable, str(SHARED / "unpack.py"), folder], check=True, stdout=subprocess.DEVNULL
+                )
+                Path(folder).rename(target)
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
+    return target

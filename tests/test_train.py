@@ -1,0 +1,194 @@
+"""The main job from its command line: quickstart, early stopping, schedules, what a run leaves behind."""
+
+import json
+import os
+import pty
+import subprocess
+import sys
+import termios
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from processes import run_inline
+
+from cifarfast import cli
+from cifarfast.engine import Trainer
+from cifarfast.evaluate import main as evaluate
+from cifarfast.metrics import score
+from cifarfast.recipe import parse_recipe
+from cifarfast.run import RunFolder
+
+TINY = ["--dataset=synthetic:classes=3,train=96,test=30", "--arch=cnn_tutorial", "--batch-size=16", "--quiet"]
+
+
+def test_quickstart(tmp_path: Path) -> None:
+    done = run_inline(["--recipe=quickstart", "--quiet", f"--out={tmp_path / 'run'}"])
+    assert done.code == 0, done.stderr
+    run = RunFolder(tmp_path / "run")
+    result = run.read_result()
+    assert result["test_accuracy_percent"] >= 97
+    assert result["train_seconds"] <= 60
+    assert result["official"] is True
+    assert f"report {run.path}" in done.stdout
+    assert "--arch wrn16_8 --epochs 200" in done.stdout
+
+
+def test_what_a_run_leaves(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    done = run_inline([*TINY, "--epochs=3", "--ema-decay=0.5", "--val-split=0.25", f"--out={tmp_path / 'run'}"])
+    assert done.code == 0, done.stderr
+    run = RunFolder(tmp_path / "run")
+    result, rows, environment = run.read_result(), run.read_metrics(), run.read_environment()
+    needed = "recipe arch dataset official seed epochs test_accuracy_percent best_test_accuracy_percent best_epoch "
+    needed += "train_seconds images_per_second parameters macs fingerprint val_accuracy_percent"
+    assert set(needed.split()) <= result.keys()
+    assert [row["epoch"] for row in rows] == [1, 2, 3]
+    assert rows[-1]["test_accuracy_percent"] == result["test_accuracy_percent"]
+    best = max(rows, key=lambda row: row["test_accuracy_percent"])
+    assert (best["test_accuracy_percent"], best["epoch"]) == (
+        result["best_test_accuracy_percent"],
+        result["best_epoch"],
+    )
+    logits, labels = run.read_predictions()
+    assert (logits.shape, logits.dtype, labels.dtype) == ((30, 3), np.float32, np.int64)
+    scores = score(torch.from_numpy(logits), torch.from_numpy(labels))
+    assert scores.accuracy_percent == result["test_accuracy_percent"]
+    assert environment["data"]["fingerprint"] == result["fingerprint"]
+    assert environment["data"]["official"] is False
+    assert environment["packages"]["torch"] == torch.__version__.partition("+")[0]
+    assert "cross_entropy" in environment["backends"]
+    assert evaluate([str(run.path), "--json"]) == 0
+    again = json.loads(capsys.readouterr().out)
+    assert again["accuracy_percent"] == result["test_accuracy_percent"]
+    assert again["loss"] == pytest.approx(result["test_loss"], rel=1e-6)
+    assert evaluate([str(run.path), "--weights=model", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["loss"] != again["loss"]
+    assert cli.main(["report", str(run.path)]) == 0
+    table = capsys.readouterr().out
+    assert f"{result['test_accuracy_percent']:.2f}" in table
+    assert "not official" in table
+
+
+def test_the_printed_config_is_a_recipe_that_repeats_the_run(tmp_path: Path) -> None:
+    printed = run_inline([*TINY, "--epochs=2", "--optimizer=adam", "--print-config"])
+    assert printed.code == 0
+    recipe = parse_recipe(printed.stdout, where="printed", name="x")[0]
+    assert (recipe.optimizer, recipe.lr, recipe.precision) == ("adam", 1e-3, "fp32")
+    (tmp_path / "mine.toml").write_text(printed.stdout)
+    for name, arguments in (
+        ("a", [*TINY, "--epochs=2", "--optimizer=adam"]),
+        ("b", [f"--recipe={tmp_path}/mine.toml"]),
+    ):
+        assert run_inline([*arguments, "--quiet", f"--out={tmp_path / name}"]).code == 0
+    assert (tmp_path / "a" / "metrics.csv").read_bytes() == (tmp_path / "b" / "metrics.csv").read_bytes()
+
+
+def test_recipe_then_flags(tmp_path: Path) -> None:
+    (tmp_path / "r.toml").write_text("epochs = 7\nlr = 0.5\n")
+    printed = run_inline([f"--recipe={tmp_path / 'r.toml'}", "--lr=0.25", "--print-config"])
+    recipe = parse_recipe(printed.stdout, where="printed", name="x")[0]
+    assert (recipe.epochs, recipe.lr, recipe.batch_size, recipe.name) == (7, 0.25, 128, "r")
+
+
+def test_the_default_is_a_sensible_cifar10_training() -> None:
+    printed = run_inline(["--arch", "wrn16_8", "--epochs", "200", "--device=cpu", "--print-config"])
+    recipe = parse_recipe(printed.stdout, where="printed", name="x")[0]
+    assert (recipe.dataset, recipe.optimizer, recipe.nesterov, recipe.momentum) == ("cifar10", "sgd", True, 0.9)
+    assert (recipe.schedule, recipe.lr, recipe.weight_decay) == ("cosine", 0.1, 5e-4)
+    assert (recipe.crop_padding, recipe.flip) == (4, "random")
+
+
+def test_early_stopping(tmp_path: Path) -> None:
+    settings = ["--epochs=50", "--val-split=0.3", "--early-stopping-patience=2", "--lr=1e-12", "--schedule=constant"]
+    assert run_inline([*TINY, *settings, f"--out={tmp_path / 'run'}"]).code == 0
+    rows = RunFolder(tmp_path / "run").read_metrics()
+    assert 3 <= len(rows) < 50
+    losses = [row["val_loss"] for row in rows]
+    assert min(losses[:-2]) <= min(losses[-2:])
+    assert RunFolder(tmp_path / "run").read_result()["epochs"] == len(rows)
+
+
+def test_evaluation_every_few_epochs(tmp_path: Path) -> None:
+    assert run_inline([*TINY, "--epochs=5", "--eval-every=2", f"--out={tmp_path / 'run'}"]).code == 0
+    rows = RunFolder(tmp_path / "run").read_metrics()
+    assert [row["epoch"] for row in rows if "test_loss" in row] == [2, 4, 5]
+
+
+def test_a_diverging_run_stops_and_keeps_its_last_checkpoint(tmp_path: Path) -> None:
+    done = run_inline([*TINY, "--epochs=20", "--lr=1e30", "--checkpoint-seconds=0", f"--out={tmp_path / 'run'}"])
+    assert done.code == 2
+    assert "lower --lr" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "settings", [["--precision=bf16"], ["--precision=fp16"], ["--no-channels-last"], ["--nesterov"]]
+)
+def test_variants_learn(settings: list[str], tmp_path: Path) -> None:
+    settings = [*settings, "--epochs=8", "--lr=0.02", "--crop-padding=0", "--flip=none"]
+    assert run_inline([*TINY, *settings, f"--out={tmp_path / 'run'}"]).code == 0
+    rows = RunFolder(tmp_path / "run").read_metrics()
+    assert rows[-1]["train_loss"] < 0.7 * rows[0]["train_loss"]
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "constant", "step", "one_cycle", "plateau"])
+def test_the_logged_rate_is_the_schedules(schedule: str, tmp_path: Path) -> None:
+    arguments = [*TINY, "--epochs=3", f"--schedule={schedule}", "--lr=0.01", "--warmup-epochs=1"]
+    assert run_inline([*arguments, f"--out={tmp_path / 'run'}"]).code == 0
+    rates = [row["lr"] for row in RunFolder(tmp_path / "run").read_metrics()]
+    assert rates[0] == pytest.approx(0.01)
+    assert all(0 < rate <= 0.01 for rate in rates)
+
+
+def test_a_last_batch_of_one_image_is_left_out(tmp_path: Path) -> None:
+    arguments = ["--dataset=synthetic:classes=3,train=33,test=12", "--arch=wrn10_1", "--batch-size=16", "--quiet"]
+    assert run_inline([*arguments, "--epochs=1", f"--out={tmp_path / 'run'}"]).code == 0
+    with pytest.MonkeyPatch.context() as patch:
+        sizes: list[int] = []
+        step = Trainer.train_step
+        patch.setattr(Trainer, "train_step", lambda t, i, *rest: (sizes.append(len(i)), step(t, i, *rest)))
+        assert run_inline([*arguments, "--epochs=1", f"--out={tmp_path / 'again'}"]).code == 0
+    assert sizes == [16, 16]
+
+
+def test_tensorboard(tmp_path: Path) -> None:
+    event_accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    assert run_inline([*TINY, "--epochs=2", "--tensorboard", f"--out={tmp_path / 'run'}"]).code == 0
+    events = event_accumulator.EventAccumulator(str(tmp_path / "run" / "tensorboard"))
+    events.Reload()
+    rows = RunFolder(tmp_path / "run").read_metrics()
+    logged = [event.value for event in events.Scalars("test_accuracy_percent")]
+    assert logged == pytest.approx([row["test_accuracy_percent"] for row in rows])
+
+
+def test_the_bar_on_a_terminal_shows_loss_accuracy_rate_and_time_left(tmp_path: Path) -> None:
+    master, slave = pty.openpty()
+    termios.tcsetwinsize(slave, (24, 120))
+    arguments = ["--dataset=synthetic:train=4000", "--arch=cnn_tutorial", "--epochs=2", f"--out={tmp_path / 'run'}"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "cifarfast.train", *arguments], stderr=slave, stdout=subprocess.DEVNULL
+    )
+    os.close(slave)
+    shown = b""
+    while True:
+        try:
+            part = os.read(master, 4096)
+        except OSError:  # the other side is closed
+            break
+        shown += part
+    assert process.wait() == 0
+    text = shown.decode()
+    for part in ("epoch 1/2", "epoch 2/2", "img/s", "loss", "accuracy", "<"):
+        assert part in text
+
+
+@pytest.mark.slow
+def test_wrn16_8_finishes_on_a_cpu(real_data: Path, tmp_path: Path) -> None:
+    data = f"--data-dir={real_data / 'cifar-10-exact-sample'}"
+    done = run_inline(
+        ["--arch=wrn16_8", "--epochs=1", "--limit-train=512", "--quiet", data, f"--out={tmp_path / 'run'}"]
+    )
+    assert done.code == 0, done.stderr
+    result = RunFolder(tmp_path / "run").read_result()
+    assert (result["arch"], result["parameters"], result["official"]) == ("wrn16_8", 10_961_370, False)
