@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 
 from setuptools import Extension, find_packages, setup
-from setuptools.command.build import build
 from setuptools.command.build_ext import build_ext
+from setuptools.command.build_py import build_py
 from setuptools.command.sdist import sdist
 
 ROOT = Path(__file__).resolve().parent
@@ -36,8 +36,8 @@ def missing():
     return ""
 
 
-class Build(build):
-    """``build`` that says in one line when the package will be pure Python."""
+class BuildPy(build_py):
+    """``build_py``, the first step of every install, that says in one line when the package will be pure Python."""
 
     def run(self):
         if Path(self.build_lib).resolve().is_relative_to(ROOT / "build"):
@@ -95,8 +95,9 @@ kernels = ["cifarfast.kernels", *(f"cifarfast.kernels.{name}" for name in find_p
 
 setup(
     packages=[*find_packages(include=["cifarfast", "cifarfast.*"]), *kernels],
+    include_package_data=False,  # package_data says it all; otherwise recipes/ would have to be a package
     package_dir={"cifarfast.kernels": "kernels"},
     package_data={"cifarfast": ["recipes/*.toml", "py.typed"], "cifarfast.kernels": ["tuning/*.json"]},
     ext_modules=[] if missing() else [extension()],
-    cmdclass={"build": Build, "build_ext": BuildExt, "sdist": SourceDist},
+    cmdclass={"build_py": BuildPy, "build_ext": BuildExt, "sdist": SourceDist},
 )

@@ -109,6 +109,13 @@ def _find_ninja() -> str:
     raise BuildError("no ninja: install the package ninja")
 
 
+def _check_headers() -> None:
+    if not (Path(sysconfig.get_path("include")) / "Python.h").is_file():
+        raise BuildError("no Python.h: install the headers of this Python (python3-dev)")
+    if importlib.util.find_spec("pybind11") is None:
+        raise BuildError("no pybind11: install the package pybind11")
+
+
 def find_toolchain(*, has_gpu: bool = True) -> Toolchain:
     """Find the compilers. Without a GPU, CUDA code is compiled only when CIFARFAST_BUILD_CUDA is 1.
 
@@ -116,11 +123,13 @@ def find_toolchain(*, has_gpu: bool = True) -> Toolchain:
         BuildError: when there is no C++ compiler, ninja, pybind11 or Python header, or no nvcc where CUDA is required.
     """
     request = cuda_request()
-    cxx, ninja = _find_cxx(), _find_ninja()
-    if not (Path(sysconfig.get_path("include")) / "Python.h").is_file():
-        raise BuildError("no Python.h: install the headers of this Python (python3-dev)")
-    if importlib.util.find_spec("pybind11") is None:
-        raise BuildError("no pybind11: install the package pybind11")
+    try:
+        cxx, ninja = _find_cxx(), _find_ninja()
+        _check_headers()
+    except BuildError as error:
+        if request == "1":
+            raise RequestError(f"CIFARFAST_BUILD_CUDA is 1, but there is {error}") from None
+        raise
     nvcc = _find_nvcc()
     if request == "1":
         if nvcc is None:

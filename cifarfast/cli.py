@@ -77,6 +77,7 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], int], str]] = {
     "train": (_module("train"), "train a model and leave a run folder"),
     "evaluate": (_module("evaluate"), "score a run's weights on its test set"),
     "report": (_module("report.__main__"), "compare runs"),
+    "augment-preview": (_module("augment_preview"), "draw what a recipe's augmentation does"),
     "models": (list_models_command, "list models, parameters, MACs"),
     "recipes": (list_recipes_command, "list recipes"),
     "datasets": (list_datasets_command, "list data sets"),

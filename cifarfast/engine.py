@@ -11,16 +11,14 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from .augment import AlternatingFlip, Augment, RandomCrop, RandomFlip, Transform
 from .checkpoint import Checkpoint, newest_checkpoint, save_checkpoint
 from .data import Dataset, Splits
 from .data.statistics import channel_statistics
 from .errors import UserError
 from .events import EventLog
-from .inference import DTYPES, autocast, build_model, predict_logits
+from .inference import autocast, build_augment, build_model, predict_logits
 from .losses import build_loss
 from .metrics import RunningMean, Scores, score
-from .models import model_info
 from .optim import (
     ExponentialMovingAverage,
     LearningRate,
@@ -30,6 +28,7 @@ from .optim import (
     optimizer_tensors,
     segment_table,
 )
+from .outcome import build_result
 from .progress import Progress, describe
 from .random import Purpose, permutation, step_seeds
 from .recipe import Recipe, differences, validate
@@ -39,16 +38,6 @@ from .signals import Interrupted, StopRequest
 DIVERGED = "lower --lr, or add --warmup-epochs 1 (the last checkpoint is kept)"
 
 
-def train_transforms(recipe: Recipe) -> list[Transform]:
-    """The augmentations a recipe asks for, in the order they act."""
-    transforms: list[Transform] = []
-    if recipe.crop_padding:
-        transforms.append(RandomCrop(recipe.crop_padding))
-    if recipe.flip != "none":
-        transforms.append(RandomFlip() if recipe.flip == "random" else AlternatingFlip())
-    return transforms
-
-
 class Trainer:
     """Trains one model by a resolved recipe on splits that lie on the device, and keeps its run folder up to date."""
 
@@ -56,11 +45,13 @@ class Trainer:
         self.recipe, self.splits, self.run = recipe, splits, run
         self.device = splits.train.images.device
         self._show_progress = show_progress
-        count, batch = len(splits.train), recipe.batch_size
+        count, batch = len(splits.train) * (2 if recipe.augmented_copy else 1), recipe.batch_size
         if batch > count:
             raise UserError(f"batch_size {batch} is above the {count} training images: lower --batch-size")
+        self.samples = count  # with augmented_copy, sample N + i is the augmented copy of image i
         # a last batch of one image is left out: batch norm cannot train on one value a channel
         self.steps_per_epoch = count // batch if count % batch == 1 and batch > 1 else math.ceil(count / batch)
+        self.images_per_epoch = min(self.steps_per_epoch * batch, count)
         self.model = build_model(recipe, splits.train)
         self.parameters = dict(self.model.named_parameters())
         self.segments = segment_table(
@@ -81,25 +72,14 @@ class Trainer:
         else:
             channels = splits.train.in_channels
             self.mean, self.std = (0.0,) * channels, (1.0,) * channels
-        self.augment = self._preparation(training=True)
-        self.prepare = self._preparation(training=False)
+        self.augment = build_augment(recipe, self.mean, self.std, training=True)
+        self.prepare = build_augment(recipe, self.mean, self.std, training=False)
         train = splits.train  # a first call now: settings that do not fit these images are an error before the run
         self.augment(train.images, train.labels, torch.zeros(1, dtype=torch.int64, device=self.device), 0)
         self.running = RunningMean(self.device)
         self.progress = Progress()
         self._saved_at = time.monotonic()
         self._test_logits: Tensor | None = None
-
-    def _preparation(self, *, training: bool) -> Augment:
-        recipe = self.recipe
-        return Augment(
-            train_transforms(recipe) if training else [],
-            self.mean,
-            self.std,
-            seed=recipe.seed,
-            dtype=DTYPES[recipe.precision],
-            channels_last=recipe.channels_last,
-        )
 
     @property
     def evaluated_model(self) -> nn.Module:
@@ -189,10 +169,9 @@ class Trainer:
             Interrupted: SIGINT or SIGTERM came; the state is saved.
             UserError: a checkpoint cannot be written, or the loss is not finite.
         """
-        per_epoch = min(self.steps_per_epoch * self.recipe.batch_size, len(self.splits.train))
-        done = self.progress.epoch * per_epoch + self.progress.step_in_epoch * self.recipe.batch_size
+        done = self.progress.epoch * self.images_per_epoch + self.progress.step_in_epoch * self.recipe.batch_size
         bar = tqdm(
-            total=self.recipe.epochs * per_epoch,
+            total=self.recipe.epochs * self.images_per_epoch,
             initial=done,
             unit="img",
             unit_scale=True,
@@ -224,8 +203,8 @@ class Trainer:
             yield log.add
 
     def _train_epoch(self, bar: tqdm, stop: StopRequest) -> None:
-        progress, batch_size, train = self.progress, self.recipe.batch_size, self.splits.train
-        order = permutation(len(train), self.recipe.seed, Purpose.SHUFFLE, progress.epoch, self.device)
+        progress, batch_size = self.progress, self.recipe.batch_size
+        order = permutation(self.samples, self.recipe.seed, Purpose.SHUFFLE, progress.epoch, self.device)
         first_step = progress.epoch * self.steps_per_epoch
         seeds = step_seeds(self.recipe.seed, first_step, self.steps_per_epoch)
         self.model.train()
@@ -272,7 +251,7 @@ class Trainer:
         self.scaler.update()
         if self.ema:
             self.ema.update()
-        self.running.add(loss.detach(), logits.detach(), batch.labels)
+        self.running.add(loss.detach(), logits.detach(), batch.labels, batch.labels_b, batch.lam)
 
     # ── after an epoch ──
 
@@ -295,10 +274,10 @@ class Trainer:
             row |= {"test_loss": test.loss, "test_accuracy_percent": test.accuracy_percent}
             if test.accuracy_percent > progress.best_accuracy_percent:
                 progress.best_accuracy_percent, progress.best_epoch = test.accuracy_percent, row["epoch"]
-        seconds = progress.epoch_seconds
-        images = min(self.steps_per_epoch * recipe.batch_size, len(self.splits.train))
-        timing = {"epoch": row["epoch"], "train_seconds": seconds, "images_per_second": images / seconds}
-        progress.timing.append(timing | {"evaluation_seconds": time.perf_counter() - started})
+        images, seconds = self.images_per_epoch, progress.epoch_seconds
+        timing = {"epoch": row["epoch"], "images": images, "train_seconds": seconds}
+        timing |= {"images_per_second": images / seconds, "evaluation_seconds": time.perf_counter() - started}
+        progress.timing.append(timing)
         progress.rows.append(row)
         progress.epoch, progress.step_in_epoch, progress.epoch_seconds = row["epoch"], 0, 0.0
         progress.finished = last or stopped
@@ -330,44 +309,10 @@ class Trainer:
         return score(logits, data.labels)
 
     def _result(self) -> dict[str, Any]:
-        test, recipe, progress = self.splits.test, self.recipe, self.progress
+        test = self.splits.test
         if self._test_logits is None:  # resumed after the last evaluation
             self._test_logits = self._logits(test)
-        scores = score(self._test_logits, test.labels)
         self.run.write_predictions(self._test_logits.cpu().numpy(), test.labels.cpu().numpy())
-        seconds = sum(row["train_seconds"] for row in progress.timing)
-        images = sum(row["train_seconds"] * row["images_per_second"] for row in progress.timing)
-        info = model_info(
-            recipe.arch,
-            num_classes=test.num_classes,
-            in_channels=test.in_channels,
-            image_size=test.image_size,
-            dropout=recipe.dropout,
-        )
-        result = {
-            "recipe": recipe.name,
-            "arch": recipe.arch,
-            "dataset": recipe.dataset,
-            "official": self.splits.official,
-            "fingerprint": self.splits.fingerprint,
-            "seed": recipe.seed,
-            "epochs": progress.epoch,
-            "test_accuracy_percent": scores.accuracy_percent,
-            "test_top5_percent": scores.top5_percent,
-            "test_loss": scores.loss,
-            "best_test_accuracy_percent": progress.best_accuracy_percent,
-            "best_epoch": progress.best_epoch,
-            "train_seconds": seconds,
-            "evaluation_seconds": sum(row["evaluation_seconds"] for row in progress.timing),
-            "images_per_second": images / seconds,
-            "parameters": info.parameters,
-            "macs": info.macs,
-            "device": self.device.type,
-            "precision": recipe.precision,
-        }
-        if "val_accuracy_percent" in progress.rows[-1]:
-            result["val_accuracy_percent"] = progress.rows[-1]["val_accuracy_percent"]
-        if self.device.type == "cuda":
-            result["peak_memory_bytes"] = torch.cuda.max_memory_allocated(self.device)
+        result = build_result(self.recipe, self.splits, self.progress, score(self._test_logits, test.labels))
         self.run.write_result(result)
         return result

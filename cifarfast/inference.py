@@ -1,13 +1,14 @@
 """A model's logits for a data set, and the score of a checkpoint."""
 
 import contextlib
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import convert_conv2d_weight_memory_format
 
-from .augment import Augment
+from .augment import Augment, Resize
 from .checkpoint import Checkpoint
 from .data import Dataset
 from .errors import UserError
@@ -25,12 +26,31 @@ def build_model(recipe: Recipe, data: Dataset) -> nn.Module:
         recipe.arch,
         num_classes=data.num_classes,
         in_channels=data.in_channels,
-        image_size=data.image_size,
+        image_size=input_size(recipe, data),
         init=recipe.init,
         dropout=recipe.dropout,
     )
     layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
     return convert_conv2d_weight_memory_format(model.to(data.images.device), layout)
+
+
+def input_size(recipe: Recipe, data: Dataset) -> int:
+    """Side in pixels of the images the model sees."""
+    return recipe.resize or data.image_size
+
+
+def build_augment(recipe: Recipe, mean: Sequence[float], std: Sequence[float], *, training: bool) -> Augment:
+    """What turns indices into a batch: with the recipe's augmentation for training, without it for evaluation."""
+    plain = [Resize(side=recipe.resize)] if recipe.resize else []
+    return Augment(
+        recipe.transforms(recipe.epochs) if training else plain,
+        mean,
+        std,
+        seed=recipe.seed,
+        dtype=DTYPES[recipe.precision],
+        channels_last=recipe.channels_last,
+        augmented_copy=training and recipe.augmented_copy,
+    )
 
 
 def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager[Any]:
@@ -77,6 +97,5 @@ def evaluate_checkpoint(
     recipe = validate(state["recipe"], where)
     model = build_model(recipe, data).eval()
     model.load_state_dict(tensors["ema" if weights != "model" and "ema" in tensors else "model"])
-    preprocessing, dtype = state["preprocessing"], DTYPES[recipe.precision]
-    prepare = Augment([], preprocessing["mean"], preprocessing["std"], dtype=dtype, channels_last=recipe.channels_last)
+    prepare = build_augment(recipe, state["preprocessing"]["mean"], state["preprocessing"]["std"], training=False)
     return score(predict_logits(model, data, prepare, batch_size=batch_size, precision=recipe.precision), data.labels)

@@ -34,10 +34,18 @@ class RunningMean:
         self._copied: torch.cuda.Event | None = None
 
     @torch.no_grad()
-    def add(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
-        """Add a batch: its mean loss (0-d), logits [B, C], labels int64 [B]. Does not synchronise."""
-        count = len(labels)
-        right = (logits.argmax(1) == labels).sum()
+    def add(
+        self, loss: Tensor, logits: Tensor, labels: Tensor, labels_b: Tensor | None = None, lam: Tensor | None = None
+    ) -> None:
+        """Add a batch: its mean loss (0-d), logits [B, C], labels int64 [B]. Does not synchronise.
+
+        Of a mixed image ``lam`` counts as right when ``labels`` is predicted, 1 − lam when ``labels_b`` is.
+        """
+        count, predicted = len(labels), logits.argmax(1)
+        if labels_b is None or lam is None:
+            right = (predicted == labels).sum()
+        else:
+            right = (lam * (predicted == labels) + (1 - lam) * (predicted == labels_b)).sum()
         self.sums += torch.stack([loss.double() * count, right.double(), right.new_tensor(count).double()])
 
     def peek(self) -> tuple[float, float] | None:

@@ -16,6 +16,7 @@ import tomli_w
 from annotated_types import Ge, Gt, Le, Lt
 from pydantic import TypeAdapter, ValidationError
 
+from .augment import AugmentSettings
 from .errors import UserError, nearest
 
 Positive = Annotated[int, Ge(1)]
@@ -25,7 +26,7 @@ NonNegative = Annotated[float, Ge(0)]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe:
+class Recipe(AugmentSettings):
     """Every setting of a training run. Units stand in each field's text; ``None`` means "chosen as described"."""
 
     # ── data ──
@@ -42,11 +43,11 @@ class Recipe:
     normalize: Literal["standard", "unit"] = "standard"
     """Pixels become (x/255 − mean)/std per channel of the training set, or x/255 for "unit"."""
 
-    # ── augmentation (training images only) ──
-    crop_padding: Annotated[int, Ge(0)] = 4
-    """Random crop after padding by this many zero pixels on each side."""
+    # ── augmentation of the training images: AugmentSettings, and the usual pair switched on ──
+    crop_padding: int = 4
+    """Pixels added on every side before a random crop of the image's size; 0 = no crop."""
     flip: Literal["none", "random", "alternating"] = "random"
-    """Horizontal flip: none, random with p = 0.5, or alternating (every second epoch mirrors the first)."""
+    """Horizontal flip: none, random (half of the images), alternating (every second epoch mirrors the one before)."""
 
     # ── model ──
     arch: str = "wrn16_8"
@@ -133,6 +134,7 @@ class Recipe:
     """Name of the recipe the settings started from."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.early_stopping_patience and not self.val_split:
             raise UserError("early_stopping_patience needs a validation part: set val_split (for example 0.1)")
         for layer, coefficient in self.l2.items():

@@ -1,6 +1,5 @@
 """``python -m cifarfast.train``: train an image classifier and leave a run folder."""
 
-import argparse
 import dataclasses
 import os
 import sys
@@ -16,7 +15,8 @@ from .engine import Trainer
 from .environment import collect_environment, command, pick_device
 from .errors import UserError
 from .flags import parse_flags, run_main
-from .recipe import Recipe, differences, load_recipe, to_toml, validate
+from .options import base_recipe, checked
+from .recipe import Recipe, differences, to_toml
 from .run import RunFolder, free_run_folder
 from .signals import Interrupted
 
@@ -44,29 +44,11 @@ def parse_options(arguments: list[str]) -> TrainOptions:
     Raises:
         UserError: an unknown flag, a value that is not allowed, an unreadable recipe.
     """
-    default = TrainOptions(settings=_base(arguments))
+    default = TrainOptions(settings=base_recipe(arguments))
     options = parse_flags(TrainOptions, arguments, prog="cifarfast train", default=default)
     if options.resume and not options.out:
         raise UserError("--resume needs --out DIR, the run folder to continue")
-    values = {key: value for key, value in dataclasses.asdict(options.settings).items() if value is not None}
-    return dataclasses.replace(options, settings=validate(values, "command line"))
-
-
-def _base(arguments: list[str]) -> Recipe:
-    """The recipe that the flags are laid over: --recipe's, else the resumed run's, else the defaults."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    parser.add_argument("--recipe")
-    parser.add_argument("--out")
-    parser.add_argument("--resume", action="store_true")
-    try:
-        known, _ = parser.parse_known_args(arguments)
-    except argparse.ArgumentError as error:
-        raise UserError(f"{error.argument_name}: {error.message}") from None
-    if known.recipe:
-        return load_recipe(known.recipe)[0]
-    if known.resume and known.out and (folder := RunFolder(known.out)).exists:
-        return folder.read_config()
-    return Recipe()
+    return dataclasses.replace(options, settings=checked(options.settings))
 
 
 def train(
@@ -100,7 +82,9 @@ def train(
     ).to(recipe.device)
     trainer = Trainer(recipe, splits, run, show_progress=show_progress)
     print(f"{recipe.name}: {recipe.arch} on {splits.describe()}")
-    print(f"{recipe.epochs} epochs of {trainer.steps_per_epoch} steps on {recipe.device} in {recipe.precision}")
+    print(
+        f"{trainer.steps_per_epoch} steps an epoch, epochs: {recipe.epochs}; on {recipe.device} in {recipe.precision}"
+    )
     with run.writing(resume=resume):
         run.write_config(recipe)
         if resume:

@@ -75,7 +75,7 @@ CF_HD void make_plan(const Team& team, const Job& job, int64_t position, Plan& p
     int64_t index = job.indices[position];
     const int64_t limit = job.augmented_copy ? 2 * job.count : job.count;
     if (index < 0 || index >= limit) {
-      *job.bad_index = 1;
+      report_bad_index(job);
       index = 0;
     }
     plan.plain = job.augmented_copy && index < job.count;

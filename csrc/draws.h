@@ -164,6 +164,15 @@ CF_HD float root(float v) {
 #endif
 }
 
+// Many images may report at once.
+CF_HD void report_bad_index(const Job& job) {
+#if defined(__CUDA_ARCH__)
+  *job.bad_index = 1;
+#else
+  __atomic_store_n(job.bad_index, 1, __ATOMIC_RELAXED);
+#endif
+}
+
 // Whether and how this sample is mixed; fills plan.pictures, lam, box and the partner.
 CF_HD void draw_mix(const Job& job, int64_t index, Plan& plan) {
   const Sampler own = sampler(job, index);
@@ -176,7 +185,7 @@ CF_HD void draw_mix(const Job& job, int64_t index, Plan& plan) {
   if (!(u < box_p + blend_p)) return;
   const int64_t partner = draw_partner(job, own, plan.source[0]);
   if (partner < 0 || partner >= job.count) {
-    *job.bad_index = 1;
+    report_bad_index(job);
     return;
   }
   plan.pictures = 2;

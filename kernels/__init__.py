@@ -4,5 +4,13 @@ Imported as ``cifarfast.kernels``. Needs torch; on a GPU triton makes it fast. N
 """
 
 from .cross_entropy import CrossEntropyLoss, cross_entropy
+from .shakedrop import ShakeDrop, linear_keep_probability, shakedrop, share_randomness
 
-__all__ = ["CrossEntropyLoss", "cross_entropy"]
+__all__ = [
+    "CrossEntropyLoss",
+    "ShakeDrop",
+    "cross_entropy",
+    "linear_keep_probability",
+    "shakedrop",
+    "share_randomness",
+]

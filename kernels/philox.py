@@ -21,12 +21,12 @@ def _mulhilo(a: int, b: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def philox_4x32(
-    key: int, c0: Tensor, c1: Tensor | int = 0, c2: Tensor | int = 0, c3: Tensor | int = 0
+    key: int | Tensor, c0: Tensor, c1: Tensor | int = 0, c2: Tensor | int = 0, c3: Tensor | int = 0
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return four words of random bits for every counter (c0, c1, c2, c3) under a 64-bit key.
 
     Args:
-        key: 64 bits; the low 32 are the generator's first key word.
+        key: 64 bits, an int or an int64 tensor of one element; the low 32 are the generator's first key word.
         c0: int64 tensor of any shape with values in [0, 2^32).
         c1, c2, c3: the other counter words, ints or tensors that broadcast with ``c0``.
 

@@ -100,6 +100,9 @@ class OpSpec:
         kernels: the Triton kernels to compile for a report; imports triton when called.
         dtypes: the compute dtypes it is tested in.
         forward_tolerance, gradient_tolerance: see ``Tolerance``.
+        mutates: the inputs that an op writes in place: outputs too, after those that the function returns, if any.
+        advances: inputs that it also writes but that are no result, such as a step counter.
+        surrogate_gradient: whether for given inputs the gradient is by design not the derivative (ShakeDrop).
     """
 
     name: str
@@ -120,6 +123,9 @@ class OpSpec:
     dtypes: tuple[torch.dtype, ...] = (torch.float32, *HALF_DTYPES)
     forward_tolerance: Tolerance = field(default_factory=Tolerance)
     gradient_tolerance: Tolerance = field(default_factory=Tolerance)
+    mutates: tuple[str, ...] = ()
+    advances: tuple[str, ...] = ()
+    surrogate_gradient: Callable[[Inputs], bool] = lambda inputs: False
 
     @property
     def backends(self) -> tuple[str, ...]:

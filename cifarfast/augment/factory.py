@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, Literal
 
 from cifarfast.errors import UserError, nearest
 
@@ -24,56 +24,59 @@ TRANSFORMS: dict[str, type[Transform]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class AugmentSettings:
-    """A recipe's augmentation settings; the defaults do nothing. Order: crop, flip, affine, jitter, policy, resize,
-    cutout, mixing.
+    """A recipe's augmentation settings; the defaults do nothing.
 
-    Attributes:
-        crop_padding: pixels added on every side before a random crop of the image's size; 0: no crop.
-        crop_mode: what the padding holds: zero, reflect or edge.
-        flip: none, random (half of the images) or alternating (every second epoch mirrors the one before).
-        rotation: largest rotation either way, in degrees.
-        translate: largest shift either way, as a fraction of the side.
-        zoom: the zoom factor is uniform in 1 ± zoom.
-        shear: largest shear angle along x either way, in degrees.
-        interpolation: of rotation, zoom, shear and the policy's geometric operations: nearest or bilinear.
-        brightness, contrast, color, sharpness: the factor is uniform in 1 ± this; 0: off.
-        auto_augment: none, cifar10 (AutoAugment's CIFAR-10 policy), rand (RandAugment) or trivial (TrivialAugment).
-        rand_ops, rand_magnitude: RandAugment's number of operations and magnitude, 0…30.
-        resize: side of the enlarged square image in pixels; 0: as it is.
-        cutout: side of Cutout's squares in pixels; 0: off.
-        cutout_count: squares an image.
-        cutmix_alpha, mixup_alpha: of the Beta distribution of CutMix and Mixup; 0: off. With both, each image gets
-            one of the two by a fair coin.
-        mix_probability: that an image is mixed.
-        mix_per: whether the weight and box are drawn per sample or once per batch.
-        mix_start: fraction of the training after which mixing begins.
-        augmented_copy: train on every image as it is and on an augmented copy of it.
+    They act in this order: crop, flip, affine, jitter, policy, resize, cutout, mixing.
     """
 
     crop_padding: int = 0
-    crop_mode: str = "zero"
-    flip: str = "none"
+    """Pixels added on every side before a random crop of the image's size; 0 = no crop."""
+    crop_mode: Literal["zero", "reflect", "edge"] = "zero"
+    """What the crop's padding holds."""
+    flip: Literal["none", "random", "alternating"] = "none"
+    """Horizontal flip: none, random (half of the images), alternating (every second epoch mirrors the one before)."""
     rotation: float = 0.0
+    """Largest rotation either way, in degrees."""
     translate: float = 0.0
+    """Largest shift either way, as a fraction of the side."""
     zoom: float = 0.0
+    """The zoom factor is uniform in 1 ± zoom."""
     shear: float = 0.0
-    interpolation: str = "nearest"
+    """Largest shear angle along x either way, in degrees."""
+    interpolation: Literal["nearest", "bilinear"] = "nearest"
+    """Of rotation, zoom, shear and the policy's geometric operations."""
     brightness: float = 0.0
+    """The brightness factor is uniform in 1 ± this; 0 = off."""
     contrast: float = 0.0
+    """The contrast factor is uniform in 1 ± this; 0 = off."""
     color: float = 0.0
+    """The saturation factor is uniform in 1 ± this; 0 = off."""
     sharpness: float = 0.0
-    auto_augment: str = "none"
+    """The sharpness factor is uniform in 1 ± this; 0 = off."""
+    auto_augment: Literal["none", "cifar10", "rand", "trivial"] = "none"
+    """Policy: AutoAugment's for CIFAR-10, RandAugment or TrivialAugment."""
     rand_ops: int = 2
+    """RandAugment's number of operations."""
     rand_magnitude: int = 9
+    """RandAugment's magnitude, 0 to 30."""
     resize: int = 0
+    """Side of the enlarged square image in pixels; 0 = as it is."""
     cutout: int = 0
+    """Side of Cutout's squares in pixels; 0 = off."""
     cutout_count: int = 1
+    """Cutout's squares an image."""
     cutmix_alpha: float = 0.0
+    """Of CutMix's Beta distribution; 0 = off. With Mixup too, a fair coin decides between the two."""
     mixup_alpha: float = 0.0
+    """Of Mixup's Beta distribution; 0 = off."""
     mix_probability: float = 1.0
-    mix_per: str = "sample"
+    """Probability that an image is mixed."""
+    mix_per: Literal["sample", "batch"] = "sample"
+    """Whether CutMix and Mixup draw weight and box for each sample or once a batch."""
     mix_start: float = 0.0
+    """Fraction of the training after which mixing begins."""
     augmented_copy: bool = False
+    """Train on every image as it is and on an augmented copy of it."""
 
     def __post_init__(self) -> None:
         owner = "augmentation"

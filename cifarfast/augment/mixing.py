@@ -120,13 +120,15 @@ class Mixup(_Mix):
 def beta_quantiles(alpha: float, intervals: int = BETA_INTERVALS) -> np.ndarray:
     """Quantiles of Beta(alpha, alpha) at 0, 1/intervals … 1 (float64 [intervals + 1]).
 
-    With v = (2x)^alpha the density x^(alpha−1)·(1−x)^(alpha−1) on [0, 1/2] becomes (1−x)^(alpha−1) dv, smooth for every
-    alpha; its integral, scaled to 1/2 at x = 1/2, is inverted by interpolation. The upper half is the mirror image.
+    The lower half of the density x^(alpha−1)·(1−x)^(alpha−1) is integrated and its integral, scaled to 1/2 at x = 1/2,
+    inverted by interpolation; the upper half is the mirror image. Below alpha = 1 the density has a pole at 0, so there
+    the integral is over v = (2x)^alpha, in which it is (1−x)^(alpha−1), smooth.
     """
     v = np.linspace(0.0, 1.0, 200_001)
-    x = 0.5 * v ** (1.0 / alpha)
-    density = (1.0 - x) ** (alpha - 1.0)
+    power = min(alpha, 1.0)
+    x = 0.5 * v ** (1.0 / power)
+    density = (4.0 * x * (1.0 - x)) ** (alpha - 1.0) if alpha > 1.0 else (1.0 - x) ** (alpha - 1.0)
     cumulative = np.concatenate([[0.0], np.cumsum(0.5 * (density[1:] + density[:-1]))])
     cumulative *= 0.5 / cumulative[-1]
-    lower = 0.5 * np.interp(np.arange(intervals // 2 + 1) / intervals, cumulative, v) ** (1.0 / alpha)
+    lower = 0.5 * np.interp(np.arange(intervals // 2 + 1) / intervals, cumulative, v) ** (1.0 / power)
     return np.concatenate([lower, 1.0 - lower[-2::-1]])

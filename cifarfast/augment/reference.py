@@ -97,32 +97,31 @@ def _affine(row: list[float], block: int, draws: Draws, images: Tensor) -> Tenso
     return torch.where(ops.per_sample(uniform(second[2]) < row[1]), moved, images)
 
 
-def _policy(program: Program, row: list[float], block: int, draws: Draws, images: Tensor) -> Tensor:
+def _policy(compiled: Compiled, row: list[float], block: int, draws: Draws, images: Tensor) -> Tensor:
     rounds, entries, per_entry, bilinear, start = (int(v) for v in row[4:9])
-    table = torch.tensor(program.policy, device=images.device)
     for number in range(rounds):
         words = draws.words(block + number)
         chosen = randint(words[0], entries)
         for k in range(per_entry):
-            entry = table[start + chosen * per_entry + k]
+            entry = compiled.policy[start + chosen * per_entry + k]
             kinds, chance, magnitude, sign = entry.unbind(1)
             negative = (sign != Sign.NONE) & ((words[3] >> (31 - k)) & 1).bool()
             value = torch.where(negative, -magnitude, magnitude)
             value = torch.where(sign == Sign.FACTOR, 1.0 + value, value)
             active = uniform(words[1 + k]) < chance
             for kind in sorted(
-                {int(e[0]) for e in program.policy[start + k : start + entries * per_entry : per_entry]}
+                {int(e[0]) for e in compiled.program.policy[start + k : start + entries * per_entry : per_entry]}
             ):
                 operation = partial(apply_kind, Kind(kind), bilinear=bool(bilinear))
                 images = apply_where(active & (kinds == kind), operation, images, value)
     return images
 
 
-def _apply_row(program: Program, number: int, draws: Draws, images: Tensor) -> Tensor:
-    row, block = program.rows[number], number * BLOCKS_PER_ROW
+def _apply_row(compiled: Compiled, number: int, draws: Draws, images: Tensor) -> Tensor:
+    row, block = compiled.program.rows[number], number * BLOCKS_PER_ROW
     kind = Kind(int(row[0]))
     if kind is Kind.POLICY:
-        return _policy(program, row, block, draws, images)
+        return _policy(compiled, row, block, draws, images)
     if kind is Kind.AFFINE:
         return _affine(row, block, draws, images)
     words = draws.words(block)
@@ -141,10 +140,10 @@ def _apply_row(program: Program, number: int, draws: Draws, images: Tensor) -> T
     return apply_where(uniform(words[0]) < row[1], partial(apply_kind, kind, bilinear=bool(row[4])), images, value)
 
 
-def augment_uint8(program: Program, images: Tensor, draws: Draws) -> Tensor:
+def augment_uint8(compiled: Compiled, images: Tensor, draws: Draws) -> Tensor:
     """Run the program's image operations on uint8 [B, H, W, C], one image per entry of ``draws.index``."""
-    for number in range(len(program.rows)):
-        images = _apply_row(program, number, draws, images)
+    for number in range(len(compiled.program.rows)):
+        images = _apply_row(compiled, number, draws, images)
     return images
 
 
@@ -227,7 +226,7 @@ def draw_mix(
 def _picture(compiled: Compiled, images: Tensor, source: Tensor, draws: Draws, plain: Tensor | None) -> Tensor:
     program = compiled.program
     original = images.index_select(0, source)
-    picked = augment_uint8(program, original, draws)
+    picked = augment_uint8(compiled, original, draws)
     if plain is not None:
         picked = torch.where(ops.per_sample(plain), original, picked)
     if program.resizes:

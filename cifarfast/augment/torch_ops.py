@@ -108,7 +108,7 @@ def autocontrast(images: Tensor, _: Tensor) -> Tensor:
 def equalize(images: Tensor, _: Tensor) -> Tensor:
     """Equalize each channel's histogram as Pillow does; a channel with too few values stays."""
     batch, height, width, channels = images.shape
-    flat = images.permute(0, 3, 1, 2).reshape(batch, channels, -1).to(torch.int64)
+    flat = images.permute(0, 3, 1, 2).flatten(2).to(torch.int64)
     histogram = torch.zeros(batch, channels, 256, dtype=torch.int64, device=images.device)
     histogram.scatter_add_(2, flat, torch.ones_like(flat))
     highest = flat.amax(2, keepdim=True)
@@ -132,9 +132,9 @@ def source_index(position: Tensor, side: int, mode: PadMode) -> tuple[Tensor, Te
 
 def pick(images: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     """``images[b, rows[b, i], columns[b, i]]`` for int64 rows, columns [B, n]: [B, n, C]."""
-    batch, _, width, channels = images.shape
+    width, channels = images.shape[2:]
     position = (rows * width + columns).unsqueeze(2).expand(-1, -1, channels)
-    return images.reshape(batch, -1, channels).gather(1, position)
+    return images.flatten(1, 2).gather(1, position)
 
 
 def shift(images: Tensor, dy: Tensor, dx: Tensor, mode: PadMode) -> Tensor:
@@ -143,9 +143,9 @@ def shift(images: Tensor, dy: Tensor, dx: Tensor, mode: PadMode) -> Tensor:
     rows, row_inside = source_index(torch.arange(height, device=images.device) + dy[:, None], height, mode)
     columns, column_inside = source_index(torch.arange(width, device=images.device) + dx[:, None], width, mode)
     full = (batch, height, width)
-    moved = pick(
-        images, rows[:, :, None].expand(full).reshape(batch, -1), columns[:, None, :].expand(full).reshape(batch, -1)
-    ).view(images.shape)
+    moved = pick(images, rows[:, :, None].expand(full).flatten(1), columns[:, None, :].expand(full).flatten(1)).view(
+        images.shape
+    )
     if mode is PadMode.ZERO:
         moved = moved * (row_inside[:, :, None] & column_inside[:, None, :]).unsqueeze(3)
     return moved
@@ -194,10 +194,10 @@ class AffineMap:
 
 
 def _tap(images: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    batch, height, width, _ = images.shape
+    height, width = images.shape[1:3]
     inside = (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)
     rows, columns = rows.clamp(0, height - 1), columns.clamp(0, width - 1)
-    picked = pick(images, rows.reshape(batch, -1), columns.reshape(batch, -1)).view(images.shape)
+    picked = pick(images, rows.flatten(1), columns.flatten(1)).view(images.shape)
     return picked * inside.unsqueeze(3)
 
 
@@ -251,7 +251,7 @@ def resize(images: Tensor, out_height: int, out_width: int, nearest: bool) -> Te
 
 
 def _axis(side: int, out: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    ratio = torch.tensor(float(side), device=device) / torch.tensor(float(out), device=device)
+    ratio = torch.full((), float(side), device=device) / torch.full((), float(out), device=device)
     at = (torch.arange(out, device=device, dtype=torch.float32) + 0.5) * ratio - 0.5
     at = at.clamp(0.0, float(side - 1))
     first = at.floor()

@@ -1,4 +1,4 @@
-"""What the convolution kernels share: activations and the order of pixels in a tile."""
+"""What the convolution kernels share: BN and activation of a tile, and the order of pixels in a tile."""
 
 # kernel parameters are pointers and scalars that Triton types by itself
 # mypy: allow-untyped-defs, allow-incomplete-defs
@@ -6,31 +6,28 @@
 import triton
 import triton.language as tl
 
-
-@triton.jit
-def activation(a, ACT: tl.constexpr, slope):
-    """``act(a)`` in fp32."""
-    if ACT == "relu":
-        a = tl.maximum(a, 0.0, propagate_nan=tl.PropagateNan.ALL)
-    elif ACT == "leaky_relu":
-        a = tl.where(a > 0, a, a * slope)
-    elif ACT == "silu":
-        a = a * tl.sigmoid(a)
-    return a
+from ..batch_norm_act.activations_triton import activate
 
 
 @triton.jit
-def activation_slope(a, ACT: tl.constexpr, slope):
-    """``act′(a)`` in fp32; 0 (for leaky_relu the slope) at 0, as in torch."""
-    if ACT == "relu":
-        return tl.where(a > 0, 1.0, 0.0)
-    elif ACT == "leaky_relu":
-        return tl.where(a > 0, 1.0, slope)
-    elif ACT == "silu":
-        sigmoid = tl.sigmoid(a)
-        return sigmoid * (1.0 + a * (1.0 - sigmoid))
-    else:
-        return tl.full(a.shape, 1.0, tl.float32)
+def load_affine(affine_ptr, channels, cs, c_ok):
+    """Mean, scale and shift [1, BLOCK_C] of channels ``cs`` from ``affine`` [3, C]; zeros past the last."""
+    mean = tl.load(affine_ptr + cs, mask=c_ok, other=0.0)[None, :]
+    scale = tl.load(affine_ptr + channels + cs, mask=c_ok, other=0.0)[None, :]
+    shift = tl.load(affine_ptr + 2 * channels + cs, mask=c_ok, other=0.0)[None, :]
+    return mean, scale, shift
+
+
+@triton.jit
+def normalize(x, mean, scale, shift):
+    """``BN(x)`` in fp32. Every kernel calls this, so that forward and backward see the same value to the last bit."""
+    return tl.fma(x.to(tl.float32) - mean, scale, shift)
+
+
+@triton.jit
+def bn_act(x, mean, scale, shift, slope, ACT: tl.constexpr):
+    """``act(BN(x))`` in fp32."""
+    return activate(normalize(x, mean, scale, shift), slope, ACT)
 
 
 @triton.jit
@@ -41,7 +38,6 @@ def tile_origin(
     BOX_N: tl.constexpr,
     BOX_H: tl.constexpr,
     BOX_W: tl.constexpr,
-    BLOCK_M: tl.constexpr,
     BOXED: tl.constexpr,
 ):
     """Image, row and column where a box of pixels starts; zeros for tiles that are runs of pixels."""

@@ -6,27 +6,24 @@
 import triton
 import triton.language as tl
 
-from .triton_common import activation, pixel_coordinates, tile_origin
+from .triton_common import bn_act, load_affine, pixel_coordinates, tile_origin
 
 
 @triton.jit
 def conv_fwd_kernel(
     x_ptr,  # [N, H, W, C]; if USE_TMA its descriptor with box [BOX_N, BOX_H, BOX_W, BLOCK_C]
-    w_ptr,  # [K, R·S, C]; if USE_TMA its descriptor with box [BLOCK_K, 1, BLOCK_C]
+    w_ptr,  # [K, R·S, C]; if USE_TMA its [K, R·S·C] descriptor with box [BLOCK_K, BLOCK_C]
     y_ptr,  # [N, P, Q, K]
-    in_scale_ptr,  # [C] fp32 if PROLOGUE
-    in_shift_ptr,  # [C] fp32 if PROLOGUE
-    out_scale_ptr,  # [K] fp32 if FOLD
-    out_shift_ptr,  # [K] fp32 if FOLD
+    affine_ptr,  # [3, C] fp32 if PROLOGUE, [3, K] fp32 if FOLD
     mean_ptr,  # [tiles, K] fp32 if STATISTICS
     square_ptr,  # [tiles, K] fp32 if STATISTICS
     n_images,
     height,
     width,
-    channels,
+    channel_groups,  # C / 8
     out_height,
     out_width,
-    out_channels,
+    out_channel_groups,  # K / 8
     slope,
     TAPS: tl.constexpr,
     KERNEL_W: tl.constexpr,
@@ -37,6 +34,7 @@ def conv_fwd_kernel(
     FOLD: tl.constexpr,
     ACT: tl.constexpr,
     USE_TMA: tl.constexpr,
+    PIXELS_RIGHT: tl.constexpr,
     BOX_N: tl.constexpr,
     BOX_H: tl.constexpr,
     BOX_W: tl.constexpr,
@@ -46,17 +44,18 @@ def conv_fwd_kernel(
 ):
     """``y[n,p,q,k] = Σ_{r,s,c} z[n, p·stride + r − padding, q·stride + s − padding, c] · w[k,r,s,c]``.
 
-    ``z = act(x · in_scale + in_shift)`` inside the image (PROLOGUE), else ``z = x``; 0 outside it. FOLD stores
-    ``act(y · out_scale + out_shift)``. STATISTICS stores, for each tile of pixels, the mean of the rounded y and
+    With ``BN(x) = (x − affine₀) · affine₁ + affine₂``: ``z = act(BN(x))`` if PROLOGUE, else ``z = x``; outside the image
+    ``z = 0``. FOLD stores ``act(BN(y))``. STATISTICS stores, for each tile of pixels, the mean of the rounded y and
     ``Σ (y − mean)²``.
     """
     BLOCK_M: tl.constexpr = BOX_N * BOX_H * BOX_W
-    channels = tl.multiple_of(channels, 8)
-    out_channels = tl.multiple_of(out_channels, 8)
+    # the compiler sees from this that rows are 16-byte aligned
+    channels = channel_groups * 8
+    out_channels = out_channel_groups * 8
     k_tiles = tl.cdiv(out_channels, BLOCK_K)
     tile = tl.program_id(0) // k_tiles
     k0 = (tl.program_id(0) % k_tiles) * BLOCK_K
-    n0, p0, q0 = tile_origin(tile, out_height, out_width, BOX_N, BOX_H, BOX_W, BLOCK_M, USE_TMA)
+    n0, p0, q0 = tile_origin(tile, out_height, out_width, BOX_N, BOX_H, BOX_W, USE_TMA)
     n, p, q = pixel_coordinates(tile, n0, p0, q0, out_height, out_width, BOX_H, BOX_W, BLOCK_M, USE_TMA)
     pixel_ok = n < n_images
     ks = k0 + tl.arange(0, BLOCK_K)
@@ -64,7 +63,12 @@ def conv_fwd_kernel(
     h0 = p * STRIDE - PADDING
     w0 = q * STRIDE - PADDING
 
-    accumulator = tl.zeros([BLOCK_M, BLOCK_K], tl.float32)
+    # PIXELS_RIGHT: both operands go from shared memory to the tensor cores. As the left one the pixels go through
+    # registers, which is where the prologue needs them
+    if PIXELS_RIGHT:
+        accumulator = tl.zeros([BLOCK_K, BLOCK_M], tl.float32)
+    else:
+        accumulator = tl.zeros([BLOCK_M, BLOCK_K], tl.float32)
     # taps inside, channels outside: the nine shifted tiles of one channel block overlap in the caches
     for step in range(TAPS * tl.cdiv(channels, BLOCK_C)):
         tap = step % TAPS
@@ -76,7 +80,8 @@ def conv_fwd_kernel(
         inside = (h0 + r >= 0) & (h0 + r < height) & (w0 + s >= 0) & (w0 + s < width) & pixel_ok
         if USE_TMA:
             x = x_ptr.load([n0, p0 + r - PADDING, q0 + s - PADDING, c0]).reshape(BLOCK_M, BLOCK_C)
-            weight = w_ptr.load([k0, tap, c0]).reshape(BLOCK_K, BLOCK_C)
+            # past the last channel x is 0, whatever weight of the next tap this reads
+            weight = w_ptr.load([k0, tap * channels + c0])
         else:
             pixels = (n.to(tl.int64) * height + h0 + r) * width + w0 + s
             x = tl.load(
@@ -88,17 +93,20 @@ def conv_fwd_kernel(
                 other=0.0,
             )
         if PROLOGUE:
-            scale = tl.load(in_scale_ptr + cs, mask=c_ok, other=0.0)
-            shift = tl.load(in_shift_ptr + cs, mask=c_ok, other=0.0)
-            z = activation(tl.fma(x.to(tl.float32), scale[None, :], shift[None, :]), ACT, slope)
-            # act(shift) of a padded pixel is not 0
+            mean, scale, shift = load_affine(affine_ptr, channels, cs, c_ok)
+            z = bn_act(x, mean, scale, shift, slope, ACT)
+            # a padded pixel stays 0, whatever act(BN(0)) is
             x = tl.where(inside[:, None], z, 0.0).to(x.dtype)
-        accumulator = tl.dot(x, weight.trans(), accumulator, input_precision=PRECISION)
+        if PIXELS_RIGHT:
+            accumulator = tl.dot(weight, x.trans(), accumulator, input_precision=PRECISION)
+        else:
+            accumulator = tl.dot(x, weight.trans(), accumulator, input_precision=PRECISION)
 
+    if PIXELS_RIGHT:
+        accumulator = accumulator.trans()
     if FOLD:
-        scale = tl.load(out_scale_ptr + ks, mask=k_ok, other=0.0)
-        shift = tl.load(out_shift_ptr + ks, mask=k_ok, other=0.0)
-        accumulator = activation(tl.fma(accumulator, scale[None, :], shift[None, :]), ACT, slope)
+        mean, scale, shift = load_affine(affine_ptr, out_channels, ks, k_ok)
+        accumulator = bn_act(accumulator, mean, scale, shift, slope, ACT)
     y = accumulator.to(y_ptr.dtype.element_ty)
     out_pixels = (n.to(tl.int64) * out_height + p) * out_width + q
     tl.store(y_ptr + out_pixels[:, None] * out_channels + ks[None, :], y, mask=pixel_ok[:, None] & k_ok[None, :])

@@ -155,9 +155,7 @@ def test_resize_is_within_one_of_torchvisions(augmented, cifar, side, interpolat
 
 
 def test_resize_by_a_factor(augmented, cifar):
-    assert torch.equal(
-        augmented([Resize(factor=3)], cifar[0], 5), augmented([Resize(side=96)], cifar[0], 5)
-    )
+    assert torch.equal(augmented([Resize(factor=3)], cifar[0], 5), augmented([Resize(side=96)], cifar[0], 5))
 
 
 def assert_close(got: Tensor, want: list[Tensor]) -> None:

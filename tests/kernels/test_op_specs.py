@@ -19,6 +19,8 @@ def test_matches_fp64(spec: OpSpec, case: str, dtype: torch.dtype, backend_name:
 def test_gradcheck_of_reference(spec: OpSpec, case: str) -> None:
     inputs = to_float64(spec.cases[case](Maker(torch.float64)))
     names = [name for name in spec.differentiable if name in inputs]
+    if spec.surrogate_gradient(inputs):
+        pytest.skip("the gradient is not the derivative")
     if sum(inputs[name].numel() for name in names) > 700:
         pytest.skip("too large for finite differences")
     values = [inputs[name].detach().requires_grad_() for name in names]

@@ -1,0 +1,6 @@
+"""Batch norm with residual and activation, training and eval."""
+
+from .module import BatchNormAct2d
+from .op import batch_norm_act
+
+__all__ = ["BatchNormAct2d", "batch_norm_act"]

@@ -1,0 +1,113 @@
+"""Checks of what callers pass to the ops that start with a batch norm, and which implementation runs them."""
+
+import torch
+from torch import Tensor
+
+from .. import backend
+from .activations import ACTIVATIONS
+
+_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+
+
+def runs_plain_torch(op: str, x: Tensor) -> bool:
+    """Whether to skip the custom op: on a CPU its dispatch would cost time, and torch's own kernels run anyway."""
+    if torch.compiler.is_compiling():
+        return x.dtype == torch.float64
+    # a subclass may be a fake tensor
+    return x.is_cpu and type(x) is Tensor and runs_torch(op, x)
+
+
+def runs_torch(op: str, x: Tensor) -> bool:
+    """Whether the torch implementation handles ``x``: no kernel has fp64, and nothing to do needs none."""
+    return x.dtype == torch.float64 or x.numel() == 0 or backend.choose(op, x.device).backend == "torch"
+
+
+def check_arguments(
+    x: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    num_batches_tracked: Tensor | None,
+    *,
+    training: bool,
+    momentum: float | None,
+    eps: float,
+    act: str,
+    negative_slope: float,
+) -> None:
+    """Raise a ValueError that begins with the name of the argument that does not fit."""
+    _check_input(x, training)
+    if (weight is None) != (bias is None):
+        raise ValueError("bias must be given with weight, or neither")
+    if (running_mean is None) != (running_var is None):
+        raise ValueError("running_var must be given with running_mean, or neither")
+    if running_mean is None and not training:
+        raise ValueError("running_mean must be given when training is False")
+    dtype = None
+    vectors = {"running_mean": running_mean, "running_var": running_var, "weight": weight, "bias": bias}
+    for name, vector in vectors.items():
+        if vector is not None:
+            _check_vector(name, vector, x, dtype)
+            dtype = vector.dtype
+    for name in ("running_mean", "running_var"):
+        if (buffer := vectors[name]) is not None and (buffer.requires_grad or not buffer.is_contiguous()):
+            raise ValueError(f"{name} must be contiguous and must not require a gradient")
+    _check_count(num_batches_tracked, x)
+    if momentum is None:
+        if training and running_mean is not None and num_batches_tracked is None:
+            raise ValueError("num_batches_tracked must be given for a cumulative average (momentum=None)")
+    elif not 0 <= momentum <= 1:
+        raise ValueError(f"momentum must lie in [0, 1] or be None, got {momentum}")
+    check_settings(eps, act, negative_slope)
+
+
+def check_residual(residual: Tensor, x: Tensor) -> None:
+    """The residual must have the shape, dtype and device of ``x``."""
+    if residual.shape != x.shape:
+        raise ValueError(f"residual must have x's shape {list(x.shape)}, got {list(residual.shape)}")
+    if residual.dtype != x.dtype:
+        raise ValueError(f"residual must have x's dtype {x.dtype}, got {residual.dtype}")
+    if residual.device != x.device:
+        raise ValueError(f"residual must be on x's device {x.device}, got {residual.device}")
+
+
+def check_settings(eps: float, act: str, negative_slope: float) -> None:
+    """Check the settings that need no tensor."""
+    if not 0 <= eps < float("inf"):
+        raise ValueError(f"eps must be finite and at least 0, got {eps}")
+    if act not in ACTIVATIONS:
+        raise ValueError(f"act must be one of {', '.join(ACTIVATIONS)}, got {act!r}")
+    if not 0 <= negative_slope < float("inf"):
+        raise ValueError(f"negative_slope must be finite and at least 0, got {negative_slope}")
+
+
+def _check_input(x: Tensor, training: bool) -> None:
+    if x.dim() != 4 or 0 in x.shape[1:]:
+        raise ValueError(f"x must be [N, C, H, W] with C, H and W at least 1, got {list(x.shape)}")
+    if x.dtype not in _DTYPES:
+        raise ValueError(f"x must be float32, bfloat16, float16 or float64, got {x.dtype}")
+    if training and x.shape[0] * x.shape[2] * x.shape[3] < 2:
+        raise ValueError(f"x must have more than one value per channel in training, got {list(x.shape)}")
+
+
+def _check_vector(name: str, vector: Tensor, x: Tensor, dtype: torch.dtype | None) -> None:
+    if vector.shape != x.shape[1:2]:
+        raise ValueError(f"{name} must be [{x.shape[1]}] for x {list(x.shape)}, got {list(vector.shape)}")
+    allowed = (x.dtype,) if x.dtype == torch.float64 else (torch.float32, x.dtype)
+    if vector.dtype not in allowed:
+        raise ValueError(f"{name} must be {' or '.join(map(str, allowed))} for {x.dtype} x, got {vector.dtype}")
+    if dtype is not None and vector.dtype != dtype:
+        raise ValueError(f"{name} must have the other parameters' dtype {dtype}, got {vector.dtype}")
+    if vector.device != x.device:
+        raise ValueError(f"{name} must be on x's device {x.device}, got {vector.device}")
+
+
+def _check_count(num_batches_tracked: Tensor | None, x: Tensor) -> None:
+    if num_batches_tracked is None:
+        return
+    if num_batches_tracked.dim() != 0 or num_batches_tracked.dtype != torch.int64:
+        found = f"{list(num_batches_tracked.shape)} {num_batches_tracked.dtype}"
+        raise ValueError(f"num_batches_tracked must be [] int64, got {found}")
+    if num_batches_tracked.device != x.device:
+        raise ValueError(f"num_batches_tracked must be on x's device {x.device}, got {num_batches_tracked.device}")

@@ -1,0 +1,281 @@
+"""``batch_norm_act``: batch norm, residual and activation; the torch ops, their autograd and the function.
+
+Two ops make up the function. ``cifarfast::batch_norm_statistics`` reads x once and updates the running statistics, which
+it declares as mutated; ops with autograd must be functional, so it has none. ``cifarfast::batch_norm_act`` takes the
+statistics and has the gradient of the whole: in training through the statistics too, in eval not. Whoever has the
+statistics from elsewhere calls the second alone.
+
+Memory that the backward keeps: x, [3, C] of statistics, and with a residual
+
+* identity: nothing more, since the residual's gradient is the incoming one;
+* relu: y, which the next op keeps anyway; ``y > 0`` is the mask;
+* any other activation: the residual, for the pre-activation cannot be had from a rounded y.
+
+Bytes moved, in units of x: forward in training 3 (read x twice, write y; the second read hits the L2 cache where x fits),
+in eval 2, with a residual one more. Backward 5 (read x and grad twice, write dx); with a residual and relu 7 (the
+residual's gradient is written by the first pass, which reads y too, and read by the second instead of grad).
+"""
+
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import backend
+from . import torch_impl
+from .arguments import check_arguments, check_residual, runs_plain_torch, runs_torch
+from .reference import batch_norm_act_reference
+
+_OP = "batch_norm_act"
+
+backend.register(_OP, "triton", "torch")
+
+
+def batch_norm_act(
+    x: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    residual: Tensor | None = None,
+    *,
+    num_batches_tracked: Tensor | None = None,
+    training: bool = False,
+    momentum: float | None = 0.1,
+    eps: float = 1e-5,
+    act: str = "relu",
+    negative_slope: float = 0.01,
+) -> Tensor:
+    """Batch norm, then the residual if there is one, then the activation.
+
+    ``y = act((x − mean) / √(var + eps) · weight + bias [+ residual])``, per channel over batch and image. In training
+    mean and (biased) var are those of x and ``running = (1 − momentum) · running + momentum · (mean, unbiased var)``;
+    in eval they are the running ones. The running statistics are updated in place, everything else is only read.
+
+    Args:
+        x: [N, C, H, W] fp32, bf16, fp16 (fp64: plain torch). channels_last is the fast layout; on a GPU any other one
+            is copied to it first.
+        running_mean, running_var: [C] contiguous, fp32 or x's dtype. None in training: nothing to update.
+        weight, bias: [C], the running statistics' dtype; None for 1 and 0.
+        residual: x's shape and dtype.
+        num_batches_tracked: [] int64, incremented in training.
+        training: whether the statistics are x's own.
+        momentum: the new batch's share of the running statistics; None for ``1 / num_batches_tracked`` (all batches'
+            mean).
+        eps: added to the variance.
+        act: identity, relu, leaky_relu, silu, gelu (exact), elu, selu, sigmoid, tanh or softsign.
+        negative_slope: of leaky_relu.
+
+    Returns:
+        [N, C, H, W] in x's dtype, channels_last (plain torch on a CPU: x's layout). Statistics, pre-activation and sums
+        are fp32, rounded once, in a fixed order. Gradients go to x, weight, bias and residual.
+
+    Raises:
+        ValueError: a shape, dtype, device or setting that does not fit; an empty batch or a single value per channel in
+            training. The message begins with the argument's name.
+        RuntimeError: a second derivative through the kernels (plain torch on a CPU has it).
+
+    Source: Ioffe, Szegedy, "Batch Normalization: Accelerating Deep Network Training by Reducing Internal Covariate
+    Shift", ICML 2015. Variances by Welford, "Note on a method for calculating corrected sums of squares and products",
+    Technometrics 1962, on values shifted by each channel's first.
+    """
+    check_arguments(
+        x,
+        running_mean,
+        running_var,
+        weight,
+        bias,
+        num_batches_tracked,
+        training=training,
+        momentum=momentum,
+        eps=eps,
+        act=act,
+        negative_slope=negative_slope,
+    )
+    if residual is not None:
+        check_residual(residual, x)
+    if runs_plain_torch(_OP, x):
+        return batch_norm_act_reference(
+            x,
+            running_mean,
+            running_var,
+            weight,
+            bias,
+            residual,
+            num_batches_tracked=num_batches_tracked,
+            training=training,
+            momentum=momentum,
+            eps=eps,
+            act=act,
+            negative_slope=negative_slope,
+        )
+    x = x.contiguous(memory_format=torch.channels_last)
+    stats = statistics(x, running_mean, running_var, num_batches_tracked, training, momentum, eps)
+    return torch.ops.cifarfast.batch_norm_act(
+        x, stats, weight, bias, residual, training, act, float(negative_slope)
+    )
+
+
+def statistics(
+    x: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    num_batches_tracked: Tensor | None,
+    training: bool,
+    momentum: float | None,
+    eps: float,
+) -> Tensor:
+    """The statistics that normalise ``x``, [3, C]: mean, the mean's part below its rounding, ``1/√(var + eps)``.
+
+    fp32 (fp64 for fp64 x). In training the running statistics are updated.
+    """
+    if training:
+        momentum = None if momentum is None else float(momentum)
+        return torch.ops.cifarfast.batch_norm_statistics(
+            x.detach(), running_mean, running_var, num_batches_tracked, momentum, float(eps)
+        )
+    assert running_mean is not None
+    assert running_var is not None
+    dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+    mean = running_mean.to(dtype)
+    return torch.stack([mean, torch.zeros_like(mean), 1 / (running_var.to(dtype) + eps).sqrt()])
+
+
+def _implementation(x: Tensor) -> ModuleType:
+    """The module with the forward, backward and statistics functions for ``x``."""
+    if runs_torch(_OP, x):
+        return torch_impl
+    from . import triton_impl  # not at the top: it needs triton
+
+    return triton_impl
+
+
+@torch.library.custom_op(
+    "cifarfast::batch_norm_statistics", mutates_args=("running_mean", "running_var", "num_batches_tracked")
+)
+def _batch_norm_statistics(
+    x: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    num_batches_tracked: Tensor | None,
+    momentum: float | None,
+    eps: float,
+) -> Tensor:
+    compute = _implementation(x).batch_norm_statistics
+    return compute(x, running_mean, running_var, num_batches_tracked, momentum, eps)
+
+
+@_batch_norm_statistics.register_fake
+def _batch_norm_statistics_fake(
+    x: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    num_batches_tracked: Tensor | None,
+    momentum: float | None,
+    eps: float,
+) -> Tensor:
+    return x.new_empty(3, x.shape[1], dtype=torch.float64 if x.dtype == torch.float64 else torch.float32)
+
+
+@torch.library.custom_op("cifarfast::batch_norm_act", mutates_args=())
+def _batch_norm_act(
+    x: Tensor,
+    statistics: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    training: bool,
+    act: str,
+    negative_slope: float,
+) -> Tensor:
+    return _implementation(x).batch_norm_act_fwd(x, statistics, weight, bias, residual, act, negative_slope)
+
+
+@_batch_norm_act.register_fake
+def _batch_norm_act_fake(
+    x: Tensor,
+    statistics: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    training: bool,
+    act: str,
+    negative_slope: float,
+) -> Tensor:
+    return torch.empty_like(x, memory_format=torch.channels_last)
+
+
+@torch.library.custom_op("cifarfast::batch_norm_act_backward", mutates_args=())
+def _batch_norm_act_backward(
+    grad: Tensor,
+    x: Tensor,
+    statistics: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    saved: Tensor | None,
+    has_residual: bool,
+    training: bool,
+    act: str,
+    negative_slope: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    backward = _implementation(x).batch_norm_act_bwd
+    return backward(grad, x, statistics, weight, bias, saved, has_residual, training, act, negative_slope)
+
+
+@_batch_norm_act_backward.register_fake
+def _batch_norm_act_backward_fake(
+    grad: Tensor,
+    x: Tensor,
+    statistics: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    saved: Tensor | None,
+    has_residual: bool,
+    training: bool,
+    act: str,
+    negative_slope: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    dx = torch.empty_like(x, memory_format=torch.channels_last)
+    stores = has_residual and act != "identity"
+    grad_residual = torch.empty_like(x, memory_format=torch.channels_last) if stores else x.new_empty(0)
+    return dx, *empty_parameter_gradients(statistics, weight), grad_residual
+
+
+def empty_parameter_gradients(statistics: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor]:
+    """What the gradients of weight and bias look like: [C], or [0] where there is no weight."""
+    if weight is None:
+        return statistics.new_empty(0), statistics.new_empty(0)
+    return weight.new_empty(weight.shape), weight.new_empty(weight.shape)
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    x, statistics, weight, bias, residual, ctx.training, ctx.act, ctx.negative_slope = inputs
+    ctx.has_residual = residual is not None
+    saved = None
+    if residual is not None and ctx.act != "identity":
+        saved = output if ctx.act == "relu" else residual
+    ctx.save_for_backward(x, statistics, weight, bias, saved)
+
+
+def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    x, statistics, weight, bias, saved = ctx.saved_tensors
+    dx, d_weight, d_bias, d_residual = torch.ops.cifarfast.batch_norm_act_backward(
+        grad, x, statistics, weight, bias, saved, ctx.has_residual, ctx.training, ctx.act, ctx.negative_slope
+    )
+    if weight is None:
+        d_weight = d_bias = None
+    if not ctx.has_residual:
+        d_residual = None
+    elif ctx.act == "identity":
+        d_residual = grad
+    return dx, None, d_weight, d_bias, d_residual, None, None, None
+
+
+def double_backward(ctx: Any, *grads: Tensor) -> None:
+    """A second derivative, asked for: an error, where autograd would otherwise take it for zero."""
+    raise RuntimeError("batch norm ops have no second derivative; CIFARFAST_BACKEND=torch has one on a CPU")
+
+
+_batch_norm_act.register_autograd(_backward, setup_context=_setup_context)
+_batch_norm_act_backward.register_autograd(double_backward)

@@ -1,0 +1,314 @@
+"""Triton kernels of the backward of batch norm with activation and residual, and the functions that launch them."""
+
+# mypy: allow-untyped-defs, allow-incomplete-defs
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from ..tuning import tile
+from .activations_triton import derivative
+from .triton_statistics import (
+    REDUCE_CHANNELS,
+    REDUCE_CHUNKS,
+    as_matrix,
+    load_shared,
+    normalize,
+    per_size,
+    schedule,
+    share,
+)
+
+
+@triton.jit
+def _pre_activation_gradient(
+    grad_ptr, saved_ptr, x, mean, scale, shift, rows, offsets, cols, channels, ok, pixels, negative_slope,
+    dtype: tl.constexpr, SAVED: tl.constexpr, AVERAGED: tl.constexpr, ACT: tl.constexpr,
+):  # fmt: skip
+    """``dz = grad · act′(z)``. AVERAGED: a row's gradient is that of its image, divided by the image's pixels."""
+    if AVERAGED:
+        images = (rows // pixels).to(tl.int64)
+        dz = tl.load(grad_ptr + images[:, None] * channels + cols[None, :], mask=ok, other=0.0).to(tl.float32)
+        dz = dz / pixels
+    else:
+        dz = tl.load(grad_ptr + offsets, mask=ok, other=0.0).to(tl.float32)
+    if SAVED == "output":
+        y = tl.load(saved_ptr + offsets, mask=ok, other=0.0).to(tl.float32)
+        dz = dz * derivative(y, y > 0, negative_slope, ACT)
+    elif ACT != "identity":
+        z = normalize(x, mean, scale, shift)
+        if SAVED == "residual":
+            z += tl.load(saved_ptr + offsets, mask=ok, other=0.0).to(tl.float32)
+        dz = dz * derivative(z, z.to(dtype).to(tl.float32) > 0, negative_slope, ACT)
+    return dz
+
+
+@per_size
+def batch_norm_act_bwd_sums_kernel(
+    grad_ptr,  # [M, C]; if AVERAGED [N, C]
+    x_ptr,  # [M, C]
+    stats_ptr,  # [3, C] fp32
+    weight_ptr,  # [C] if HAS_AFFINE
+    bias_ptr,  # [C] if HAS_AFFINE
+    saved_ptr,  # [M, C]: y or the residual, as SAVED says
+    dz_ptr,  # [M, C] if STORE
+    partials_ptr,  # [2, n_chunks, C] fp32
+    n_rows,
+    n_groups,
+    rows_per_program,
+    n_chunks,
+    pixels,
+    negative_slope,
+    HAS_AFFINE: tl.constexpr,
+    SAVED: tl.constexpr,
+    STORE: tl.constexpr,
+    AVERAGED: tl.constexpr,
+    ACT: tl.constexpr,
+    ALIGN: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+    STAGES: tl.constexpr,
+):
+    """``Σ dz`` and ``Σ dz · x̂`` of each chunk of rows with ``dz = grad · act′(z)``; dz itself if STORE."""
+    channels, cols, col_ok, chunk, first = share(n_groups, rows_per_program, ALIGN, BLOCK_C, LAST_FIRST=True)
+    mean, rstd, offset, scale, shift = load_shared(
+        stats_ptr, weight_ptr, bias_ptr, cols, col_ok, channels, HAS_AFFINE
+    )
+    dtype: tl.constexpr = x_ptr.dtype.element_ty
+    sum_dz = tl.zeros([BLOCK_M, BLOCK_C], tl.float32)
+    sum_dz_x = tl.zeros([BLOCK_M, BLOCK_C], tl.float32)
+    for start in tl.range(0, rows_per_program, BLOCK_M, num_stages=STAGES):
+        rows = first + start + tl.arange(0, BLOCK_M)
+        ok = (rows < n_rows)[:, None] & col_ok[None, :]
+        offsets = rows.to(tl.int64)[:, None] * channels + cols[None, :]
+        x = tl.load(x_ptr + offsets, mask=ok, other=0.0).to(tl.float32)
+        dz = _pre_activation_gradient(
+            grad_ptr, saved_ptr, x, mean, scale, shift, rows, offsets, cols, channels, ok, pixels, negative_slope,
+            dtype, SAVED, AVERAGED, ACT,
+        )  # fmt: skip
+        if STORE:
+            rounded = dz.to(dtype)
+            tl.store(dz_ptr + offsets, rounded, mask=ok)
+            dz = rounded.to(tl.float32)
+        sum_dz += dz
+        sum_dz_x += dz * normalize(x, mean, rstd, offset)
+    out = chunk * channels + cols
+    tl.store(partials_ptr + out, tl.sum(sum_dz, axis=0), mask=col_ok)
+    tl.store(partials_ptr + n_chunks * channels + out, tl.sum(sum_dz_x, axis=0), mask=col_ok)
+
+
+@per_size
+def batch_norm_act_bwd_reduce_kernel(
+    partials_ptr,  # [2, n_chunks, C] fp32
+    d_bias_ptr,  # [C] fp32
+    d_weight_ptr,  # [C] fp32
+    n_groups,
+    n_chunks,
+    ALIGN: tl.constexpr,
+    BLOCK_P: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+):
+    """``d_bias = Σ dz`` and ``d_weight = Σ dz · x̂`` over the chunks, in a fixed order."""
+    channels, cols, col_ok, _, _ = share(n_groups, 1, ALIGN, BLOCK_C)
+    d_bias = tl.zeros([BLOCK_P, BLOCK_C], tl.float32)
+    d_weight = tl.zeros([BLOCK_P, BLOCK_C], tl.float32)
+    for start in tl.range(0, n_chunks, BLOCK_P):
+        chunk = start + tl.arange(0, BLOCK_P)
+        ok = (chunk < n_chunks)[:, None] & col_ok[None, :]
+        offsets = chunk[:, None] * channels + cols[None, :]
+        d_bias += tl.load(partials_ptr + offsets, mask=ok, other=0.0)
+        d_weight += tl.load(partials_ptr + n_chunks * channels + offsets, mask=ok, other=0.0)
+    tl.store(d_bias_ptr + cols, tl.sum(d_bias, axis=0), mask=col_ok)
+    tl.store(d_weight_ptr + cols, tl.sum(d_weight, axis=0), mask=col_ok)
+
+
+@triton.jit
+def load_sums(d_bias_ptr, d_weight_ptr, cols, col_ok, n_rows):
+    """``Σ dz / M`` and ``Σ dz · x̂ / M`` as rows [1, BLOCK_C]."""
+    mean_dz = tl.load(d_bias_ptr + cols, mask=col_ok, other=0.0) / n_rows.to(tl.float32)
+    mean_dz_x = tl.load(d_weight_ptr + cols, mask=col_ok, other=0.0) / n_rows.to(tl.float32)
+    return mean_dz[None, :], mean_dz_x[None, :]
+
+
+@per_size
+def batch_norm_act_bwd_kernel(
+    grad_ptr,  # [M, C]; if AVERAGED [N, C]
+    x_ptr,  # [M, C]
+    stats_ptr,  # [3, C] fp32
+    weight_ptr,  # [C] if HAS_AFFINE
+    bias_ptr,  # [C] if HAS_AFFINE
+    d_bias_ptr,  # [C] fp32
+    d_weight_ptr,  # [C] fp32
+    dx_ptr,  # [M, C]
+    n_rows,
+    n_groups,
+    rows_per_program,
+    pixels,
+    negative_slope,
+    HAS_AFFINE: tl.constexpr,
+    TRAINING: tl.constexpr,
+    AVERAGED: tl.constexpr,
+    ACT: tl.constexpr,
+    ALIGN: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+    STAGES: tl.constexpr,
+):
+    """``dx = rstd · weight · (dz − (Σ dz + x̂ · Σ dz·x̂) / M)`` with ``dz = grad · act′(z)``; in eval without the sums."""
+    channels, cols, col_ok, _, first = share(n_groups, rows_per_program, ALIGN, BLOCK_C)
+    mean, rstd, offset, scale, shift = load_shared(
+        stats_ptr, weight_ptr, bias_ptr, cols, col_ok, channels, HAS_AFFINE
+    )
+    mean_dz, mean_dz_x = load_sums(d_bias_ptr, d_weight_ptr, cols, col_ok, n_rows)
+    dtype: tl.constexpr = x_ptr.dtype.element_ty
+    for start in tl.range(0, rows_per_program, BLOCK_M, num_stages=STAGES):
+        rows = first + start + tl.arange(0, BLOCK_M)
+        ok = (rows < n_rows)[:, None] & col_ok[None, :]
+        offsets = rows.to(tl.int64)[:, None] * channels + cols[None, :]
+        x = tl.load(x_ptr + offsets, mask=ok, other=0.0).to(tl.float32)
+        dz = _pre_activation_gradient(
+            grad_ptr, None, x, mean, scale, shift, rows, offsets, cols, channels, ok, pixels, negative_slope,
+            dtype, "none", AVERAGED, ACT,
+        )  # fmt: skip
+        if TRAINING:
+            dz -= mean_dz + normalize(x, mean, rstd, offset) * mean_dz_x
+        tl.store(dx_ptr + offsets, (dz * scale).to(dtype), mask=ok)
+
+
+def batch_norm_act_bwd(
+    grad: Tensor,
+    x: Tensor,
+    statistics: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    saved: Tensor | None,
+    has_residual: bool,
+    training: bool,
+    act: str,
+    negative_slope: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of x, weight, bias and, where it is not ``grad`` itself, the residual; empty where there is none.
+
+    ``grad`` is [N, C, H, W], or [N, C] for an output that was averaged over the image.
+    """
+    averaged = grad.dim() == 2
+    x, grad = as_matrix(x), grad.contiguous() if averaged else as_matrix(grad)
+    store = has_residual and act != "identity"
+    grad_residual = torch.empty_like(x, memory_format=torch.channels_last) if store else x.new_empty(0)
+    affine = (x, statistics, weight, bias)
+    d_bias, d_weight = _sums(grad, affine, saved, grad_residual if store else None, act, negative_slope)
+    if store:  # it is dz: the second pass need not work it out again
+        dx = _input_gradient(grad_residual, affine, d_bias, d_weight, training, "identity", negative_slope)
+    else:
+        dx = _input_gradient(grad, affine, d_bias, d_weight, training, act, negative_slope)
+    return dx, *as_parameters(d_bias, d_weight, weight), grad_residual
+
+
+def as_parameters(d_bias: Tensor, d_weight: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Gradients of weight and bias in the weight's dtype; empty where there is no weight."""
+    if weight is None:
+        return d_weight.new_empty(0), d_weight.new_empty(0)
+    return d_weight.to(weight.dtype), d_bias.to(weight.dtype)
+
+
+def _sums(
+    grad: Tensor,
+    affine: tuple[Tensor, Tensor, Tensor | None, Tensor | None],
+    saved: Tensor | None,
+    dz: Tensor | None,
+    act: str,
+    negative_slope: float,
+) -> tuple[Tensor, Tensor]:
+    """``Σ dz`` and ``Σ dz·x̂``, both [C] fp32; writes dz where there is a tensor for it."""
+    x, _, weight, _ = affine
+    channels = x.shape[1]
+    n_rows = x.numel() // channels
+    tiles = tile("batch_norm_act", channels, x.device)
+    plan = schedule(n_rows, channels, tiles, tiles["reduce_programs"])
+    partials = x.new_empty(2, plan.n_chunks, channels, dtype=torch.float32)
+    kind = "none" if saved is None else "output" if act == "relu" else "residual"
+    with torch.cuda.device_of(x):
+        batch_norm_act_bwd_sums_kernel[(plan.programs,)](
+            grad,
+            *affine,
+            saved if saved is None else as_matrix(saved),
+            dz,
+            partials,
+            n_rows,
+            plan.n_groups,
+            plan.rows_per_program,
+            plan.n_chunks,
+            n_rows // x.shape[0],
+            negative_slope,
+            HAS_AFFINE=weight is not None,
+            SAVED=kind,
+            STORE=dz is not None,
+            AVERAGED=grad.dim() == 2,
+            ACT=act,
+            ALIGN=plan.align,
+            BLOCK_M=tiles["block_m"],
+            BLOCK_C=tiles["block_c"],
+            STAGES=tiles["bwd_stages"],
+            num_warps=tiles["num_warps"],
+        )
+        return reduce_sums(partials)
+
+
+def reduce_sums(partials: Tensor) -> tuple[Tensor, Tensor]:
+    """Sum partials [2, n_chunks, C] over the chunks: ``Σ dz`` and ``Σ dz·x̂``, both [C] fp32."""
+    _, n_chunks, channels = partials.shape
+    d_bias, d_weight = partials.new_empty(channels), partials.new_empty(channels)
+    batch_norm_act_bwd_reduce_kernel[(triton.cdiv(channels, REDUCE_CHANNELS),)](
+        partials,
+        d_bias,
+        d_weight,
+        channels,
+        n_chunks,
+        ALIGN=1,
+        BLOCK_P=REDUCE_CHUNKS,
+        BLOCK_C=REDUCE_CHANNELS,
+        num_warps=4,
+    )
+    return d_bias, d_weight
+
+
+def _input_gradient(
+    grad: Tensor,
+    affine: tuple[Tensor, Tensor, Tensor | None, Tensor | None],
+    d_bias: Tensor,
+    d_weight: Tensor,
+    training: bool,
+    act: str,
+    negative_slope: float,
+) -> Tensor:
+    """dx, channels_last."""
+    x, _, weight, _ = affine
+    channels = x.shape[1]
+    n_rows = x.numel() // channels
+    tiles = tile("batch_norm_act", channels, x.device)
+    plan = schedule(n_rows, channels, tiles, tiles["map_programs"])
+    dx = torch.empty_like(x, memory_format=torch.channels_last)
+    with torch.cuda.device_of(x):
+        batch_norm_act_bwd_kernel[(plan.programs,)](
+            grad,
+            *affine,
+            d_bias,
+            d_weight,
+            dx,
+            n_rows,
+            plan.n_groups,
+            plan.rows_per_program,
+            n_rows // x.shape[0],
+            negative_slope,
+            HAS_AFFINE=weight is not None,
+            TRAINING=training,
+            AVERAGED=grad.dim() == 2,
+            ACT=act,
+            ALIGN=plan.align,
+            BLOCK_M=tiles["block_m"],
+            BLOCK_C=tiles["block_c"],
+            STAGES=tiles["bwd_stages"],
+            num_warps=tiles["num_warps"],
+        )
+    return dx

@@ -1,0 +1,88 @@
+"""Triton kernel of the forward of batch norm with activation and residual, and the function that launches it."""
+
+# mypy: allow-untyped-defs, allow-incomplete-defs
+
+import torch
+import triton.language as tl
+from torch import Tensor
+
+from ..tuning import tile
+from .activations_triton import activate
+from .triton_backward import batch_norm_act_bwd
+from .triton_statistics import as_matrix, batch_norm_statistics, load_shared, normalize, per_size, schedule, share
+
+__all__ = ["batch_norm_act_bwd", "batch_norm_act_fwd", "batch_norm_statistics"]
+
+
+@per_size
+def batch_norm_act_fwd_kernel(
+    x_ptr,  # [M, C]
+    stats_ptr,  # [3, C] fp32
+    weight_ptr,  # [C] if HAS_AFFINE
+    bias_ptr,  # [C] if HAS_AFFINE
+    residual_ptr,  # [M, C] if HAS_RESIDUAL
+    y_ptr,  # [M, C]
+    n_rows,
+    n_groups,  # C / ALIGN
+    rows_per_program,
+    negative_slope,
+    HAS_AFFINE: tl.constexpr,
+    HAS_RESIDUAL: tl.constexpr,
+    ACT: tl.constexpr,
+    ALIGN: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+    STAGES: tl.constexpr,
+):
+    """``y = act((x − mean) · rstd · weight + bias [+ residual])``, in fp32 and rounded once."""
+    channels, cols, col_ok, _, first = share(n_groups, rows_per_program, ALIGN, BLOCK_C)
+    mean, _, _, scale, shift = load_shared(stats_ptr, weight_ptr, bias_ptr, cols, col_ok, channels, HAS_AFFINE)
+    for start in tl.range(0, rows_per_program, BLOCK_M, num_stages=STAGES):
+        rows = first + start + tl.arange(0, BLOCK_M)
+        ok = (rows < n_rows)[:, None] & col_ok[None, :]
+        offsets = rows.to(tl.int64)[:, None] * channels + cols[None, :]
+        z = normalize(tl.load(x_ptr + offsets, mask=ok, other=0.0).to(tl.float32), mean, scale, shift)
+        if HAS_RESIDUAL:
+            z += tl.load(residual_ptr + offsets, mask=ok, other=0.0).to(tl.float32)
+        y = activate(z, negative_slope, ACT)
+        tl.store(y_ptr + offsets, y.to(y_ptr.dtype.element_ty), mask=ok)
+
+
+def batch_norm_act_fwd(
+    x: Tensor,
+    statistics: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    act: str,
+    negative_slope: float,
+) -> Tensor:
+    """``act(z)``, channels_last, with ``z = (x − mean) · rstd · weight + bias [+ residual]``."""
+    x = as_matrix(x)
+    channels = x.shape[1]
+    n_rows = x.numel() // channels
+    tiles = tile("batch_norm_act", channels, x.device)
+    plan = schedule(n_rows, channels, tiles, tiles["map_programs"])
+    y = torch.empty_like(x, memory_format=torch.channels_last)
+    with torch.cuda.device_of(x):
+        batch_norm_act_fwd_kernel[(plan.programs,)](
+            x,
+            statistics,
+            weight,
+            bias,
+            residual if residual is None else as_matrix(residual),
+            y,
+            n_rows,
+            plan.n_groups,
+            plan.rows_per_program,
+            negative_slope,
+            HAS_AFFINE=weight is not None,
+            HAS_RESIDUAL=residual is not None,
+            ACT=act,
+            ALIGN=plan.align,
+            BLOCK_M=tiles["block_m"],
+            BLOCK_C=tiles["block_c"],
+            STAGES=tiles["stages"],
+            num_warps=tiles["num_warps"],
+        )
+    return y

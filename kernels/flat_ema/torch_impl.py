@@ -1,0 +1,10 @@
+"""The moving average of a flat buffer with torch ops."""
+
+from torch import Tensor
+
+from ..flat.scalars import FlatScalar
+
+
+def flat_ema(ema: Tensor, master: Tensor, scalars: Tensor) -> None:
+    """``ema ← ema + (1 − EMA_DECAY)(w − ema)``."""
+    ema.lerp_(master, (1 - scalars[FlatScalar.EMA_DECAY]).to(ema.dtype))

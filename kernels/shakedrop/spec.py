@@ -1,0 +1,182 @@
+"""The description of ``shakedrop`` for tests, benchmarks, compile report and docs."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..spec import Case, Inputs, KernelBuild, Maker, OpSpec
+from ..tuning import tile
+from .draws import KEEP_LEVELS, LEVELS
+from .op import drawing_seed, shakedrop
+from .reference import shakedrop_reference
+
+SCALE_SIGNATURE = {
+    "seed_ptr": "*i64",
+    "step_ptr": "*i64",
+    "indices_ptr": "*i64",
+    "keep_probability": "fp32",
+    "keep_threshold": "i32",
+    "stream": "i32",
+}
+
+
+def randomness(make: Maker, n: int) -> Inputs:
+    """Seed, step and distinct sample indices."""
+    return {
+        "seed": make.integers(2**62, 1)[0] - 2**61,
+        "step": make.integers(2**40, 1)[0],
+        "indices": make.integers(2**20, n) * 64 + torch.arange(n, device=make.device),
+    }
+
+
+def _branch(*shape: int, keep_probability: float = 0.5, **settings: Any) -> Case:
+    return lambda make: {
+        "shortcut": make.randn(*shape),
+        "branch": make.randn(*shape),
+        "keep_probability": keep_probability,
+        **randomness(make, shape[0]),
+        **settings,
+    }
+
+
+def _channels_last(*shape: int, **settings: Any) -> Case:
+    def case(make: Maker) -> Inputs:
+        inputs = _branch(*shape, **settings)(make)
+        last = {name: inputs[name].contiguous(memory_format=torch.channels_last) for name in ("shortcut", "branch")}
+        return {**inputs, **last}
+
+    return case
+
+
+def _mixed_layouts(make: Maker) -> Inputs:
+    """A sliced branch, a channels_last shortcut, indices with gaps and neither seed nor step of their own storage."""
+    return {
+        "shortcut": make.randn(5, 4, 3, 2).contiguous(memory_format=torch.channels_last),
+        "branch": make.randn(5, 4, 3, 5)[..., 1:3],
+        "keep_probability": 0.25,
+        "seed": make.integers(2**62, 3)[1],
+        "indices": make.integers(2**33, 10)[::2],
+    }
+
+
+def _random(make: Maker, draw_int: Any) -> Inputs:
+    shape = [draw_int(1, 6) for _ in range(draw_int(2, 4))]
+    settings = {"level": LEVELS[draw_int(0, 3)], "keep_level": KEEP_LEVELS[draw_int(0, 1)], "layer": draw_int(0, 99)}
+    kind = _channels_last if len(shape) == 4 and draw_int(0, 1) else _branch
+    return kind(*shape, keep_probability=draw_int(0, 4) / 4, training=draw_int(0, 3) > 0, **settings)(make)
+
+
+def _eager(shortcut: Tensor, branch: Tensor, keep_probability: float, **settings: Any) -> Tensor:
+    """ShakeDrop for each image as it is written with torch's generator and an autograd function of its own."""
+    if not settings.get("training", True):
+        return shortcut + branch * keep_probability
+    uniform = torch.rand(3, branch.shape[0], *(1,) * (branch.dim() - 1), device=branch.device)
+    keep = uniform[0] < keep_probability
+    forward_scale = torch.where(keep, 1.0, uniform[1] * 2 - 1).to(branch.dtype)
+    backward_scale = torch.where(keep, 1.0, uniform[2]).to(branch.dtype)
+    return shortcut + EagerScale.apply(branch, forward_scale, backward_scale)
+
+
+class EagerScale(torch.autograd.Function):
+    """The baseline's scaled branch."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, forward_scale: Tensor, backward_scale: Tensor) -> Tensor:
+        ctx.save_for_backward(backward_scale)
+        return x * forward_scale
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        (backward_scale,) = ctx.saved_tensors
+        return grad * backward_scale, None, None
+
+
+def scale_arguments(branch: Tensor, inputs: Inputs) -> tuple[Any, ...]:
+    """The arguments of the torch op that describe the coefficient."""
+    p = inputs["keep_probability"]
+    return (
+        drawing_seed(branch, p, inputs.get("training", True), inputs.get("seed")),
+        inputs.get("step"),
+        inputs.get("indices"),
+        p,
+        inputs.get("layer", 0),
+        inputs.get("level", "image"),
+        inputs.get("keep_level", "image"),
+    )
+
+
+def _op_arguments(inputs: Inputs) -> tuple[Any, ...]:
+    return inputs["shortcut"], inputs["branch"], *scale_arguments(inputs["branch"], inputs)
+
+
+def _flops(inputs: Inputs) -> int:
+    """A product and a sum forward, a product backward."""
+    return 3 * inputs["branch"].numel()
+
+
+def _bytes_moved(inputs: Inputs) -> int:
+    """Forward reads two tensors and writes one; backward reads one and writes one."""
+    return 5 * inputs["branch"].nbytes
+
+
+def _kernels() -> list[KernelBuild]:
+    """Both kernels at the levels that differ in code, at a small and a large sample."""
+    from . import triton_impl
+
+    builds = []
+    sizes = dict.fromkeys(("n_groups", "n_channels", "n_pixels"), "i32")
+    for elements in (1024, 64 * 32 * 32):
+        for dtype, level in (("bf16", 2), ("fp32", 3), ("bf16", 4)):
+            block, num_warps = triton_impl.tile_of(elements, level, torch.device("cpu"))
+            constexprs = {"LEVEL": level, "KEEP_BATCH": False, "CHANNELS_LAST": True}
+            constexprs |= {"GROUP": triton_impl.VECTOR, "BLOCK": block // triton_impl.VECTOR}
+            for kernel, names in (
+                (triton_impl.shakedrop_fwd_kernel, ("shortcut_ptr", "branch_ptr", "out_ptr")),
+                (triton_impl.shakedrop_bwd_kernel, ("grad_ptr", "out_ptr")),
+            ):
+                signature = {**dict.fromkeys(names, f"*{dtype}"), **SCALE_SIGNATURE, **sizes}
+                label = f"{LEVELS[level - 1]} {dtype}, {elements} a sample"
+                builds.append(KernelBuild(kernel, label, signature, constexprs, num_warps=num_warps))
+    return builds
+
+
+SPEC = OpSpec(
+    name="shakedrop",
+    summary="residual sum with a branch scaled at random (ShakeDrop), a batch, image, channel or pixel at a time",
+    replaces="shortcut + branch",
+    function=shakedrop,
+    reference=shakedrop_reference,
+    eager=_eager,
+    compiled_ops=("cifarfast::shakedrop", "cifarfast::shakedrop_backward"),
+    op_arguments=_op_arguments,
+    differentiable=("shortcut", "branch"),
+    cases={
+        "image": _branch(6, 8, 4, 4),
+        "evaluation": _branch(3, 5, 2, 2, training=False),
+        "never dropped": _branch(3, 5, 2, 2, keep_probability=1),
+        "always dropped": _branch(3, 5, 2, 2, keep_probability=0.0, step=None, indices=None),
+        "batch": _branch(5, 3, 3, 3, level="batch", keep_level="batch", layer=3),
+        "batch, b by image": _branch(5, 3, 3, 3, level="batch"),
+        "image, b by batch": _branch(5, 8, 3, keep_level="batch"),
+        "channel": _branch(4, 6, 3, 3, level="channel"),
+        "channel, channels_last": _channels_last(4, 8, 3, 3, level="channel", keep_level="batch"),
+        "pixel": _branch(4, 6, 3, 5, level="pixel"),
+        "pixel, channels_last": _channels_last(4, 6, 3, 5, level="pixel"),
+        "odd": _channels_last(7, 13, 9, 11),
+        "batch 1, one element": _branch(1, 1, 1, 1),
+        "two dimensions": _branch(9, 17, level="channel"),
+        "mixed layouts": _mixed_layouts,
+        "several programs": _branch(2, 7, 41, 41),
+    },
+    random_case=_random,
+    benchmark_cases={
+        "128x64x32x32": _channels_last(128, 64, 32, 32),
+        "128x168x8x8": _channels_last(128, 168, 8, 8),
+        "512x116x16x16": _channels_last(512, 116, 16, 16),
+    },
+    flops=_flops,
+    bytes_moved=_bytes_moved,
+    kernels=_kernels,
+    surrogate_gradient=lambda inputs: inputs.get("training", True) and inputs["keep_probability"] != 1,
+)

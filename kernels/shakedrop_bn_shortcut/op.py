@@ -1,0 +1,179 @@
+"""``shakedrop_bn_shortcut``: the tail of a PyramidNet block in one kernel; the torch op, its autograd and the function.
+
+The statistics of the batch norm come from ``cifarfast::batch_norm_statistics``, which updates the running ones; the op
+here takes them and has the gradient of the whole, in training through the statistics too. The backward keeps h and [3, C]
+of statistics; the coefficients are drawn again from their counters.
+
+Bytes moved, in units of h: forward in training 3 and x (read h twice, write y; the second read hits the L2 cache where h
+fits), backward 5 (read h and grad twice, write grad_h). The gradient of an x that is not pooled is a view of grad.
+"""
+
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import backend
+from ..batch_norm_act.op import double_backward, empty_parameter_gradients, statistics
+from ..shakedrop.draws import Scaling
+from ..shakedrop.op import check_scaling, drawing_seed
+from . import torch_impl
+from .arguments import check_batch_norm, check_tensors
+
+_OP = "shakedrop_bn_shortcut"
+
+backend.register(_OP, "triton", "torch")
+
+
+def shakedrop_bn_shortcut(
+    h: Tensor,
+    x: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    *,
+    num_batches_tracked: Tensor | None = None,
+    training: bool = False,
+    momentum: float | None = 0.1,
+    eps: float = 1e-5,
+    keep_probability: float = 1.0,
+    seed: Tensor | None = None,
+    step: Tensor | None = None,
+    layer: int = 0,
+    indices: Tensor | None = None,
+    level: str = "image",
+    keep_level: str = "image",
+) -> Tensor:
+    """The tail of a PyramidNet block: the branch's last batch norm, ShakeDrop, and the shortcut without parameters.
+
+    ::
+
+        y = shortcut(x) + k · ((h − mean) / √(var + eps) · weight + bias)
+
+    k is ``b + α − b·α`` forward and ``b + β − b·β`` backward (see ``shakedrop``), p in evaluation, 1 if p is 1. The
+    shortcut is x where the sides agree and otherwise the mean of its 2×2 windows, cut off at an odd side's end; channels
+    that x does not have are zero. Mean, var and the running statistics are as in ``batch_norm_act``.
+
+    Args:
+        h: [N, C, H, W] fp32, bf16, fp16 (fp64: plain torch), the input of the batch norm. channels_last is the fast
+            layout, with C and C_in multiples of 8; any other one is copied first.
+        x: [N, C_in, H_in, W_in], the block's input, in h's dtype; 1 ≤ C_in ≤ C; sides equal to h's, or 2H or 2H − 1 and
+            2W or 2W − 1.
+        running_mean, running_var: [C] contiguous, fp32 or h's dtype. None in training: nothing to update.
+        weight, bias: [C], fp32 or h's dtype; None for 1 and 0.
+        num_batches_tracked: [] int64, incremented in training.
+        training: whether the statistics are h's own and the coefficient is drawn.
+        momentum: the new batch's share of the running statistics; None for ``1 / num_batches_tracked``.
+        eps: added to the variance.
+        keep_probability, seed, step, layer, indices, level, keep_level: see ``shakedrop``.
+
+    Returns:
+        [N, C, H, W] in h's dtype, channels_last, computed in fp32 and rounded once. Gradients go to h, x, weight and
+        bias; sums have a fixed order.
+
+    Raises:
+        ValueError: a shape, dtype, device or setting that does not fit, or a single value per channel in training.
+        RuntimeError: a second derivative.
+
+    Han, Kim, Kim, "Deep Pyramidal Residual Networks", CVPR 2017; Yamada, Iwamura, Akiba, Kise, "ShakeDrop
+    Regularization for Deep Residual Learning", IEEE Access 7, 2019.
+    """
+    check_tensors(h, x, training)
+    check_batch_norm(h, running_mean, running_var, weight, bias, num_batches_tracked, training, momentum, eps)
+    check_scaling("h", h, keep_probability, seed, step, layer, indices, level, keep_level)
+    seed = drawing_seed(h, keep_probability, training, seed)
+    h = h.contiguous(memory_format=torch.channels_last)
+    stats = statistics(h, running_mean, running_var, num_batches_tracked, training, momentum, eps)
+    return torch.ops.cifarfast.shakedrop_bn_shortcut(
+        h, x, stats, weight, bias, training, seed, step, indices, float(keep_probability), layer, level, keep_level
+    )
+
+
+def _implementation(h: Tensor) -> ModuleType:
+    """The module with ``shakedrop_bn_shortcut_fwd`` and ``shakedrop_bn_shortcut_bwd`` for this h."""
+    if h.dtype == torch.float64 or backend.choose(_OP, h.device).backend == "torch":
+        return torch_impl
+    from . import triton_impl  # not at the top: it needs triton
+
+    return triton_impl
+
+
+@torch.library.custom_op("cifarfast::shakedrop_bn_shortcut", mutates_args=())
+def _shakedrop_bn_shortcut(
+    h: Tensor,
+    x: Tensor,
+    statistics: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    training: bool,
+    seed: Tensor | None,
+    step: Tensor | None,
+    indices: Tensor | None,
+    keep_probability: float,
+    layer: int,
+    level: str,
+    keep_level: str,
+) -> Tensor:
+    scaling = Scaling(seed, step, indices, keep_probability, layer, level, keep_level)
+    return _implementation(h).shakedrop_bn_shortcut_fwd(h, x, statistics, weight, bias, scaling)
+
+
+@_shakedrop_bn_shortcut.register_fake
+def _shakedrop_bn_shortcut_fake(h: Tensor, *_: Any) -> Tensor:
+    return torch.empty_like(h, memory_format=torch.channels_last)
+
+
+@torch.library.custom_op("cifarfast::shakedrop_bn_shortcut_backward", mutates_args=())
+def _shakedrop_bn_shortcut_backward(
+    grad: Tensor,
+    h: Tensor,
+    statistics: Tensor,
+    weight: Tensor | None,
+    in_shape: list[int] | None,
+    training: bool,
+    seed: Tensor | None,
+    step: Tensor | None,
+    indices: Tensor | None,
+    keep_probability: float,
+    layer: int,
+    level: str,
+    keep_level: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    scaling = Scaling(seed, step, indices, keep_probability, layer, level, keep_level)
+    shape = None if in_shape is None else tuple(in_shape)
+    return _implementation(h).shakedrop_bn_shortcut_bwd(grad, h, statistics, weight, shape, training, scaling)
+
+
+@_shakedrop_bn_shortcut_backward.register_fake
+def _shakedrop_bn_shortcut_backward_fake(
+    grad: Tensor, h: Tensor, statistics: Tensor, weight: Tensor | None, in_shape: list[int] | None, *_: Any
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    grad_x = h.new_empty(0)
+    if in_shape is not None:
+        grad_x = torch.empty(in_shape, dtype=h.dtype, device=h.device, memory_format=torch.channels_last)
+    grad_h = torch.empty_like(h, memory_format=torch.channels_last)
+    return grad_h, *empty_parameter_gradients(statistics, weight), grad_x
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    h, x, statistics, weight, _, ctx.training, seed, step, indices, *ctx.settings = inputs
+    ctx.save_for_backward(h, statistics, weight, seed, step, indices)
+    ctx.in_shape = list(x.shape)
+
+
+def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    h, statistics, weight, *counters = ctx.saved_tensors
+    pool = ctx.in_shape[2:] != list(h.shape[2:])
+    grad_h, grad_weight, grad_bias, grad_x = torch.ops.cifarfast.shakedrop_bn_shortcut_backward(
+        grad, h, statistics, weight, ctx.in_shape if pool else None, ctx.training, *counters, *ctx.settings
+    )
+    if not pool:
+        grad_x = grad if ctx.in_shape == list(h.shape) else grad[:, : ctx.in_shape[1]]
+    parameters = (None, None) if weight is None else (grad_weight, grad_bias)
+    return grad_h, grad_x, None, *parameters, *(None,) * 8
+
+
+_shakedrop_bn_shortcut.register_autograd(_backward, setup_context=_setup_context)
+_shakedrop_bn_shortcut_backward.register_autograd(double_backward)

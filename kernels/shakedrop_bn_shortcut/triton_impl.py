@@ -1,0 +1,142 @@
+"""Launches the Triton kernels of the fused tail of a PyramidNet block."""
+
+from typing import Any
+
+import torch
+import triton
+from torch import Tensor
+
+from ..batch_norm_act.triton_backward import as_parameters, reduce_sums
+from ..shakedrop.draws import Scaling
+from ..shakedrop.triton_draws import PIXEL, scaling_arguments
+from ..tuning import tile
+from .triton_kernels import (
+    shakedrop_bn_shortcut_bwd_kernel,
+    shakedrop_bn_shortcut_bwd_sums_kernel,
+    shakedrop_bn_shortcut_fwd_kernel,
+)
+
+# channels that one lane reads at once: 16 bytes of a half-precision type
+VECTOR = 8
+
+
+def shakedrop_bn_shortcut_fwd(
+    h: Tensor, x: Tensor, statistics: Tensor, weight: Tensor | None, bias: Tensor | None, scaling: Scaling
+) -> Tensor:
+    """``shortcut(x) + (b + α − bα) · BN(h)``, channels_last."""
+    h, x = _channels_last(h), _channels_last(x)
+    out = torch.empty_like(h, memory_format=torch.channels_last)
+    arguments = scaling_arguments(scaling)
+    grid, shape = _elementwise(h, x.shape, arguments["LEVEL"])
+    with torch.cuda.device_of(h):
+        shakedrop_bn_shortcut_fwd_kernel[grid](
+            h,
+            x,
+            statistics,
+            _dense(weight),
+            _dense(bias),
+            out,
+            **shape,
+            **arguments,
+            POOL=x.shape[2:] != h.shape[2:],
+        )
+    return out
+
+
+def shakedrop_bn_shortcut_bwd(
+    grad: Tensor,
+    h: Tensor,
+    statistics: Tensor,
+    weight: Tensor | None,
+    in_shape: tuple[int, ...] | None,
+    training: bool,
+    scaling: Scaling,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of h, weight, bias (empty without a weight) and of a pooled x of ``in_shape`` (empty for None)."""
+    grad, h = _channels_last(grad), _channels_last(h)
+    grad_h = torch.empty_like(h, memory_format=torch.channels_last)
+    grad_x = h.new_empty(0)
+    if in_shape is not None:
+        grad_x = torch.empty(in_shape, dtype=h.dtype, device=h.device, memory_format=torch.channels_last)
+    arguments = scaling_arguments(scaling)
+    grid, shape = _elementwise(h, h.shape if in_shape is None else in_shape, arguments["LEVEL"])
+    with torch.cuda.device_of(h):
+        sums, sums_x = reduce_sums(_partial_sums(grad, h, statistics, arguments))
+        shakedrop_bn_shortcut_bwd_kernel[grid](
+            grad,
+            h,
+            statistics,
+            _dense(weight),
+            sums,
+            sums_x,
+            grad_h,
+            grad_x if in_shape is not None else None,
+            n_samples=h.shape[0],
+            **shape,
+            **arguments,
+            TRAINING=training,
+            POOL=in_shape is not None,
+        )
+    return grad_h, *as_parameters(sums, sums_x, weight), grad_x
+
+
+def _partial_sums(grad: Tensor, h: Tensor, statistics: Tensor, arguments: dict[str, Any]) -> Tensor:
+    """``Σ g`` and ``Σ g · x̂`` of each chunk of each sample: [2, chunks, C] fp32."""
+    n, channels, height, width = h.shape
+    tiles = sums_tile(channels, arguments["LEVEL"], h.device)
+    group = VECTOR if channels % VECTOR == 0 else 1
+    # a sample smaller than a chunk needs no tiles past its end
+    chunk = min(tiles["CHUNK"], tiles["BLOCK_P"] * triton.cdiv(height * width, tiles["BLOCK_P"]))
+    n_chunks = triton.cdiv(height * width, chunk)
+    partials = statistics.new_empty(2, n * n_chunks, channels)
+    shakedrop_bn_shortcut_bwd_sums_kernel[(n, n_chunks, triton.cdiv(channels, tiles["BLOCK_C"]))](
+        grad,
+        h,
+        statistics,
+        partials,
+        n_groups=channels // group,
+        n_pixels=height * width,
+        n_samples=n,
+        n_chunks=n_chunks,
+        GROUP=group,
+        **arguments,
+        **{**tiles, "CHUNK": chunk},
+    )
+    return partials
+
+
+def _elementwise(h: Tensor, in_shape: tuple[int, ...], level: int) -> tuple[tuple[int, int], dict[str, int]]:
+    """Grid, sizes and tile of the elementwise kernels."""
+    n, channels, height, width = h.shape
+    _, in_channels, in_height, in_width = in_shape
+    group = VECTOR if channels % VECTOR == 0 and in_channels % VECTOR == 0 else 1
+    n_groups = channels // group
+    tiles = elementwise_tile(channels, n_groups, level, h.device)
+    pixels = tiles["BLOCK"] // n_groups * tiles["STEPS"]
+    sizes = {"n_groups": n_groups, "n_in_groups": in_channels // group, "n_pixels": height * width, "width": width}
+    sizes |= {"in_height": in_height, "in_width": in_width, "GROUP": group}
+    return (n, triton.cdiv(height * width, pixels)), {**sizes, **tiles}
+
+
+def elementwise_tile(channels: int, n_groups: int, level: int, device: torch.device) -> dict[str, int]:
+    """BLOCK lanes, which hold at least one pixel, STEPS and warps of the elementwise kernels."""
+    tiles = tile("shakedrop_bn_shortcut", channels, device)
+    # a generator for each element takes a register for each of its words
+    steps = 1 if level == PIXEL.value else tiles["steps"]
+    block = max(tiles["lanes"], triton.next_power_of_2(n_groups))
+    return {"BLOCK": block, "STEPS": steps, "num_warps": tiles["num_warps"]}
+
+
+def sums_tile(channels: int, level: int, device: torch.device) -> dict[str, int]:
+    """CHUNK pixels, tile and warps of the kernel that sums."""
+    tiles = tile("shakedrop_bn_shortcut", channels, device)
+    rows = tiles["sum_rows"] // 4 if level == PIXEL.value else tiles["sum_rows"]
+    return {"CHUNK": tiles["chunk"], "BLOCK_P": rows, "BLOCK_C": tiles["sum_channels"], "num_warps": tiles["num_warps"]}
+
+
+def _channels_last(tensor: Tensor) -> Tensor:
+    return tensor.contiguous(memory_format=torch.channels_last)
+
+
+def _dense(vector: Tensor | None) -> Tensor | None:
+    return vector if vector is None else vector.contiguous()

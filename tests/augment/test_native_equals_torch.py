@@ -1,0 +1,120 @@
+"""The compiled CPU twin and the plain torch implementation give the same bits, for every transform, type and shape."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from cifarfast import _build
+from cifarfast.augment import (
+    AlternatingFlip,
+    Augment,
+    AutoAugment,
+    CutMix,
+    Cutout,
+    Mixup,
+    RandAugment,
+    RandomAffine,
+    RandomAutoContrast,
+    RandomBrightness,
+    RandomColor,
+    RandomContrast,
+    RandomCrop,
+    RandomEqualize,
+    RandomFlip,
+    RandomInvert,
+    RandomPosterize,
+    RandomRotation,
+    RandomSharpness,
+    RandomShear,
+    RandomSolarize,
+    RandomTranslate,
+    RandomZoom,
+    Resize,
+    Shift,
+    Transform,
+    TrivialAugment,
+)
+
+pytestmark = pytest.mark.skipif(_build.load() is None, reason="no compiled extension")
+
+WILD = {"degrees": (-200.0, 340.0), "translate": (0.2, 0.1), "scale": (0.5, 1.5), "shear_x": (-30.0, 30.0)}
+LISTS: dict[str, list[Transform]] = {
+    "nothing": [],
+    "crop_flip": [RandomCrop(4), RandomFlip()],
+    "reflect_alternating": [RandomCrop(4, "reflect"), AlternatingFlip()],
+    "edge_twice": [RandomFlip(), RandomCrop(3, "edge"), RandomCrop(2), Shift(1, -2, "reflect")],
+    "rotation": [RandomCrop(4), RandomFlip(), RandomRotation(15.0)],
+    "rotation_bilinear": [RandomCrop(4), RandomRotation(15.0, "bilinear"), RandomFlip()],
+    "affine": [RandomAffine(**WILD, p=0.7), RandomShear(20.0), RandomZoom(0.7, 1.2)],
+    "affine_bilinear": [RandomAffine(**WILD, interpolation="bilinear"), RandomTranslate(0.3)],
+    "jitter": [RandomBrightness(0.5, 0.7), RandomContrast(0.5, 0.7), RandomColor(0.9), RandomSharpness(0.9)],
+    "switches": [RandomPosterize(3), RandomSolarize(100.0), RandomInvert(), RandomEqualize(), RandomAutoContrast()],
+    "autoaugment": [RandomCrop(4), RandomFlip(), AutoAugment()],
+    "randaugment": [RandAugment(3, 12), RandomCrop(2)],
+    "trivialaugment": [TrivialAugment(interpolation="bilinear")],
+    "cutout": [RandomCrop(4), Cutout(8, 3, p=0.6)],
+    "cutmix": [RandomFlip(), AutoAugment(), Cutout(8), CutMix(0.7, 0.8)],
+    "mixup": [RandomFlip(), Mixup(0.3)],
+    "both_per_batch": [RandomFlip(), Cutout(5), CutMix(1.0, per="batch"), Mixup(0.2, per="batch")],
+    "resize": [RandomCrop(4), Resize(side=71), Cutout(9), CutMix(1.0)],
+    "resize_nearest": [AutoAugment(), Resize(factor=3, interpolation="nearest"), Mixup(1.0)],
+}
+
+
+def assert_same(
+    transforms: list[Transform], images: Tensor, labels: Tensor, indices: Tensor, epoch: int = 1, **options: object
+) -> None:
+    channels = images.shape[3]
+    mean, std = [0.49, 0.48, 0.44][:channels], [0.2, 0.21, 0.22][:channels]
+    plain, native = (
+        Augment(transforms, mean, std, seed=3, backend=backend, **options)(images, labels, indices, epoch)  # type: ignore[arg-type]
+        for backend in ("torch", "native")
+    )
+    assert plain.images.stride() == native.images.stride()
+    for name in ("images", "labels", "labels_b", "lam"):
+        a, b = getattr(plain, name), getattr(native, name)
+        assert (a is None) == (b is None)
+        assert a is None or torch.equal(a, b), name
+
+
+@pytest.mark.parametrize("transforms", LISTS.values(), ids=LISTS.keys())
+def test_same_bits(cifar, transforms):
+    indices = torch.arange(7, 1000, 7)
+    for epoch in (0, 1):
+        assert_same(transforms, *cifar, indices, epoch)
+    assert_same(transforms, *cifar, indices, dtype=torch.bfloat16, pad_channels=4)
+    assert_same(transforms, *cifar, indices, dtype=torch.float16, channels_last=False, pad_channels=8)
+    assert_same(transforms, *cifar, torch.arange(900, 1100), augmented_copy=True)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.sampled_from(sorted(LISTS)),
+    st.tuples(st.integers(6, 33), st.integers(6, 33), st.sampled_from([1, 3])),
+    st.integers(0, 40),
+    st.integers(0, 2**32),
+)
+def test_same_bits_for_any_shape(name, shape, batch, seed):
+    transforms = LISTS[name]
+    if name.startswith("resize"):
+        transforms = [RandomCrop(4), Resize(factor=2), Cutout(9), CutMix(1.0)]
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.randint(0, 256, (20, *shape), generator=generator).to(torch.uint8)
+    labels = torch.randint(0, 10, (20,), generator=generator)
+    indices = torch.randint(0, 20, (batch,), generator=generator)
+    assert_same(transforms, images, labels, indices, epoch=seed % 5)
+
+
+def test_result_does_not_depend_on_the_number_of_threads(cifar):
+    augment = Augment(LISTS["cutmix"], [0.5] * 3, [0.2] * 3, backend="native")
+    before = torch.get_num_threads()
+    try:
+        results = []
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            results.append(augment(*cifar, torch.arange(500), 0).images)
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(*results)
