@@ -21,7 +21,8 @@ void work(const Job& job, std::atomic<int64_t>& next) {
   std::vector<uint8_t> table(static_cast<size_t>(256) * job.channels);
   Workspace space{{buffers.data(), buffers.data() + image.bytes(), buffers.data() + 2 * image.bytes()},
                   histogram.data(),
-                  table.data()};
+                  table.data(),
+                  nullptr};
   const OneThread team;
   RowReader reader(image);
   RowWriter writer(job);

@@ -1,5 +1,5 @@
-// One launch a batch, one block an image: operations in shared memory, the finished image staged there and written out in
-// 16-byte pieces.
+// One launch a batch, one block an image: operations in shared memory, the finished image staged there and written out
+// in 16-byte pieces.
 #include <cuda_runtime.h>
 
 #include "augment.h"
@@ -9,6 +9,7 @@ namespace cifarfast {
 namespace {
 
 constexpr int kThreads = 128;
+constexpr int kBlocksPerSM = 8;          // at least: caps the registers at 64
 constexpr int kSharedLimit = 48 * 1024;  // what a kernel may use without opting in
 
 struct Block {
@@ -20,7 +21,7 @@ struct Block {
 
 // Where the parts of the shared memory begin, in bytes.
 struct Layout {
-  int histogram, table, buffers, tile, total;
+  int axes, histogram, table, buffers, tile, total;
   bool buffers_shared, tile_shared;
 };
 
@@ -29,13 +30,14 @@ CF_HD int aligned(int bytes) { return (bytes + 15) / 16 * 16; }
 Layout make_layout(const Job& job, int element) {
   Layout at{};
   int end = aligned(static_cast<int>(sizeof(Plan)));
+  at.axes = end;
+  end += aligned(2 * (job.height + job.width) * static_cast<int>(sizeof(int16_t)));
+  const bool needs_buffers = is_staged(job);
   at.histogram = end;
-  end += aligned(256 * job.channels * static_cast<int>(sizeof(int)));
+  if (needs_buffers) end += aligned(256 * job.channels * static_cast<int>(sizeof(int)));
   at.table = end;
-  end += aligned(256 * job.channels);
+  if (needs_buffers) end += aligned(256 * job.channels);
   const int64_t image = aligned(job.height * job.width * job.channels);
-  const bool resized = job.out_height != job.height || job.out_width != job.width;
-  const bool needs_buffers = job.step_count > 0 || resized;
   at.buffers_shared = !needs_buffers || end + 3 * image <= kSharedLimit;
   at.buffers = end;
   if (needs_buffers && at.buffers_shared) end += static_cast<int>(3 * image);
@@ -49,8 +51,8 @@ Layout make_layout(const Job& job, int element) {
 
 int element_size(const Job& job) { return job.dtype == kFloat32 ? 4 : 2; }
 
-template <class T>
-__global__ void __launch_bounds__(kThreads) augment_kernel(const Job job, const Layout at) {
+template <class T, bool kStaged>
+__global__ void __launch_bounds__(kThreads, kBlocksPerSM) augment_kernel(const Job job, const Layout at) {
   extern __shared__ __align__(16) unsigned char shared[];
   const Block team;
   const int64_t position = blockIdx.x;
@@ -59,15 +61,16 @@ __global__ void __launch_bounds__(kThreads) augment_kernel(const Job job, const 
   uint8_t* buffers = at.buffers_shared ? shared + at.buffers : job.scratch + 3 * image * position;
   const Workspace space{{buffers, buffers + image, buffers + 2 * image},
                         reinterpret_cast<int*>(shared + at.histogram),
-                        shared + at.table};
+                        shared + at.table,
+                        reinterpret_cast<int16_t*>(shared + at.axes)};
   const int64_t elements = static_cast<int64_t>(job.out_height) * job.out_width * job.out_channels;
   T* out = static_cast<T*>(job.out) + elements * position;
   if (!at.tile_shared) {
-    render<T>(team, job, position, space, plan, out);
+    render<T, kStaged>(team, job, position, space, plan, out);
     return;
   }
   T* tile = reinterpret_cast<T*>(shared + at.tile);
-  render<T>(team, job, position, space, plan, tile);
+  render<T, kStaged>(team, job, position, space, plan, tile);
   __syncthreads();
   const int pieces = static_cast<int>(elements * sizeof(T) / 16);
   const uint4* from = reinterpret_cast<const uint4*>(tile);
@@ -78,7 +81,8 @@ __global__ void __launch_bounds__(kThreads) augment_kernel(const Job job, const 
 template <class T>
 void launch(const Job& job, cudaStream_t stream) {
   const Layout at = make_layout(job, element_size(job));
-  augment_kernel<T><<<static_cast<unsigned>(job.batch), kThreads, at.total, stream>>>(job, at);
+  const auto kernel = is_staged(job) ? augment_kernel<T, true> : augment_kernel<T, false>;
+  kernel<<<static_cast<unsigned>(job.batch), kThreads, at.total, stream>>>(job, at);
 }
 
 }  // namespace

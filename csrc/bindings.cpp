@@ -46,7 +46,8 @@ void register_job(py::module_& module) {
   job.def_readwrite("row_count", &Job::row_count).def_readwrite("step_count", &Job::step_count);
   job.def_readwrite("cutout_length", &Job::cutout_length).def_readwrite("cutout_count", &Job::cutout_count);
   job.def_readwrite("mixes", &Job::mixes).def_readwrite("mix_per_batch", &Job::mix_per_batch);
-  job.def_readwrite("augmented_copy", &Job::augmented_copy).def_readwrite("out_height", &Job::out_height);
+  job.def_readwrite("staged", &Job::staged).def_readwrite("augmented_copy", &Job::augmented_copy);
+  job.def_readwrite("out_height", &Job::out_height);
   job.def_readwrite("out_width", &Job::out_width).def_readwrite("out_channels", &Job::out_channels);
   job.def_readwrite("channels_last", &Job::channels_last).def_readwrite("dtype", &Job::dtype);
   job.def_readwrite("nearest_resize", &Job::nearest_resize);

@@ -20,8 +20,8 @@ struct SinCos {
   float sine, cosine;
 };
 
-// Sine and cosine of an angle in degrees by quadrant and Taylor polynomial on ±45°; error below 4e-7. Written out so that
-// C++, CUDA and the torch implementation agree bit for bit, which library functions do not.
+// Sine and cosine of an angle in degrees by quadrant and Taylor polynomial on ±45°; error below 4e-7. Written out so
+// that C++, CUDA and the torch implementation agree bit for bit, which library functions do not.
 CF_HD SinCos sincos_degrees(float degrees) {
   const float quadrant = round_even(degrees * 0.011111111f);
   const float r = (degrees - quadrant * 90.0f) * 0.017453292519943295f;
@@ -36,8 +36,9 @@ CF_HD SinCos sincos_degrees(float degrees) {
   return result;
 }
 
+// As torchvision's affine: angles in degrees, clockwise; shifts in pixels.
 struct Affine {
-  float degrees, translate_x, translate_y, scale, shear_x, shear_y;  // as torchvision's affine: clockwise, pixels, degrees
+  float degrees, translate_x, translate_y, scale, shear_x, shear_y;
 };
 
 // The inverse of translate · rotate(degrees) · scale · shear about the image's centre.

@@ -1,5 +1,5 @@
-// Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011): the same function, bit for bit,
-// as kernels/philox.py.
+// Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011): the same function, bit for
+// bit, as kernels/philox.py.
 #pragma once
 
 #include <cstdint>

@@ -1,4 +1,4 @@
-// What a batch job is: the tables cifarfast/augment/program.py compiles a list of transforms to, and the pointers of a call.
+// What a batch job is: the tables cifarfast/augment/program.py compiles a list of transforms to, and a call's pointers.
 #pragma once
 
 #include <cstdint>
@@ -78,6 +78,7 @@ struct Job {
   int row_count, step_count;
   int cutout_length, cutout_count;
   int mixes, mix_per_batch, augmented_copy;
+  int staged;              // whether any operation needs an image of its own, that is more than moved pixels
 
   void* out;               // [batch, out_height, out_width, out_channels] or the channels-first order
   int64_t* labels_a;       // [batch]

@@ -1,5 +1,5 @@
 // The CPU's way through augment.h: whole rows at a time, so that copies are memcpy and arithmetic is vectorised.
-// It gives the same bits as write_pixel().
+// It gives the same bits as render().
 #pragma once
 
 #include <algorithm>
@@ -25,8 +25,7 @@ class RowReader {
 
   void open(const Picture& picture) {
     picture_ = picture;
-    lead_ = 0;
-    while (lead_ < picture.move_count && picture.moves[lead_].kind != kNearestMap) ++lead_;
+    lead_ = lead_count(picture);
     flips_ = false;
     shifts_ = false;
     for (int k = 0; k < lead_; ++k) {
@@ -34,8 +33,10 @@ class RowReader {
       shifts_ |= picture.moves[k].kind == kCrop;
     }
     const bool reordered = flips_ || shifts_;
-    for (int y = 0; y < image_.height; ++y) row_of_[y] = shifts_ ? lead(y, true) : y;
-    for (int x = 0; x < image_.width; ++x) column_of_[x] = reordered ? lead(x, false) : x;
+    for (int y = 0; y < image_.height; ++y)
+      row_of_[y] = shifts_ ? lead_index(picture.moves, lead_, y, image_.height, true) : y;
+    for (int x = 0; x < image_.width; ++x)
+      column_of_[x] = reordered ? lead_index(picture.moves, lead_, x, image_.width, false) : x;
     first_ = 0;
     last_ = image_.width;
     while (first_ < last_ && column_of_[first_] < 0) ++first_;
@@ -61,19 +62,6 @@ class RowReader {
   }
 
  private:
-  // Follow one coordinate back through the leading crops and flips.
-  int lead(int position, bool vertical) const {
-    const int side = vertical ? image_.height : image_.width;
-    for (int k = lead_ - 1; k >= 0 && position >= 0; --k) {
-      const Step& step = picture_.moves[k];
-      if (step.kind == kCrop)
-        position = padded_index(position + (vertical ? step.dy : step.dx), side, step.padded);
-      else if (step.kind == kFlip && !vertical)
-        position = side - 1 - position;
-    }
-    return position;
-  }
-
   template <int C>
   void read_columns(const uint8_t* from, uint8_t* to) const {
     for (int x = 0; x < image_.width; ++x) {
@@ -164,7 +152,7 @@ class RowWriter {
     } else {
       uint8_t value[kMaxChannels];
       for (int x = 0; x < job_.out_width; ++x) {
-        read_pixel(job_, pictures[k], y, x, value);
+        read_resized(job_, pictures[k].pixels, y, x, value);
         std::copy_n(value, channels, bytes_.data() + x * channels);
       }
     }
@@ -205,7 +193,8 @@ class RowWriter {
     const size_t plane = job_.channels_last ? 1 : static_cast<size_t>(job_.out_height) * width;
     T* to = out + static_cast<size_t>(y) * width * pixel;
     for (int c = 0; c < stored; ++c)
-      for (int x = 0; x < width; ++x) to[x * pixel + c * plane] = cast<T>(c < channels ? values[x * channels + c] : 0.0f);
+      for (int x = 0; x < width; ++x)
+        to[x * pixel + c * plane] = cast<T>(c < channels ? values[x * channels + c] : 0.0f);
   }
 
   const Job& job_;

@@ -21,8 +21,9 @@ from .transform import Transform
 class Batch:
     """What ``Augment`` returns.
 
-    ``images``: [B, C, H, W], normalised. ``labels``: int64 [B]. With a mixing transform also ``labels_b``: int64 [B]
-    and ``lam``: fp32 [B], the weight of ``labels``; ``labels_b`` has weight 1 − lam. Without one both are None.
+    ``images``: [B, C, H, W], normalised; C counts padding channels. ``labels``: int64 [B]. With a mixing transform also
+    ``labels_b``: int64 [B] and ``lam``: fp32 [B], the weight of ``labels``; ``labels_b`` has weight 1 − lam. Without
+    one both are None.
     """
 
     images: Tensor

@@ -43,11 +43,16 @@ def positive(owner: str, name: str, value: Any) -> float:
     return float(value)
 
 
+def pair(owner: str, name: str, value: Any, low: float, high: float) -> tuple[float, float]:
+    """Return a pair of numbers in [low, high]."""
+    if not isinstance(value, tuple | list) or len(value) != 2:
+        raise UserError(f"{owner}: {name} must be a pair of numbers, got {value!r}")
+    return number(owner, name, value[0], low, high), number(owner, name, value[1], low, high)
+
+
 def interval(owner: str, name: str, value: Any, low: float, high: float = math.inf) -> tuple[float, float]:
     """Return a (low, high) pair within the given bounds."""
-    if not isinstance(value, tuple | list) or len(value) != 2:
-        raise UserError(f"{owner}: {name} must be a pair (low, high), got {value!r}")
-    first, second = (number(owner, name, v, low, high) for v in value)
+    first, second = pair(owner, name, value, low, high)
     if first > second:
         raise UserError(f"{owner}: {name} must be a pair (low, high) with low ≤ high, got {value!r}")
     return first, second

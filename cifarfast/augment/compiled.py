@@ -11,7 +11,7 @@ from torch import Tensor
 from cifarfast.errors import UserError
 
 from .mixing import CutMix, Cutout, Mixup, Resize, beta_quantiles
-from .program import BETA_INTERVALS, MAX_ROWS, MAX_STEPS, Program, Size
+from .program import BETA_INTERVALS, FIELDS, MAX_ROWS, MAX_SIDE, MAX_STEPS, Program, Size
 from .transform import Transform
 
 _ORDER: tuple[tuple[type[Transform], ...], ...] = ((Resize,), (Cutout,), (CutMix, Mixup))
@@ -43,6 +43,8 @@ def compile_program(transforms: Sequence[Transform], size: Size) -> Program:
     Raises:
         UserError: for settings that this size does not allow, or too many operations.
     """
+    if max(size.height, size.width) > MAX_SIDE:
+        raise UserError(f"Augment: images must be at most {MAX_SIDE} pixels a side, got {size.height}×{size.width}")
     program = Program(size)
     for transform in transforms:
         transform.compile(program)
@@ -76,7 +78,7 @@ def to_device(program: Program, mean: Sequence[float], std: Sequence[float], dev
     bias = [-m / s for m, s in zip(mean, std, strict=True)]
     return Compiled(
         program=program,
-        rows=table(program.rows, 16),
+        rows=table(program.rows, FIELDS),
         policy=table(program.policy, 4),
         settings=torch.tensor(program.settings, dtype=torch.float32, device=device),
         quantiles=torch.tensor(np.concatenate(quantiles), dtype=torch.float32, device=device),

@@ -85,11 +85,13 @@ class AugmentSettings:
         checks.choice(owner, "crop_mode", self.crop_mode, geometry.PAD_MODES)
         checks.choice(owner, "interpolation", self.interpolation, geometry.INTERPOLATIONS)
         checks.choice(owner, "mix_per", self.mix_per, ("sample", "batch"))
-        checks.number(owner, "zoom", self.zoom, 0.0, 0.9)
-        checks.number(owner, "mix_start", self.mix_start, 0.0, 1.0)
+        for name, largest in (("rotation", 360.0), ("translate", 1.0), ("zoom", 0.9), ("shear", 80.0)):
+            checks.number(owner, name, getattr(self, name), 0.0, largest)
+        for name in ("mix_start", "mix_probability"):
+            checks.probability(owner, getattr(self, name), name)
         for name in ("crop_padding", "resize", "cutout"):
             checks.integer(owner, name, getattr(self, name), 0)
-        for name in ("rotation", "translate", "shear", "brightness", "contrast", "color", "sharpness"):
+        for name in ("brightness", "contrast", "color", "sharpness"):
             checks.number(owner, name, getattr(self, name), 0.0)
         for name in ("cutmix_alpha", "mixup_alpha"):
             checks.number(owner, f"{name} (0 switches it off)", getattr(self, name), 0.0)

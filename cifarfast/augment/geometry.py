@@ -106,8 +106,7 @@ class RandomAffine(Transform):
 
     def __post_init__(self) -> None:
         checks.interval(self.name, "degrees", self.degrees, -360.0, 360.0)
-        for value in self.translate:
-            checks.number(self.name, "translate", value, 0.0, 1.0)
+        checks.pair(self.name, "translate", self.translate, 0.0, 1.0)
         checks.interval(self.name, "scale", self.scale, 0.05, 20.0)
         checks.interval(self.name, "shear_x", self.shear_x, -80.0, 80.0)
         checks.interval(self.name, "shear_y", self.shear_y, -80.0, 80.0)

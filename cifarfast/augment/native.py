@@ -41,6 +41,7 @@ def make_job(module: ModuleType, compiled: Compiled, *, seed: int, out_channels:
     job.bad_index = compiled.bad_index.data_ptr()
     job.row_count, job.step_count = len(program.rows), program.steps
     job.cutout_length, job.cutout_count = program.cutout_length, program.cutout_count
+    job.staged = int(program.staged)
     job.mixes, job.mix_per_batch = int(program.mixes), int(program.mix_per_batch)
     job.out_height, job.out_width, job.out_channels = program.out_height, program.out_width, out_channels
     job.nearest_resize, job.channels_last = int(program.nearest_resize), int(channels_last)

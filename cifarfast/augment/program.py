@@ -15,6 +15,7 @@ BLOCKS_PER_ROW = 16
 MAX_ROWS = 32
 MAX_STEPS = 32
 MAX_HOLES = 16
+MAX_SIDE = 4096
 CUTOUT_BLOCK = 1024
 MIX_BLOCK = 1040
 BETA_INTERVALS = 4096
@@ -132,6 +133,12 @@ class Program:
     def resizes(self) -> bool:
         """Whether the output has another size than the images."""
         return (self.out_height, self.out_width) != (self.size.height, self.size.width)
+
+    @property
+    def staged(self) -> bool:
+        """Whether an operation works on a copy of the image, rather than only moving pixels."""
+        moves = (Kind.CROP, Kind.FLIP, Kind.ALTERNATING_FLIP)
+        return any(r[0] not in moves and not (r[0] == Kind.AFFINE and r[12] == 0.0) for r in self.rows)
 
     @property
     def settings(self) -> list[float]:

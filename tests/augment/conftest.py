@@ -1,6 +1,5 @@
 """Real images and a way to read an augmented batch as bytes."""
 
-import pickle
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from torch import Tensor
 from cifarfast import _build
 from cifarfast.augment import Augment, Transform
 from cifarfast.augment.reference import Draws
+from cifarfast.data import load_dataset
 
 SEED = 11
 EPOCH = 3
@@ -19,10 +19,8 @@ EPOCH = 3
 @pytest.fixture(scope="session")
 def cifar(real_data: Path) -> tuple[Tensor, Tensor]:
     """1,000 CIFAR-10 training images with the exact official pixels: uint8 [N, 32, 32, 3], labels int64 [N]."""
-    with (real_data / "cifar-10-exact-sample" / "data_batch_1").open("rb") as handle:
-        content = pickle.load(handle, encoding="bytes")
-    images = torch.from_numpy(content[b"data"]).view(-1, 3, 32, 32).permute(0, 2, 3, 1).contiguous()
-    return images, torch.tensor(content[b"labels"])
+    train = load_dataset("cifar10", data_dir=real_data / "cifar-10-exact-sample", download=False).train
+    return train.images[:1000].contiguous(), train.labels[:1000]
 
 
 @pytest.fixture(scope="session", params=["torch", "native"])

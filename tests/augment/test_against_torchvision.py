@@ -175,13 +175,13 @@ def _apply(image: Tensor, name: str, magnitude: float) -> Tensor:
 
 
 def test_autoaugment_applies_the_drawn_pair_in_order(augmented, cifar, draws):
-    got = augmented([AutoAugment()], cifar[0], 1000)
-    words = draws(1000).words(0)
+    got = augmented([AutoAugment()], cifar[0], 400)
+    words = draws(400).words(0)
     policies = autoaugment.AutoAugment(autoaugment.AutoAugmentPolicy.CIFAR10).policies
     space = autoaugment.AutoAugment()._augmentation_space(10, (32, 32))
     chosen = randint(words[0], 25).tolist()
     want = []
-    for b, image in enumerate(chw(cifar[0], 1000)):
+    for b, image in enumerate(chw(cifar[0], 400)):
         for k, (name, chance, level) in enumerate(policies[chosen[b]]):
             if uniform(words[1 + k][b]) < chance:
                 magnitudes, signed = space[name]
@@ -192,29 +192,30 @@ def test_autoaugment_applies_the_drawn_pair_in_order(augmented, cifar, draws):
     assert_close(got, want)
 
 
-def test_randaugment_and_trivialaugment_apply_what_they_draw(augmented, cifar, draws):
-    images = chw(cifar[0], 400)
-    rand = autoaugment.RandAugment()._augmentation_space(31, (32, 32))
-    got = augmented([RandAugment(2, 9)], cifar[0], 400)
+def test_randaugment_applies_what_it_draws(augmented, cifar, draws):
+    space = autoaugment.RandAugment()._augmentation_space(31, (32, 32))
+    got = augmented([RandAugment(2, 9)], cifar[0], COUNT)
+    blocks = [draws(COUNT).words(block) for block in range(2)]
     want = []
-    for b, image in enumerate(images):
-        for block in range(2):
-            words = [int(w[b]) for w in draws(400).words(block)]
-            name = list(rand)[words[0] * 14 >> 32]
-            magnitudes, signed = rand[name]
+    for b, image in enumerate(chw(cifar[0])):
+        for words in blocks:
+            name = list(space)[int(words[0][b]) * 14 >> 32]
+            magnitudes, signed = space[name]
             magnitude = float(magnitudes[9]) if magnitudes.ndim else 0.0
-            image = _apply(image, name, -magnitude if signed and words[3] >> 31 else magnitude)
+            image = _apply(image, name, -magnitude if signed and int(words[3][b]) >> 31 else magnitude)
         want.append(image)
     assert_close(got, want)
 
-    wide = autoaugment.TrivialAugmentWide()._augmentation_space(31)
-    got = augmented([TrivialAugment()], cifar[0], 400)
-    words = draws(400).words(0)
+
+def test_trivialaugment_applies_what_it_draws(augmented, cifar, draws):
+    space = autoaugment.TrivialAugmentWide()._augmentation_space(31)
+    got = augmented([TrivialAugment()], cifar[0], COUNT)
+    words = draws(COUNT).words(0)
     want = []
-    for b, image in enumerate(images):
-        name, level = divmod(int(words[0][b]) * 14 * 31 >> 32, 31)
-        name = list(wide)[name]
-        magnitudes, signed = wide[name]
+    for b, image in enumerate(chw(cifar[0])):
+        kind, level = divmod(int(words[0][b]) * 14 * 31 >> 32, 31)
+        name = list(space)[kind]
+        magnitudes, signed = space[name]
         magnitude = float(magnitudes[level]) if magnitudes.ndim else 0.0
         want.append(_apply(image, name, -magnitude if signed and int(words[3][b]) >> 31 else magnitude))
     assert_close(got, want)

@@ -60,7 +60,8 @@ struct Case {
       default:
         for (int entry = 0; entry < 20; ++entry) {
           const int kind = pick(kBrightness, kRotate);
-          const float strongest = kind == kPosterize ? 8.0f : (kind == kTranslateX || kind == kTranslateY ? 40.0f : 1.0f);
+          const bool shifts = kind == kTranslateX || kind == kTranslateY;
+          const float strongest = kind == kPosterize ? 8.0f : (shifts ? 40.0f : 1.0f);
           const float values[4] = {static_cast<float>(kind), 0.8f, real(0, strongest), kind < kPosterize ? 2.0f : 0.0f};
           std::copy(values, values + 4, policy.get() + 4 * entry);
         }
@@ -90,6 +91,11 @@ struct Case {
     rows = block<float>(static_cast<size_t>(kFields) * 6);
     policy = block<float>(80);
     for (int i = pick(0, 5); i > 0; --i) random_row();
+    for (int i = 0; i < job.row_count; ++i) {
+      const float* row = rows.get() + kFields * i;
+      const int kind = static_cast<int>(row[0]);
+      job.staged |= kind != kCrop && kind != kFlip && kind != kAlternatingFlip && (kind != kAffine || row[12] != 0.0f);
+    }
     fill();
   }
 
@@ -149,17 +155,23 @@ void run_crew(const Job& job, int size) {
   auto buffers = block<uint8_t>(static_cast<size_t>(3) * image.bytes());
   auto histogram = block<int>(256 * job.channels);
   auto table = block<uint8_t>(256 * job.channels);
+  auto axes = block<int16_t>(2 * (job.height + job.width));
   const auto plan = std::make_unique<Plan>();
   const Workspace space{{buffers.get(), buffers.get() + image.bytes(), buffers.get() + 2 * image.bytes()},
                         histogram.get(),
-                        table.get()};
+                        table.get(),
+                        axes.get()};
   const size_t out_size = static_cast<size_t>(job.out_height) * job.out_width * job.out_channels;
   std::vector<std::thread> threads;
   for (int rank = 0; rank < size; ++rank)
     threads.emplace_back([&, rank] {
       const Crew team(rank, size, &barrier);
       for (int64_t position = 0; position < job.batch; ++position) {
-        render<T>(team, job, position, space, *plan, static_cast<T*>(job.out) + out_size * position);
+        T* out = static_cast<T*>(job.out) + out_size * position;
+        if (is_staged(job))
+          render<T, true>(team, job, position, space, *plan, out);
+        else
+          render<T, false>(team, job, position, space, *plan, out);
         team.sync();  // the next image takes the same workspace; on a GPU it has its own
       }
     });

@@ -109,7 +109,7 @@ class Environment:
         done = subprocess.run(
             command,
             cwd=cwd,
-            env=kept | quick | self.settings | settings,
+            env={**kept, **quick, **self.settings, **settings},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT if merge else subprocess.PIPE,

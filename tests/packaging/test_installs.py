@@ -57,14 +57,29 @@ def editable(environment: Environment, checkout: Path) -> Install:
     return Install(environment, checkout, checkout / "cifarfast", checkout / "kernels", {})
 
 
-@pytest.fixture(scope="module", params=[bare, installed, editable], ids=lambda way: way.__name__)
+@pytest.fixture(scope="module")
 def install(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Install:
-    folder = tmp_path_factory.mktemp(request.param.__name__)
-    way: Callable[[Environment, Path], Install] = request.param
-    return way(Environment.create(folder / "venv", CIFARFAST_BUILD_CUDA="0"), copy_checkout(folder / "checkout"))
+    return make_install(request.param, tmp_path_factory.mktemp(request.param.__name__))
 
 
-@pytest.mark.parametrize("where", ["inside", "outside"])
+def make_install(way: Callable[[Environment, Path], Install], folder: Path, *, stub: bool = False) -> Install:
+    checkout = copy_checkout(folder / "checkout")
+    return way(Environment.create(folder / "venv", CIFARFAST_BUILD_CUDA="0"), stub_csrc(checkout) if stub else checkout)
+
+
+WAYS = [bare, installed, editable]
+CASES = [(way, where) for way in WAYS for where in ("inside", "outside")]
+QUICK = [(bare, "inside"), (installed, "outside"), (editable, "outside")]  # what people do; the others are run as slow
+
+
+@pytest.mark.parametrize(
+    ("install", "where"),
+    [
+        pytest.param(way, where, marks=[] if (way, where) in QUICK else pytest.mark.slow, id=f"{way.__name__}-{where}")
+        for way, where in CASES
+    ],
+    indirect=["install"],
+)
 def test_every_entry_works(install: Install, where: str, tmp_path: Path) -> None:
     python, run = install.environment.python, install.environment.run
     if where == "inside":  # `python -m` and `python -c` put the present folder first: the checkout's own files are used
@@ -99,7 +114,9 @@ def test_every_entry_works(install: Install, where: str, tmp_path: Path) -> None
     assert Path(environment["argv"][0]) == home / "train.py"
 
 
-def test_the_console_script_is_the_package(install: Install, tmp_path: Path) -> None:
+@pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
+def test_the_console_script_is_the_package(way: Callable[[Environment, Path], Install], tmp_path: Path) -> None:
+    install = make_install(way, tmp_path, stub=True)
     if install.settings:
         command = [install.environment.python, "-m", "cifarfast"]
     else:
@@ -125,12 +142,10 @@ def test_an_editable_install_follows_csrc(tmp_path: Path) -> None:
     assert "csrc         compiled " in environment.run(environment.console_script, "env", cwd=tmp_path).stdout
 
 
-def test_what_is_installed(install: Install) -> None:
+def test_what_is_installed(tmp_path: Path) -> None:
     """The wheel: the package with its data and nothing beside it."""
-    checkout, environment = install.checkout, install.environment
-    if install.home != environment.site_packages / "cifarfast":
-        pytest.skip("only `pip install .` copies files")
-    names = environment.installed_files()
+    install = make_install(installed, tmp_path, stub=True)
+    checkout, names = install.checkout, install.environment.installed_files()
     assert {name.partition("/")[0] for name in names} == {"cifarfast", ".."}
     assert [name for name in names if name.startswith("..")] == ["../../../bin/cifarfast"]
     held = {name for name in names if name.startswith("cifarfast/")}

@@ -1,0 +1,70 @@
+"""The two commands of the README, and what CI runs, as a newcomer's machine meets them."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from installs import ROOT, Environment, copy_checkout
+
+SMALL = "ARGS=--recipe quickstart --epochs 1 --limit-train 64 --quiet"
+pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    return copy_checkout(tmp_path / "checkout")
+
+
+def dry_run(checkout: Path, *arguments: str) -> str:
+    done = subprocess.run(["make", "-n", *arguments], cwd=checkout, capture_output=True, text=True, check=True)
+    return done.stdout
+
+
+def test_make_installs_once_and_trains(checkout: Path) -> None:
+    settings = {"PIP_NO_DEPS": "1", "PIP_NO_BUILD_ISOLATION": "0", "PIP_NO_INDEX": "1"}  # 0 is how pip spells "no" here
+    environment = Environment.create(checkout / ".venv", CXX="/nonexistent", **settings)
+    first = environment.run("make", "train", SMALL, cwd=checkout)
+    assert "installing into .venv" in first.stdout
+    assert "test accuracy" in first.stdout
+    assert "next: .venv/bin/python -m cifarfast.report runs/quickstart-digits-seed42\n" in first.stdout
+    assert Path(environment.console_script).exists()
+    assert (checkout / "runs/quickstart-digits-seed42/result.json").exists()
+    again = environment.run("make", SMALL, cwd=checkout)
+    assert "pip" not in again.stdout
+    assert "runs/quickstart-digits-seed42-2" in again.stdout
+    assert dry_run(checkout, "train").splitlines() == [".venv/bin/python -m cifarfast.train --recipe quickstart"]
+
+
+def test_make_test_starts_from_nothing(checkout: Path) -> None:
+    lines = dry_run(checkout, "test", "PYTHON=python3.99").splitlines()
+    steps = ["python3.99 -m venv .venv", "constraints.txt --editable .", "--editable '.[dev]'", "-m pytest -n auto"]
+    found = [next(i for i, line in enumerate(lines) if step in line) for step in steps]
+    assert found == sorted(found)
+    assert '-m "not slow and not gpu" tests' in lines[found[-1]]
+
+
+def test_make_says_when_python_is_too_old(checkout: Path, tmp_path: Path) -> None:
+    old = tmp_path / "python3.9"
+    old.write_text(f"#!/bin/sh\nPYTHONPATH={tmp_path} exec '{sys.executable}' \"$@\"\n")
+    old.chmod(0o755)
+    (tmp_path / "sitecustomize.py").write_text("import sys\nsys.version_info, sys.version = (3, 9, 1), '3.9.1'\n")
+    done = subprocess.run(["make", "train", f"PYTHON={old}"], cwd=checkout, capture_output=True, text=True)
+    assert done.returncode != 0
+    assert f"Python 3.11 or later is needed, {old} is 3.9.1" in done.stderr
+    assert not (checkout / ".venv").exists()
+
+
+@pytest.mark.parametrize("failing", [None, "test", "test-latest"])
+def test_ci_runs_every_target_and_stops_at_the_first_that_fails(failing: str | None, tmp_path: Path) -> None:
+    make = tmp_path / "make"
+    make.write_text(f'#!/bin/sh\necho "$PWD $*" >> {tmp_path}/calls\n[ "$1" != "{failing}" ]\n')
+    make.chmod(0o755)
+    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "CI": "true", "HOME": str(tmp_path)}
+    done = subprocess.run([ROOT / ".ci/run"], cwd=tmp_path, env=environment, stdin=subprocess.DEVNULL)
+    targets = ["check", "test", "test-slow", "test-latest"]
+    run = targets if failing is None else targets[: targets.index(failing) + 1]
+    assert (tmp_path / "calls").read_text().splitlines() == [f"{ROOT} {target}" for target in run]
+    assert (done.returncode == 0) == (failing is None)
