@@ -41,20 +41,22 @@ def run_command(arguments: list[str]) -> int:
         if getattr(options, name) < 1:
             raise UserError(f"--{name} {getattr(options, name)}: must be at least 1")
     recipe = checked(options.settings).resolved("cpu")
+    if Path(options.out).suffix.lower() != ".png":
+        raise UserError(f"--out {options.out}: the picture is a PNG, its name must end in .png")
     data = load_dataset(
         recipe.dataset,
         data_dir=recipe.data_dir,
         image_size=recipe.image_size,
         val_split=recipe.val_split,
+        limit_train=recipe.limit_train,
         seed=recipe.seed,
     ).train
     augment = build_augment(recipe, *channel_statistics(data.images), training=True)
-    epochs = [round(i * (recipe.epochs - 1) / max(options.columns - 1, 1)) for i in range(options.columns)]
+    last, count, rows = recipe.epochs - 1, min(options.columns, recipe.epochs), min(options.images, len(data))
+    epochs = [round(i * last / max(count - 1, 1)) for i in range(count)]
     with disk_errors(f"write {options.out}"):
-        save_preview(
-            Path(options.out), augment, data.images, data.labels, data.classes, rows=options.images, epochs=epochs
-        )
-    print(f"{options.out}: {options.images} images, epochs {', '.join(str(epoch + 1) for epoch in epochs)}")
+        save_preview(Path(options.out), augment, data.images, data.labels, data.classes, rows=rows, epochs=epochs)
+    print(f"{options.out}: {rows} images, epochs {', '.join(str(epoch + 1) for epoch in epochs)}")
     return 0
 
 

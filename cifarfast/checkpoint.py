@@ -1,6 +1,6 @@
 """Checkpoints: tensors as safetensors, the rest as JSON, nothing as a pickle.
 
-A checkpoint is a folder ``step-<number>`` of ``model.safetensors``, ``optimizer.safetensors``, with an EMA
+A checkpoint is a folder ``step-<moment>`` of ``model.safetensors``, ``optimizer.safetensors``, with an EMA
 ``ema.safetensors``, ``state.json``, and ``manifest.json`` with every file's SHA-256. It is written under another name,
 fsynced and renamed, so that a process killed at any moment leaves whole checkpoints only; the two newest are kept.
 """
@@ -23,6 +23,11 @@ from .storage import disk_errors, fsync_folder, write_durable
 FORMAT = "cifarfast.checkpoint"
 VERSION = 1
 KEEP = 2
+TENSOR_KEYS = ("model", "optimizer")
+STATE_KEYS = (
+    *("recipe", "progress", "running", "schedule", "scaler", "preprocessing"),
+    *("classes", "image_size", "in_channels", "fingerprint"),
+)
 
 
 @dataclass(frozen=True)
@@ -37,29 +42,33 @@ class Checkpoint:
     state: dict[str, Any]
 
 
-def save_checkpoint(folder: Path, step: int, checkpoint: Checkpoint) -> Path:
-    """Write ``folder/step-<step>`` and remove all but the two newest.
+def save_checkpoint(folder: Path, moment: str, checkpoint: Checkpoint) -> Path:
+    """Write ``folder/step-<moment>`` unless it is there, and remove all but the two newest.
+
+    ``moment`` sorts by time: the steps done, as nine digits, with ``-evaluated`` when the epoch they end is evaluated.
 
     Raises:
         UserError: the disk is full, read-only, …; what was there before is untouched.
     """
-    final = folder / f"step-{step:09d}"
+    final = folder / f"step-{moment}"
     with disk_errors(f"save a checkpoint in {folder} (the ones before it are kept)"):
         folder.mkdir(exist_ok=True)
-        for leftover in folder.glob(".*"):  # of a process that was killed while it saved or removed
+        for leftover in [*folder.glob(".new-*"), *folder.glob(".step-*")]:  # of a process killed in here
             shutil.rmtree(leftover)
+        if final.exists():  # the moment the run was resumed from
+            return final
         temporary = folder / f".new-{final.name}"
         try:
             _write_files(temporary, checkpoint)
-            if final.exists():  # it did not verify, or the run would be past it
-                final.rename(folder / f".old-{final.name}")
             temporary.rename(final)
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
         fsync_folder(folder)
-        for old in checkpoint_folders(folder)[KEEP:] + list(folder.glob(".old-*")):
-            _remove(old)
+        for old in checkpoint_folders(folder)[KEEP:]:
+            hidden = old.with_name(f".{old.name}")  # a kill in between leaves a hidden folder, never half a checkpoint
+            old.rename(hidden)
+            shutil.rmtree(hidden)
     return final
 
 
@@ -81,13 +90,6 @@ def _write(path: Path, data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def _remove(checkpoint: Path) -> None:
-    """Remove a checkpoint; a kill in between leaves a hidden folder, never half a checkpoint."""
-    hidden = checkpoint.with_name(f".{checkpoint.name.lstrip('.')}")
-    checkpoint.rename(hidden)
-    shutil.rmtree(hidden)
-
-
 def checkpoint_folders(folder: Path) -> list[Path]:
     """The checkpoints in ``folder``, newest first, whether or not they verify."""
     return sorted(folder.glob("step-*"), reverse=True)
@@ -101,28 +103,44 @@ def load_checkpoint(path: Path) -> Checkpoint:
     """
     try:
         manifest = json.loads((path / "manifest.json").read_bytes())
-        if manifest.get("format") != FORMAT:
+        if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
             raise UserError(f"{path} is not a cifarfast checkpoint")
         if manifest.get("version") != VERSION:
             raise UserError(f"{path} has checkpoint version {manifest.get('version')}; this program reads {VERSION}")
-        contents = {name: (path / Path(name).name).read_bytes() for name in manifest["sha256"]}
+        digests = dict(manifest["sha256"])
+        contents = {name: (path / Path(name).name).read_bytes() for name in digests}
     except FileNotFoundError as error:
         raise UserError(f"{path} is not a whole checkpoint: {Path(error.filename).name} is missing") from None
     except OSError as error:
         raise UserError(f"cannot read checkpoint {path}: {error.strerror or error}") from None
-    except (ValueError, KeyError, AttributeError, TypeError) as error:
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
         if isinstance(error, UserError):
             raise
         raise UserError(f"{path} is damaged: manifest.json cannot be read") from None
-    for name, digest in manifest["sha256"].items():
+    for name, digest in digests.items():
         if hashlib.sha256(contents[name]).hexdigest() != digest:
             raise UserError(f"{path} is damaged: the checksum of {name} does not match")
     try:
         state = json.loads(contents.pop("state.json"))
         tensors = {name.removesuffix(".safetensors"): load_tensors(data) for name, data in contents.items()}
-    except (KeyError, ValueError, SafetensorError) as error:
+        missing = [key for key in STATE_KEYS if key not in state] + [key for key in TENSOR_KEYS if key not in tensors]
+    except (KeyError, ValueError, TypeError, RecursionError, SafetensorError) as error:
         raise UserError(f"{path} is not a cifarfast checkpoint: {error}") from None
+    if missing or not isinstance(state, dict):
+        raise UserError(f"{path} is not a cifarfast checkpoint: it lacks {', '.join(missing)}")
     return Checkpoint(tensors, state)
+
+
+def set_aside_newer(folder: Path, path: Path) -> None:
+    """Rename the checkpoints newer than ``path``, which do not verify, to ``damaged-…``: they count no more."""
+    with disk_errors(f"set damaged checkpoints in {folder} aside"):
+        for other in checkpoint_folders(folder):
+            if other.name > path.name:
+                target, number = other.with_name(f"damaged-{other.name}"), 1
+                while target.exists():
+                    number += 1
+                    target = other.with_name(f"damaged-{number}-{other.name}")
+                other.rename(target)
 
 
 def newest_checkpoint(folder: Path) -> tuple[Path, Checkpoint, list[str]] | None:

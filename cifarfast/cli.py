@@ -94,7 +94,7 @@ def usage() -> str:
 def run_command(arguments: list[str]) -> int:
     """Run the command that the first argument names."""
     if not arguments or arguments[0] in ("-h", "--help"):
-        print(usage())
+        print(usage(), file=sys.stdout if arguments else sys.stderr)
         return 0 if arguments else 2
     if arguments[0] == "--version":
         print(__version__)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from .checkpoint import Checkpoint, newest_checkpoint, save_checkpoint
+from .checkpoint import Checkpoint, checkpoint_folders, newest_checkpoint, save_checkpoint, set_aside_newer
 from .data import Dataset, Splits
 from .data.statistics import channel_statistics
 from .errors import UserError
@@ -35,7 +35,18 @@ from .recipe import Recipe, differences, validate
 from .run import Row, RunFolder
 from .signals import Interrupted, StopRequest
 
-DIVERGED = "lower --lr, or add --warmup-epochs 1 (the last checkpoint is kept)"
+
+@contextlib.contextmanager
+def explained() -> Iterator[None]:
+    """Turn what torch says about settings that cannot work into a line that says what to do."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise UserError("the GPU's memory is full: lower --batch-size (and --eval-batch-size)") from None
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise UserError("batch norm needs more than one value a channel: raise --batch-size to 2 or more") from None
 
 
 class Trainer:
@@ -46,6 +57,8 @@ class Trainer:
         self.device = splits.train.images.device
         self._show_progress = show_progress
         count, batch = len(splits.train) * (2 if recipe.augmented_copy else 1), recipe.batch_size
+        if recipe.early_stopping_patience and splits.val is None:
+            raise UserError("early stopping needs a validation part: set --val-split (for example 0.1)")
         if batch > count:
             raise UserError(f"batch_size {batch} is above the {count} training images: lower --batch-size")
         self.samples = count  # with augmented_copy, sample N + i is the augmented copy of image i
@@ -95,9 +108,9 @@ class Trainer:
             UserError: the loss is no longer finite; the checkpoints before it are kept.
         """
         sums = self.running.state()
-        if not math.isfinite(sums[0]):
-            epoch = self.progress.epoch + 1
-            raise UserError(f"the loss became {sums[0]} in epoch {epoch}: {DIVERGED}")
+        finite = torch.stack([parameter.isfinite().all() for parameter in self.parameters.values()]).all().item()
+        if not (finite and math.isfinite(sums[0])):
+            raise self._diverged("the loss or a weight is not finite")
         tensors = {"model": self.model.state_dict(), "optimizer": optimizer_tensors(self.optimizer, self.model)}
         if self.ema:
             tensors["ema"] = self.ema.module.state_dict()
@@ -115,7 +128,8 @@ class Trainer:
             "fingerprint": self.splits.fingerprint,
         }
         step = self.progress.epoch * self.steps_per_epoch + self.progress.step_in_epoch
-        save_checkpoint(self.run.checkpoints, step, Checkpoint(tensors, state))
+        evaluated = "-evaluated" if step and not self.progress.step_in_epoch else ""
+        save_checkpoint(self.run.checkpoints, f"{step:09d}{evaluated}", Checkpoint(tensors, state))
         self._saved_at = time.monotonic()
 
     def resume(self) -> str:
@@ -129,7 +143,7 @@ class Trainer:
             return f"{self.run.path} has no checkpoint yet: starting from the beginning"
         path, checkpoint, problems = found
         state, tensors = checkpoint.state, checkpoint.tensors
-        theirs = validate(state["recipe"], f"{path}/state.json")
+        theirs = validate(state["recipe"], str(path))
         if lines := differences(self.recipe, theirs):
             raise UserError(f"{path} was made with other settings: {'; '.join(lines)}")
         if state["fingerprint"] != self.splits.fingerprint:
@@ -139,14 +153,20 @@ class Trainer:
             load_optimizer_tensors(self.optimizer, self.model, tensors["optimizer"])
             if self.ema:
                 self.ema.module.load_state_dict(tensors["ema"])
-        except (KeyError, RuntimeError) as error:
+            self.progress = Progress(**state["progress"])
+            self.running.load(state["running"])
+            self.schedule.load(state["schedule"])
+            self.scaler.load_state_dict(state["scaler"])
+        except (KeyError, TypeError, RuntimeError) as error:
             raise UserError(f"{path} does not fit this model: {str(error).splitlines()[0]}") from None
-        self.progress = Progress(**state["progress"])
-        self.running.load(state["running"])
-        self.schedule.load(state["schedule"])
-        self.scaler.load_state_dict(state["scaler"])
+        set_aside_newer(self.run.checkpoints, path)
         where = f"epoch {self.progress.epoch + 1}, step {self.progress.step_in_epoch}"
         return "; ".join([*problems, f"resuming from {path} ({where})"])
+
+    def _diverged(self, what: str) -> UserError:
+        kept = next(iter(checkpoint_folders(self.run.checkpoints)), None)
+        keeps = f"; {kept} is from before it" if kept else ""
+        return UserError(f"{what} in epoch {self.progress.epoch + 1}: lower --lr, or add --warmup-epochs 1{keeps}")
 
     def _save_if_due(self) -> None:
         if time.monotonic() - self._saved_at >= self.recipe.checkpoint_seconds:
@@ -173,11 +193,10 @@ class Trainer:
         bar = tqdm(
             total=self.recipe.epochs * self.images_per_epoch,
             initial=done,
-            unit="img",
-            unit_scale=True,
+            unit=" images",
             disable=None if self._show_progress else True,  # None: shown on a terminal only
         )
-        with bar, self._event_log() as events, StopRequest() as stop:
+        with bar, self._event_log() as events, explained(), StopRequest() as stop:
             self._write_tables()
             while not self.progress.finished:
                 bar.set_description(f"epoch {self.progress.epoch + 1}/{self.recipe.epochs}", refresh=False)
@@ -259,7 +278,7 @@ class Trainer:
         progress, recipe = self.progress, self.recipe
         loss, accuracy = self.running.means()
         if not math.isfinite(loss):
-            raise UserError(f"the loss became {loss} in epoch {progress.epoch + 1}: {DIVERGED}")
+            raise self._diverged(f"the loss became {loss}")
         lr = self.schedule.at((progress.epoch + 1) * self.steps_per_epoch - 1)
         row: Row = {"epoch": progress.epoch + 1, "lr": lr, "train_loss": loss, "train_accuracy_percent": accuracy}
         last = progress.epoch + 1 == recipe.epochs
@@ -304,9 +323,12 @@ class Trainer:
 
     def _evaluate(self, data: Dataset) -> Scores:
         logits = self._logits(data)
+        scores = score(logits, data.labels)
+        if not math.isfinite(scores.loss):
+            raise self._diverged(f"the loss of the evaluation became {scores.loss}")
         if data is self.splits.test:
             self._test_logits = logits
-        return score(logits, data.labels)
+        return scores
 
     def _result(self) -> dict[str, Any]:
         test = self.splits.test

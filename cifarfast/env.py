@@ -9,7 +9,7 @@ from .flags import run_main
 
 def run_command(arguments: list[str]) -> int:
     """Print the environment; return the exit code."""
-    if arguments and arguments != ["--help"]:
+    if arguments and arguments not in (["--help"], ["-h"]):
         raise UserError(f"`env` takes no arguments, got {' '.join(arguments)!r}")
     if arguments:
         print("usage: cifarfast env\n\nPrint versions, GPU, and for each op which backend runs and why.")

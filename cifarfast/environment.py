@@ -2,6 +2,8 @@
 
 import os
 import platform
+import shlex
+import shutil
 import subprocess
 import sys
 from importlib import metadata
@@ -112,4 +114,8 @@ def pick_device(wanted: Literal["auto", "cpu", "cuda"]) -> Literal["cpu", "cuda"
 def command(module: str) -> str:
     """How to start a module of this package from the present folder."""
     python, here = Path(sys.executable), Path.cwd()
-    return f"{python.relative_to(here) if python.is_relative_to(here) else 'python'} -m cifarfast.{module}"
+    if python.is_relative_to(here):
+        return f"{shlex.quote(str(python.relative_to(here)))} -m cifarfast.{module}"
+    on_path = shutil.which("python")
+    same = on_path is not None and Path(on_path).absolute() == python.absolute()
+    return f"{'python' if same else shlex.quote(str(python))} -m cifarfast.{module}"

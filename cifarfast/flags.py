@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import io
+import os
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar, get_type_hints
@@ -73,6 +74,9 @@ def run_main(body: Callable[[list[str]], int], arguments: list[str] | None) -> i
     except UserError as error:
         print(f"cifarfast: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that the flush at exit does not fail too
+        return 0
     except KeyboardInterrupt:
         print("\nstopped", file=sys.stderr)
         return 130

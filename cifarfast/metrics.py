@@ -46,7 +46,8 @@ class RunningMean:
             right = (predicted == labels).sum()
         else:
             right = (lam * (predicted == labels) + (1 - lam) * (predicted == labels_b)).sum()
-        self.sums += torch.stack([loss.double() * count, right.double(), right.new_tensor(count).double()])
+        self.sums[:2] += torch.stack([loss.double() * count, right.double()])
+        self.sums[2] += count
 
     def peek(self) -> tuple[float, float] | None:
         """Mean loss and accuracy in percent as of a recent batch, or None while no copy is ready. Never waits."""
@@ -71,6 +72,7 @@ class RunningMean:
     def load(self, state: list[float]) -> None:
         """Put back what ``state`` returned."""
         self.sums.copy_(torch.tensor(state, dtype=torch.float64))
+        self._copied = None
 
 
 def _means(sums: Tensor) -> tuple[float, float]:

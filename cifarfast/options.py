@@ -18,7 +18,7 @@ def base_recipe(arguments: list[str]) -> Recipe:
         known, _ = parser.parse_known_args(arguments)
     except argparse.ArgumentError as error:
         raise UserError(f"{error.argument_name}: {error.message}") from None
-    if known.recipe:
+    if known.recipe is not None:
         return load_recipe(known.recipe)[0]
     if known.resume and known.out and (folder := RunFolder(known.out)).exists:
         return folder.read_config()

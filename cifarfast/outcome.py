@@ -1,5 +1,6 @@
 """What ``result.json`` says about a finished run."""
 
+import dataclasses
 from typing import Any
 
 import torch
@@ -9,7 +10,7 @@ from .inference import input_size
 from .metrics import Scores
 from .models import model_info
 from .progress import Progress
-from .recipe import Recipe
+from .recipe import Recipe, differences, load_recipe, recipe_names
 
 
 def build_result(recipe: Recipe, splits: Splits, progress: Progress, test: Scores) -> dict[str, Any]:
@@ -28,6 +29,7 @@ def build_result(recipe: Recipe, splits: Splits, progress: Progress, test: Score
     )
     result = {
         "recipe": recipe.name,
+        "changed_settings": changed_settings(recipe),
         "arch": recipe.arch,
         "dataset": recipe.dataset,
         "official": splits.official,
@@ -52,3 +54,14 @@ def build_result(recipe: Recipe, splits: Splits, progress: Progress, test: Score
     if recipe.device == "cuda":
         result["peak_memory_bytes"] = torch.cuda.max_memory_allocated()
     return result
+
+
+def changed_settings(recipe: Recipe) -> list[str]:
+    """How a resolved recipe differs from the packaged one whose name it has, as ``setting: ours ≠ the recipe's``.
+
+    Seed, device and precision are left out: they have entries of their own.
+    """
+    if recipe.name not in recipe_names() or recipe.device == "auto":
+        return []
+    packaged = load_recipe(recipe.name)[0].resolved(recipe.device)
+    return differences(recipe, dataclasses.replace(packaged, seed=recipe.seed, precision=recipe.precision))

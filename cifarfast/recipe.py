@@ -10,11 +10,11 @@ import tomllib
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import tomli_w
 from annotated_types import Ge, Gt, Le, Lt
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from .augment import AugmentSettings
 from .errors import UserError, nearest
@@ -28,6 +28,8 @@ NonNegative = Annotated[float, Ge(0)]
 @dataclass(frozen=True, kw_only=True)
 class Recipe(AugmentSettings):
     """Every setting of a training run. Units stand in each field's text; ``None`` means "chosen as described"."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(allow_inf_nan=False)
 
     # ── data ──
     dataset: str = "cifar10"
@@ -135,8 +137,6 @@ class Recipe(AugmentSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.early_stopping_patience and not self.val_split:
-            raise UserError("early_stopping_patience needs a validation part: set val_split (for example 0.1)")
         for layer, coefficient in self.l2.items():
             if not coefficient >= 0:
                 raise UserError(f"l2 of layer {layer!r} is {coefficient}: it must be at least 0")

@@ -15,6 +15,7 @@ import contextlib
 import csv
 import io
 import json
+import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -38,13 +39,16 @@ class RunFolder:
     @property
     def exists(self) -> bool:
         """Whether a run was started in this folder."""
-        return (self.path / "config.toml").exists()
+        with disk_errors(f"read {self.path}"):
+            return (self.path / "config.toml").exists()
 
     def check(self, *, resume: bool) -> None:
         """Raise a UserError unless this folder is free, or holds a run and ``resume`` is True."""
-        if not self.path.is_dir():
-            return
-        others = [entry.name for entry in self.path.iterdir() if entry.name != ".lock"]
+        with disk_errors(f"read {self.path}"):
+            if not self.path.exists():
+                return
+            # hidden files are the lock, and what a process left that was killed before it had written its settings
+            others = [entry.name for entry in self.path.iterdir() if not entry.name.startswith(".")]
         if others and not self.exists:
             raise UserError(f"{self.path} is not empty and not a run folder (no config.toml): choose another --out")
         if others and not resume:
@@ -94,7 +98,7 @@ class RunFolder:
 
     def write_result(self, result: dict[str, Any]) -> None:
         """Write ``result.json``."""
-        self._write("result.json", json.dumps(result, indent=2) + "\n")
+        self._write("result.json", json.dumps(result, indent=2, allow_nan=False) + "\n")
 
     def read_result(self) -> dict[str, Any]:
         """Read ``result.json``."""
@@ -106,12 +110,15 @@ class RunFolder:
 
     def read_metrics(self) -> list[dict[str, float]]:
         """Read ``metrics.csv``; an epoch that was not evaluated lacks the columns of the evaluation."""
-        rows = csv.DictReader(io.StringIO(self._read("metrics.csv")))
-        return [{key: float(value) for key, value in row.items() if value != ""} for row in rows]
+        return self._read_table("metrics.csv")
 
     def write_timing(self, rows: Sequence[Row]) -> None:
         """Write ``timing.csv``."""
         self._write("timing.csv", _to_csv(rows))
+
+    def read_timing(self) -> list[dict[str, float]]:
+        """Read ``timing.csv``."""
+        return self._read_table("timing.csv")
 
     def write_predictions(self, logits: np.ndarray, labels: np.ndarray) -> None:
         """Write ``predictions.npz``: test logits float32 [N, C] and labels int64 [N], in the test set's order."""
@@ -127,8 +134,12 @@ class RunFolder:
                 return arrays["logits"], arrays["labels"]
         except FileNotFoundError:
             raise UserError(f"{self.path} has no predictions.npz: the run did not finish") from None
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
             raise UserError(f"cannot read {path}: {error}") from None
+
+    def _read_table(self, name: str) -> list[dict[str, float]]:
+        rows = csv.DictReader(io.StringIO(self._read(name)))
+        return [{key: float(value) for key, value in row.items() if value != ""} for row in rows]
 
     def _read_json(self, name: str) -> dict[str, Any]:
         text = self._read(name)

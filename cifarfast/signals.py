@@ -26,7 +26,8 @@ class StopRequest:
     def __enter__(self) -> "StopRequest":
         if threading.current_thread() is threading.main_thread():
             for signum in (signal.SIGINT, signal.SIGTERM):
-                self._before[signum] = signal.signal(signum, self._note)
+                if signal.getsignal(signum) is not signal.SIG_IGN:  # nohup, or & in a script
+                    self._before[signum] = signal.signal(signum, self._note)
         return self
 
     def __exit__(

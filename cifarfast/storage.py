@@ -14,10 +14,11 @@ _EXPLAINED = {
     errno.EDQUOT: "the disk quota is used up: free some space",
     errno.EFBIG: "the file is larger than the file-size limit allows: raise it",
     errno.EROFS: "the file system is read-only: choose another folder with --out",
-    errno.EACCES: "no permission to write there: choose another folder with --out",
-    errno.EPERM: "no permission to write there: choose another folder with --out",
+    errno.EACCES: "no permission",
+    errno.EPERM: "no permission",
     errno.ENOTDIR: "a file stands where a folder should be: choose another folder with --out",
     errno.EEXIST: "a file stands where a folder should be: choose another folder with --out",
+    errno.ENAMETOOLONG: "the name is too long",
 }
 
 
@@ -67,9 +68,11 @@ def folder_lock(folder: Path) -> Iterator[None]:
     Raises:
         UserError: another process holds it.
     """
-    with (folder / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"another process is training in {folder}: wait for it, or choose another --out") from None
+    with contextlib.ExitStack() as stack:
+        with disk_errors(f"lock {folder}"):
+            file = stack.enter_context((folder / ".lock").open("w"))
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UserError(f"another process is training in {folder}: wait, or choose another --out") from None
         yield

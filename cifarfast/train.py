@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import shlex
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Annotated, Any
 import torch
 import tyro
 
-from .data import load_dataset
+from .data import data_folder, load_dataset
 from .engine import Trainer
 from .environment import collect_environment, command, pick_device
 from .errors import UserError
@@ -66,7 +67,7 @@ def train(
         UserError: wrong settings, data, folder or checkpoint.
         Interrupted: SIGINT or SIGTERM came; the state is saved.
     """
-    recipe = recipe.resolved(pick_device(recipe.device))
+    recipe = _with_absolute_paths(recipe).resolved(pick_device(recipe.device))
     _ask_for_determinism(recipe)
     run = RunFolder(out if out is not None else free_run_folder(Path("runs"), recipe))
     run.check(resume=resume)
@@ -85,15 +86,24 @@ def train(
     print(
         f"{trainer.steps_per_epoch} steps an epoch, epochs: {recipe.epochs}; on {recipe.device} in {recipe.precision}"
     )
+    data = {"dataset": splits.name, "fingerprint": splits.fingerprint, "official": splits.official}
+    environment = collect_environment() | {"data": data}
     with run.writing(resume=resume):
         run.write_config(recipe)
         if resume:
             print(trainer.resume())
-        data = {"dataset": splits.name, "fingerprint": splits.fingerprint, "official": splits.official}
-        run.write_environment(collect_environment() | {"data": data})
+        run.write_environment(environment)
         print(f"run folder: {run.path}", flush=True)
         trainer.fit()
     return run
+
+
+def _with_absolute_paths(recipe: Recipe) -> Recipe:
+    """The recipe with its data found from any folder, as its run folder may be used from another one."""
+    kind, colon, path = recipe.dataset.partition(":")
+    if kind in ("folder", "csv") and colon and path:
+        recipe = dataclasses.replace(recipe, dataset=f"{kind}:{Path(path).expanduser().absolute()}")
+    return dataclasses.replace(recipe, data_dir=str(data_folder(recipe.data_dir).absolute()))
 
 
 def _ask_for_determinism(recipe: Recipe) -> None:
@@ -102,6 +112,8 @@ def _ask_for_determinism(recipe: Recipe) -> None:
     if recipe.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS starts
     torch.use_deterministic_algorithms(recipe.deterministic, warn_only=True)
+    # otherwise every tensor that is about to be written is filled first
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cudnn.benchmark = not recipe.deterministic
 
 
@@ -109,8 +121,8 @@ def summary(result: dict[str, Any]) -> str:
     """The outcome of a run in two lines."""
     dataset = result["dataset"] + ("" if result["official"] else " (not the official files)")
     return (
-        f"test accuracy {result['test_accuracy_percent']:.2f} % after {result['epochs']} epochs on {dataset}; "
-        f"best {result['best_test_accuracy_percent']:.2f} % after {result['best_epoch']}\n"
+        f"test accuracy {result['test_accuracy_percent']:.2f} % after epoch {result['epochs']} on {dataset}; "
+        f"best {result['best_test_accuracy_percent']:.2f} % after epoch {result['best_epoch']}\n"
         f"{result['train_seconds']:.1f} s of training, {result['images_per_second']:,.0f} images/s, "
         f"{result['parameters']:,} parameters, {result['macs'] / 1e6:,.1f} M MACs an image"
     )
@@ -121,16 +133,18 @@ def run_command(arguments: list[str]) -> int:
     options = parse_options(arguments)
     settings = options.settings
     if options.print_config:
-        print(to_toml(settings.resolved(pick_device(settings.device))), end="")
+        resolved = settings.resolved(pick_device(settings.device))
+        # device and precision stay as they were given: what is printed here may run on another machine
+        print(to_toml(dataclasses.replace(resolved, device=settings.device, precision=settings.precision)), end="")
         return 0
     try:
         run = train(settings, out=options.out, resume=options.resume, show_progress=not options.quiet)
     except Interrupted as stop:
         print(f"\nstopped by {stop}; the state is saved", file=sys.stderr)
-        print(f"resume with: {command('train')} --out {stop.folder} --resume", file=sys.stderr)
+        print(f"resume with: {command('train')} --out {shlex.quote(str(stop.folder))} --resume", file=sys.stderr)
         return stop.exit_code
     print(summary(run.read_result()))
-    print(f"next: {command('report')} {run.path}")
+    print(f"next: {command('report')} {shlex.quote(str(run.path))}")
     if settings.dataset == "digits":
         print(f"CIFAR-10: {command('train')} --arch wrn16_8 --epochs 200")
     return 0

@@ -1,8 +1,12 @@
 """A user's mistake is one line on stderr that says what to do, and exit code 2; never a traceback."""
 
+import dataclasses
 import os
 import pickle
+import shlex
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -43,7 +47,7 @@ def assert_one_line(arguments: list[str], *parts: str) -> None:
         (["--dataset=cifer10"], ["cifer10", "did you mean 'cifar10'"]),
         (["--recipe=b01_lent"], ["did you mean 'b01_lenet'"]),
         (["--recipe"], ["--recipe"]),
-        (["--early-stopping-patience=2"], ["set val_split"]),
+        (["--early-stopping-patience=2"], ["set --val-split"]),
         (["--l2", "fc9", "1e-4"], ["l2 names layer 'fc9'"]),
         (["--limit-train=0"], ["limit_train = 0"]),
         (["--limit-train=41"], ["41"]),
@@ -65,6 +69,31 @@ def test_batch_above_the_data_set(tmp_path: Path) -> None:
 
 def test_resume_needs_a_folder() -> None:
     assert_one_line([*TINY, "--resume"], "--resume needs --out")
+
+
+def test_one_image_a_step_and_batch_norm(tmp_path: Path) -> None:
+    settings = ["--arch=cnn_bn", "--batch-size=1", f"--out={tmp_path / 'run'}"]
+    assert_one_line([*TINY[:1], "--epochs=1", "--quiet", *settings], "raise --batch-size")
+
+
+def test_names_that_are_too_long(tmp_path: Path) -> None:
+    long = "x" * 300
+    for argument in (f"--out={tmp_path / long}", f"--dataset=folder:{tmp_path / long}"):
+        assert_one_line([*TINY, argument], "name")
+    assert_one_line(["--dataset=cifar10", f"--data-dir={tmp_path / long}", "--quiet"], "name")
+
+
+def test_a_backend_that_is_not_there_leaves_no_run_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CIFARFAST_BACKEND", "banana")
+    assert_one_line([*TINY, f"--out={tmp_path / 'run'}"], "CIFARFAST_BACKEND")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_closed_pipe_is_no_error() -> None:
+    command = f"{shlex.quote(sys.executable)} -m cifarfast recipes | head -1"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, cwd=Path(__file__).parent.parent)
+    assert done.stdout.startswith("| recipe |")
+    assert done.stderr == ""
 
 
 def test_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -176,7 +205,7 @@ def test_run_folder_in_the_way(tmp_path: Path) -> None:
 
 def test_every_setting_has_a_flag() -> None:
     flags = set(known_flags(TrainOptions))
-    for name in Recipe.__dataclass_fields__:
+    for name in (f.name for f in dataclasses.fields(Recipe)):
         assert f"--{name.replace('_', '-')}" in flags
 
 
@@ -190,6 +219,8 @@ def test_every_setting_has_a_flag() -> None:
         (["evaluate"], ""),
         (["report", "/nowhere"], "/nowhere"),
         (["env", "--verbose"], "takes no arguments"),
+        (["augment-preview", "--dataset=synthetic", "--out=picture.foo"], "must end in .png"),
+        (["augment-preview", "--dataset=synthetic", "--images=0"], "at least 1"),
         (["models", "--num-class=3"], "did you mean '--num-classes'"),
     ],
 )

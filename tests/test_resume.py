@@ -95,9 +95,12 @@ def test_killed_inside_a_save(function: str, call: int, uninterrupted: Path, tmp
     assert len(checkpoint_folders(run / "checkpoints")) <= 2
 
 
-def test_killed_before_the_first_checkpoint_starts_again(uninterrupted: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("function", "call"), [("fsync", 1), ("fsync", 2), ("fsync", 3), ("fsync", 5), ("replace", 1), ("replace", 2)]
+)
+def test_killed_before_the_first_checkpoint(function: str, call: int, uninterrupted: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    done = train([*SETTINGS, f"--out={run}"], tmp_path / "log", prepare=KillAtCall("fsync", 5))
+    done = train([*SETTINGS, f"--out={run}"], tmp_path / "log", prepare=KillAtCall(function, call))
     assert done.code == -signal.SIGKILL
     assert "no checkpoint yet" in resume(run, tmp_path / "log")
     assert_same_outcome(run, uninterrupted)
@@ -155,6 +158,18 @@ def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_it_taken(uninte
     said = resume(run, tmp_path / "log")
     assert "checksum of model.safetensors does not match" in said
     assert newest.name in said
+    assert (run / "checkpoints" / f"damaged-{newest.name}").is_dir()
+    assert_same_outcome(run, uninterrupted)
+
+
+def test_damaged_checkpoints_of_the_future_do_not_push_out_new_ones(uninterrupted: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    assert train([*SETTINGS, EVERY_STEP, f"--out={run}"], tmp_path / "log", prepare=KillAtCall("rename", 9)).code < 0
+    for number in (900, 901):
+        (run / "checkpoints" / f"step-{number:09d}").mkdir()
+    resume(run, tmp_path / "log")
+    assert all(load_checkpoint(path) for path in checkpoint_folders(run / "checkpoints"))
+    assert len(checkpoint_folders(run / "checkpoints")) == 2
     assert_same_outcome(run, uninterrupted)
 
 

@@ -63,7 +63,7 @@ def save_preview(
     columns = [("original", original, original.images.cpu())]
     for epoch in epochs:
         batch = augment(images, labels, drawn, epoch)
-        columns.append((f"epoch {epoch}", batch, to_pixels(batch.images, augment.mean, augment.std)))
+        columns.append((f"epoch {epoch + 1}", batch, to_pixels(batch.images, augment.mean, augment.std)))
 
     step_x, step_y = side + _GAP, side + _CAPTION + _GAP
     size = (len(columns) * step_x + _GAP, rows * step_y + _CAPTION + _GAP)

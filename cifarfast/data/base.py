@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError
-from ..random import Purpose, draw_bits, permutation
+from ..random import Purpose, permutation
 
 # Philox "epochs" of Purpose.SPLIT, so that the two kinds of split never share a draw
 _VALIDATION, _FIXED_TEST = 0, 1
@@ -75,8 +75,11 @@ class Splits:
 
     @property
     def fingerprint(self) -> str:
-        """``"sha256:<hex>"`` over the fingerprints of the training and the test part as loaded."""
-        return _sha256(f"{self.train.fingerprint}\n{self.test.fingerprint}".encode())
+        """``"sha256:<hex>"`` over the fingerprints of the training, the test and an own validation part as loaded."""
+        parts = [self.train.fingerprint, self.test.fingerprint]
+        if self.val is not None and self.val.fingerprint != self.train.fingerprint:  # not held out of the training part
+            parts.append(self.val.fingerprint)
+        return _sha256("\n".join(parts).encode())
 
     @property
     def official(self) -> bool:
@@ -163,8 +166,7 @@ def _stratified_indices(dataset: Dataset, fraction: float, seed: int, epoch: int
             f"class {dataset.classes[counts.index(1)]!r} has 1 sample, too few to split (2 are needed): "
             "add samples, drop the class, or split the data yourself"
         )
-    high, low, _, _ = draw_bits(seed, Purpose.SPLIT, epoch, torch.arange(len(labels)))
-    order = torch.argsort((high << 30) | (low >> 2), stable=True)
+    order = permutation(len(labels), seed, Purpose.SPLIT, epoch)
     by_class = order[torch.argsort(labels[order], stable=True)]  # classes in turn, each in random order
     held_out = torch.zeros(len(labels), dtype=torch.bool)
     start = 0

@@ -58,7 +58,10 @@ def load_dataset(
         raise UserError(f"limit_train is {limit_train}, allowed is 1 or more training samples")
     if image_size is not None and image_size < 1:
         raise UserError(f"image_size is {image_size}, allowed is 1 or more pixels")
-    splits = _load(name, data_folder(data_dir), download, image_size)
+    try:
+        splits = _load(name, data_folder(data_dir), download, image_size)
+    except OSError as error:
+        raise UserError(f"cannot read data set {name}: {error.filename}: {error.strerror or error}") from None
     return limit_training(hold_out_validation(splits, val_split, seed), limit_train, seed)
 
 

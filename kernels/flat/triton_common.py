@@ -44,5 +44,3 @@ def lerp(start, end, weight, one_minus_weight):
     """``start + weight (end − start)``, from the nearer side: exact for weight 0 and 1 and for start = end."""
     step = end - start
     return tl.where(weight < 0.5, start + weight * step, end - one_minus_weight * step)
-
-

@@ -2,9 +2,10 @@
 
 from torch import Tensor
 
+from ..flat.rows import number
 from ..flat.scalars import FlatScalar
 
 
 def flat_ema(ema: Tensor, master: Tensor, scalars: Tensor) -> None:
     """``ema ← ema + (1 − EMA_DECAY)(w − ema)``."""
-    ema.lerp_(master, (1 - scalars[FlatScalar.EMA_DECAY]).to(ema.dtype))
+    ema.lerp_(master, number(1 - scalars[FlatScalar.EMA_DECAY], ema.dtype))

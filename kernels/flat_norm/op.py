@@ -94,7 +94,8 @@ def flat_clip(grad: Tensor, scalars: Tensor, max_norm: float, table: FlatTable |
     check_scalars(scalars, grad)
     if not max_norm > 0:
         raise ValueError(f"max_norm must be above 0, got {max_norm}")
-    norm = flat_norm(grad, None, table) * scalars[FlatScalar.GRAD_SCALE].abs()
+    norm = flat_norm(grad, None, table)
+    norm *= scalars[FlatScalar.GRAD_SCALE].abs()
     scalars[FlatScalar.CLIP] = (max_norm / (norm + 1e-6)).clamp(max=1.0)
     return norm
 

@@ -14,7 +14,12 @@ from .op import flat_norm
 
 
 def _case(
-    n: int, *, asam: bool = False, lengths: list[int] | None = None, lr_scale: list[float] | float = 1.0, **settings: Any
+    n: int,
+    *,
+    asam: bool = False,
+    lengths: list[int] | None = None,
+    lr_scale: list[float] | float = 1.0,
+    **settings: Any,
 ) -> Case:
     def make_inputs(make: Maker) -> Inputs:
         table = None if lengths is None else sample_table(make, lengths, lr_scale)
@@ -62,7 +67,7 @@ def _eager(grad: Tensor, master: Tensor | None, table: FlatTable) -> Tensor:
 
     x = views(grad)
     if master is not None:
-        x = torch._foreach_mul(torch._foreach_abs(views(master)), views(grad.to(master.dtype)))
+        x = list(torch._foreach_mul(torch._foreach_abs(views(master)), views(grad.to(master.dtype))))
     return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(x)))
 
 

@@ -1,21 +1,27 @@
-"""The norm over flat buffers with torch ops, summed in fp64 piece by piece."""
+"""The norm over flat buffers with torch ops, piece by piece, the pieces in fp64."""
 
 import torch
 from torch import Tensor
 
-from ..flat.rows import active_rows, pieces, rows
+from ..flat.rows import pieces
 
 
 def flat_norm(grad: Tensor, weight: Tensor | None, settings: Tensor | None, eta: float) -> Tensor:
-    """``√Σ g²``, or with a weight ``√Σ ((|w| + eta) g)²``, over blocks whose lr_scale is not 0; fp32 (fp64 for fp64)."""
+    """``√Σ g²``, or with a weight ``√Σ ((|w| + eta) g)²``, over blocks whose lr_scale is not 0; fp32 or fp64."""
     dtype = torch.float64 if grad.dtype == torch.float64 else torch.float32
-    sums = []
-    for elements, blocks in pieces(grad.shape[0]):
-        g = rows(grad, elements, blocks).to(dtype)
-        if weight is not None:
-            g = g * (rows(weight, elements, blocks).abs() + eta)
-        active = active_rows(settings, blocks)
-        if active is not None:
-            g = torch.where(active, g, 0.0)
-        sums.append(torch.linalg.vector_norm(g, dtype=torch.float64).square())
-    return torch.stack(sums).sum().sqrt().to(dtype)
+    cut = [piece for piece in pieces(grad.shape[0], settings, grad.device, dtype) if piece.frozen is not True]
+    # one for all pieces: a fresh allocation of this size costs more than the arithmetic
+    scratch = grad.new_empty(max((p.elements.stop - p.elements.start for p in cut), default=0), dtype=dtype)
+    sums = grad.new_zeros(len(cut), dtype=torch.float64)
+    for i, piece in enumerate(cut):
+        g = piece.of(grad)
+        x = scratch[: g.numel()].view_as(g)
+        if weight is None:
+            x.copy_(g)
+        else:
+            torch.abs(piece.of(weight), out=x).add_(eta).mul_(g)
+        if isinstance(piece.frozen, Tensor):
+            x.masked_fill_(piece.frozen, 0.0)
+        # torch sums pairwise, so a piece loses few digits
+        sums[i] = x.square_().sum()
+    return sums.sum().sqrt().to(dtype)

@@ -11,9 +11,17 @@ from .. import backend
 from ..flat.checks import check_like, check_master, check_scalars, check_share, check_table
 from ..flat.table import FlatTable
 from . import torch_impl
-from .reference import RULES
 
 _OP = "flat_optimizer"
+# which of momentum and second moment a rule cannot do without
+_NEEDED = {
+    "sgd": (False, False),
+    "adam": (True, True),
+    "nadam": (True, True),
+    "adamax": (True, True),
+    "rmsprop": (False, True),
+    "adagrad": (False, True),
+}
 
 backend.register(_OP, "triton", "torch")
 
@@ -36,6 +44,7 @@ def flat_optimizer(
     extra: float = 0.0,
     nesterov: bool = False,
     decoupled: bool = False,
+    state_names: tuple[str, str] = ("momentum", "second_moment"),
 ) -> None:
     """One step of the rule named, in place; ``flat_sgd_step`` and its siblings call this with their own names.
 
@@ -53,18 +62,22 @@ def flat_optimizer(
         extra: NAdam's momentum_decay or Adagrad's lr_decay.
         nesterov: look ahead along the momentum (sgd).
         decoupled: weight decay shrinks the weights by lr·weight_decay (AdamW) instead of adding to the gradient.
+        state_names: what errors call the two states.
 
     Raises:
         ValueError: a length, dtype, device or setting that does not fit.
     """
     check_master("master", master)
-    for name, tensor, half in (("grad", grad, True), ("momentum", momentum, False), ("ema", ema, False)):
-        check_like(name, tensor, master, half=half)
-    check_like("second_moment", second_moment, master)
-    check_like("copy", copy, master, half=True)
+    for name, tensor in ((state_names[0], momentum), (state_names[1], second_moment), ("ema", ema)):
+        check_like(name, tensor, master)
+    for name, tensor in (("grad", grad), ("copy", copy)):
+        check_like(name, tensor, master, half=True)
     check_table(table, master)
     check_scalars(scalars, master)
     _check_settings(rule, decay1, decay2, eps, extra)
+    for name, state, needed in zip(state_names, (momentum, second_moment), _NEEDED[rule], strict=True):
+        if state is None and needed:
+            raise ValueError(f"{name} must be a buffer for {rule}, got None")
     arguments = (
         rule, master, grad, momentum, second_moment, table.settings, scalars, ema, copy,
         float(decay1), float(decay2), float(eps), float(extra), nesterov, decoupled,
@@ -80,8 +93,8 @@ def _runs_torch(master: Tensor) -> bool:
 
 
 def _check_settings(rule: str, decay1: float, decay2: float, eps: float, extra: float) -> None:
-    if rule not in RULES:
-        raise ValueError(f"rule must be one of {', '.join(RULES)}, got {rule!r}")
+    if rule not in _NEEDED:
+        raise ValueError(f"rule must be one of {', '.join(_NEEDED)}, got {rule!r}")
     check_share("decay1", decay1)
     check_share("decay2", decay2)
     if not 0 < eps < float("inf"):

@@ -3,17 +3,19 @@
 import torch
 from torch import Tensor
 
+from ..flat.rows import Number
 from ..flat.scalars import FlatScalar
-
-RULES = ("sgd", "adam", "nadam", "adamax", "rmsprop", "adagrad")
 
 
 def advance(scalars: Tensor, rule: str, decay1: float, decay2: float, extra: float) -> None:
     """Count the step t and write its factors, without waiting for the device.
 
-    ``step_size`` is ``lr`` (sgd, rmsprop), ``lr / (1 − β₁ᵗ)`` (adam, adamax), ``lr / (1 + (t − 1)·lr_decay)`` (adagrad),
-    ``lr·μ_{t+1} / (1 − Π_{i≤t+1} μ_i)`` (nadam, whose ``grad_step`` is ``lr·(1 − μ_t) / (1 − Π_{i≤t} μ_i)``), with
-    ``μ_t = β₁ (1 − ½·0.96^(t·momentum_decay))``; ``root_factor = 1/√(1 − β₂ᵗ)``. ``extra`` is momentum_decay or lr_decay.
+    * ``step_size``: ``lr`` (sgd, rmsprop), ``lr / (1 − β₁ᵗ)`` (adam, adamax), ``lr / (1 + (t − 1)·lr_decay)``
+      (adagrad), ``lr·μ_{t+1} / (1 − Π_{i≤t+1} μ_i)`` (nadam), where ``μ_t = β₁ (1 − ½·0.96^(t·momentum_decay))``
+    * ``grad_step``: ``lr·(1 − μ_t) / (1 − Π_{i≤t} μ_i)`` (nadam)
+    * ``root_factor``: ``1/√(1 − β₂ᵗ)``
+
+    ``extra`` is momentum_decay or lr_decay.
     """
     lr, skip = scalars[FlatScalar.LR], scalars[FlatScalar.SKIP] != 0
     t = scalars[FlatScalar.STEP] + ~skip
@@ -44,15 +46,15 @@ def update(
     m: Tensor | None,
     v: Tensor | None,
     *,
-    step_size: Tensor,
-    grad_step: Tensor,
-    root_factor: Tensor,
+    step_size: Number,
+    grad_step: Number,
+    root_factor: Number,
     decay1: float,
     decay2: float,
     eps: float,
     nesterov: bool,
-) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """What a step takes from the weights, δ, and the new m and v; from gradient g, momentum m and second moment v.
+) -> tuple[Tensor, Number]:
+    """Move momentum m and second moment v in place; return u and f: the step takes δ = f·u from the weights.
 
     * sgd: ``m ← β₁ m + g``, ``δ = s m``, with Nesterov ``s (g + β₁ m)``, without m ``s g``
     * adam: ``m ← m + (1 − β₁)(g − m)``, ``v ← β₂ v + (1 − β₂) g²``, ``δ = s m / (√v·root + eps)``
@@ -60,31 +62,30 @@ def update(
     * adamax: m as adam, ``v ← max(β₂ v, |g| + eps)``, ``δ = s m / v``
     * rmsprop: v as adam, ``u = g / (√v + eps)``, ``m ← β₁ m + u``, ``δ = s m``, without m ``s u``
     * adagrad: ``v ← v + g²``, ``δ = s g / (√v + eps)``
+
+    s is ``step_size``. The gradient is overwritten.
     """
     if rule == "sgd":
-        direction = g
-        if m is not None:
-            m = m * decay1 + g
-            direction = g + m * decay1 if nesterov else m
-        return direction * step_size, m, None
+        if m is None:
+            return g, step_size
+        m.mul_(decay1).add_(g)
+        return (g.add_(m, alpha=decay1) if nesterov else m), step_size
     assert v is not None
     if rule == "adagrad":
-        v = torch.addcmul(v, g, g)
-        return g / v.sqrt().add_(eps) * step_size, None, v
+        v.addcmul_(g, g)
+        return g.div_(v.sqrt().add_(eps)), step_size
     if rule == "adamax":
         assert m is not None
-        m, v = torch.lerp(m, g, 1 - decay1), torch.maximum(v * decay2, g.abs().add_(eps))
-        return m / v * step_size, m, v
-    v = (v * decay2).addcmul_(g, g, value=1 - decay2)
+        m.lerp_(g, 1 - decay1)
+        torch.maximum(v.mul_(decay2), g.abs_().add_(eps), out=v)
+        return m / v, step_size
+    v.mul_(decay2).addcmul_(g, g, value=1 - decay2)
     if rule == "rmsprop":
-        direction = g / v.sqrt().add_(eps)
-        if m is not None:
-            m = direction = m * decay1 + direction
-        return direction * step_size, m, v
+        g.div_(v.sqrt().add_(eps))
+        return (g if m is None else m.mul_(decay1).add_(g)), step_size
     assert m is not None
-    m = torch.lerp(m, g, 1 - decay1)
+    m.lerp_(g, 1 - decay1)
     denominator = v.sqrt().mul_(root_factor).add_(eps)
-    numerator = m * step_size
     if rule == "nadam":
-        numerator = numerator + g * grad_step
-    return numerator / denominator, m, v
+        return g.mul_(grad_step).add_(m * step_size).div_(denominator), 1.0
+    return m / denominator, step_size

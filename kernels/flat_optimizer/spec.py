@@ -65,7 +65,7 @@ def _case(
         inputs["momentum"] = make.randn(n, scale=0.5, dtype=dtype) if has_momentum else None
         inputs["second_moment"] = None if rule == "sgd" else make.rand(n, dtype=dtype) + 0.1
         inputs["ema"] = make.randn(n, dtype=dtype) if ema else None
-        copy_dtype = copy or make.dtype
+        copy_dtype = make.dtype if copy is None or dtype == torch.float64 else copy
         inputs["copy"] = torch.full((n,), torch.nan, dtype=copy_dtype, device=make.device)
         return inputs
 
@@ -84,7 +84,7 @@ def _benchmark(settings: Inputs, lengths: list[int], *, grad_fp32: bool = False)
     def make_inputs(make: Maker) -> Inputs:
         inputs = _case(settings, [1 << 16])(make)
         table = flat_table(lengths, weight_decay=5e-4, device=make.device)
-        for name in SPEC.mutates + ("grad",):
+        for name in (*SPEC.mutates, "grad"):
             if inputs[name] is not None:
                 inputs[name] = large(inputs[name], table.length)
         inputs["grad"] = inputs["grad"].float() if grad_fp32 else inputs["grad"]
@@ -108,9 +108,7 @@ def _reference(
     """The op in plain torch, without checks."""
     options = {"decay1": 0.0, "decay2": 0.0, "eps": 1e-8, "extra": 0.0, "nesterov": False, "decoupled": False}
     values = {**options, **settings}.values()
-    torch_impl.flat_optimizer(  # type: ignore[call-arg]
-        rule, master, grad, momentum, second_moment, table.settings, scalars, ema, copy, *values
-    )
+    torch_impl.flat_optimizer(rule, master, grad, momentum, second_moment, table.settings, scalars, ema, copy, *values)
 
 
 def _eager(
@@ -138,7 +136,7 @@ def _eager(
     weights, grads, momenta = views(master), views(grad.to(master.dtype)), views(momentum)
     if rule == "sgd":
         sgd(
-            weights, grads, momenta, fused=True, lr=_LR, momentum=decay1, nesterov=nesterov,
+            weights, grads, [*momenta], fused=True, lr=_LR, momentum=decay1, nesterov=nesterov,
             weight_decay=5e-4, dampening=0.0, maximize=False,
         )  # fmt: skip
     else:

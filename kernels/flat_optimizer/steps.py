@@ -7,8 +7,9 @@ All of them do, for every element of the flat buffers, in one pass:
     ema = EMA_DECAY · ema + (1 − EMA_DECAY) · w
     copy = w in the compute precision
 
-lr_scale, weight_decay and l2 are the segment's (``flat_table``); names in capitals are ``FlatScalar``s in device memory.
-A segment with lr_scale 0 keeps weights and state bit for bit. Without ``ema`` or ``copy`` that line is left out.
+lr_scale, weight_decay and l2 are the segment's (``flat_table``); names in capitals are ``FlatScalar``s in device
+memory. A segment with lr_scale 0 keeps weights and state bit for bit. Without ``ema`` or ``copy`` that line is left
+out.
 
 Shapes: master, states and ema are [P] fp32; grad is [P] fp32, bf16 or fp16; copy is [P] fp32, bf16 or fp16. States are
 zero before the first step. With an fp64 master everything may be fp64, in plain torch. Nothing waits for the device,
@@ -48,10 +49,10 @@ def flat_sgd_step(
     _check_momentum_buffer(momentum_buffer, momentum)
     if nesterov and not momentum:
         raise ValueError("nesterov needs a momentum above 0")
-    settings = {"nesterov": nesterov, "decoupled": decoupled}
     flat_optimizer(
-        "sgd", master, grad, momentum_buffer, None, table, scalars, ema, copy, decay1=momentum, **settings
-    )
+        "sgd", master, grad, momentum_buffer, None, table, scalars, ema, copy,
+        decay1=momentum, nesterov=nesterov, decoupled=decoupled, state_names=("momentum_buffer", ""),
+    )  # fmt: skip
 
 
 def flat_adam_step(
@@ -76,7 +77,7 @@ def flat_adam_step(
     _check_betas(betas)
     flat_optimizer(
         "adam", master, grad, exp_avg, exp_avg_sq, table, scalars, ema, copy,
-        decay1=betas[0], decay2=betas[1], eps=eps, decoupled=decoupled,
+        decay1=betas[0], decay2=betas[1], eps=eps, decoupled=decoupled, state_names=("exp_avg", "exp_avg_sq"),
     )  # fmt: skip
 
 
@@ -98,9 +99,7 @@ def flat_adamw_step(
     Shapes, dtypes and errors: see this module's docstring.
     Loshchilov & Hutter, "Decoupled weight decay regularization", ICLR 2019.
     """
-    flat_adam_step(
-        master, grad, exp_avg, exp_avg_sq, table, scalars, ema, copy, betas=betas, eps=eps, decoupled=True
-    )
+    flat_adam_step(master, grad, exp_avg, exp_avg_sq, table, scalars, ema, copy, betas=betas, eps=eps, decoupled=True)
 
 
 def flat_nadam_step(
@@ -129,6 +128,7 @@ def flat_nadam_step(
     flat_optimizer(
         "nadam", master, grad, exp_avg, exp_avg_sq, table, scalars, ema, copy,
         decay1=betas[0], decay2=betas[1], eps=eps, extra=momentum_decay, decoupled=decoupled,
+        state_names=("exp_avg", "exp_avg_sq"),
     )  # fmt: skip
 
 
@@ -145,14 +145,15 @@ def flat_adamax_step(
     betas: tuple[float, float] = _BETAS,
     eps: float = 1e-8,
 ) -> None:
-    """Adamax: ``m ← β₁m + (1−β₁)g``, ``u ← max(β₂u, |g| + eps)``, ``w ← w − lr/(1−β₁ᵗ) · m/u``. As ``torch.optim.Adamax``.
+    """Adamax: ``m ← β₁m + (1−β₁)g``, ``u ← max(β₂u, |g| + eps)``, ``w ← w − lr/(1−β₁ᵗ) · m/u``.
 
-    Shapes, dtypes and errors: see this module's docstring. Kingma & Ba, "Adam", ICLR 2015, section 7.
+    As ``torch.optim.Adamax``. Shapes, dtypes and errors: see this module's docstring.
+    Kingma & Ba, "Adam", ICLR 2015, section 7.
     """
     _check_betas(betas)
     flat_optimizer(
         "adamax", master, grad, exp_avg, exp_inf, table, scalars, ema, copy,
-        decay1=betas[0], decay2=betas[1], eps=eps,
+        decay1=betas[0], decay2=betas[1], eps=eps, state_names=("exp_avg", "exp_inf"),
     )  # fmt: skip
 
 
@@ -180,7 +181,7 @@ def flat_rmsprop_step(
     _check_momentum_buffer(momentum_buffer, momentum)
     flat_optimizer(
         "rmsprop", master, grad, momentum_buffer, square_avg, table, scalars, ema, copy,
-        decay1=momentum, decay2=alpha, eps=eps,
+        decay1=momentum, decay2=alpha, eps=eps, state_names=("momentum_buffer", "square_avg"),
     )  # fmt: skip
 
 
@@ -203,8 +204,9 @@ def flat_adagrad_step(
     """
     _check_not_negative("lr_decay", lr_decay)
     flat_optimizer(
-        "adagrad", master, grad, None, state_sum, table, scalars, ema, copy, eps=eps, extra=lr_decay
-    )
+        "adagrad", master, grad, None, state_sum, table, scalars, ema, copy,
+        eps=eps, extra=lr_decay, state_names=("", "state_sum"),
+    )  # fmt: skip
 
 
 def _check_betas(betas: tuple[float, float]) -> None:

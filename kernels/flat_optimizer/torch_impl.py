@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from ..flat.rows import active_rows, column, pieces, rows
+from ..flat.rows import Number, number, pieces
 from ..flat.scalars import FlatScalar
 from .reference import advance, update
 
@@ -27,37 +27,56 @@ def flat_optimizer(
 ) -> None:
     """One step, in place. Settings are rows of lr_scale, weight_decay, l2."""
     advance(scalars, rule, decay1, decay2, extra)
-    values = scalars.to(master.dtype)
-    skip = scalars[FlatScalar.SKIP] != 0
-    ema_weight = torch.where(skip, 0.0, 1 - scalars[FlatScalar.EMA_DECAY]).to(master.dtype)
-    for elements, blocks in pieces(master.shape[0]):
-        w = rows(master, elements, blocks)
-        old_states = [None if state is None else rows(state, elements, blocks) for state in (momentum, second_moment)]
-        lr_scale, weight_decay, l2 = (column(settings, index, blocks, w) for index in range(3))
-        g = rows(grad, elements, blocks).to(w.dtype) * values[FlatScalar.GRAD_FACTOR]
-        g.addcmul_(w, 2 * l2 if decoupled else 2 * l2 + weight_decay)
-        delta, *new_states = update(
-            rule,
-            g,
-            *old_states,
-            step_size=values[FlatScalar.STEP_SIZE] * lr_scale,
-            grad_step=values[FlatScalar.GRAD_STEP] * lr_scale,
-            root_factor=values[FlatScalar.ROOT_FACTOR],
-            decay1=decay1,
-            decay2=decay2,
-            eps=eps,
-            nesterov=nesterov,
-        )
-        if decoupled:
-            # shrinking the weights first would round them twice
-            delta.addcmul_(w, values[FlatScalar.LR] * lr_scale * weight_decay)
-        active = active_rows(settings, blocks)
-        assert active is not None
-        active = active & ~skip
-        for old, new in zip((w, *old_states), (w - delta, *new_states), strict=True):
-            if old is not None and new is not None:
-                torch.where(active, new, old, out=old)
+    values = [number(scalar, master.dtype) for scalar in scalars.unbind()]
+    skip = values[FlatScalar.SKIP] != 0
+    for piece in pieces(master.shape[0], settings, master.device, master.dtype):
+        w = piece.of(master)
+        buffers = [w, *(piece.of(state) for state in (momentum, second_moment) if state is not None)]
+        keep = piece.frozen | skip
+        if keep is not True:
+            # where it is not known on the host what is kept, everything moves and is then put back
+            old = [buffer.clone() for buffer in buffers] if isinstance(keep, Tensor) else []
+            g = piece.of(grad).to(w.dtype) * values[FlatScalar.GRAD_FACTOR]
+            _add(g, w, 2 * piece.l2 if decoupled else 2 * piece.l2 + piece.weight_decay)
+            u, factor = update(
+                rule,
+                g,
+                None if momentum is None else piece.of(momentum),
+                None if second_moment is None else piece.of(second_moment),
+                step_size=values[FlatScalar.STEP_SIZE] * piece.lr_scale,
+                grad_step=values[FlatScalar.GRAD_STEP] * piece.lr_scale,
+                root_factor=values[FlatScalar.ROOT_FACTOR],
+                decay1=decay1,
+                decay2=decay2,
+                eps=eps,
+                nesterov=nesterov,
+            )
+            shrinkage = values[FlatScalar.LR] * piece.lr_scale * piece.weight_decay if decoupled else 0.0
+            if isinstance(shrinkage, Tensor) or shrinkage != 0:
+                # with the update in one subtraction: shrinking the weights first would round them twice
+                u, factor = u * factor, 1.0
+                _add(u, w, shrinkage)
+            _add(w, u, -factor)
+            if isinstance(keep, Tensor):
+                for buffer, before in zip(buffers, old, strict=True):
+                    torch.where(keep, before, buffer, out=buffer)
         if ema is not None:
-            rows(ema, elements, blocks).lerp_(w, ema_weight)
+            _average(piece.of(ema), w, values[FlatScalar.EMA_DECAY], skip)
         if copy is not None:
-            rows(copy, elements, blocks).copy_(w)
+            piece.of(copy).copy_(w)
+
+
+def _add(target: Tensor, tensor: Tensor, factor: Number) -> None:
+    """``target ← target + factor · tensor``."""
+    if isinstance(factor, Tensor):
+        target.addcmul_(tensor, factor)
+    elif factor != 0:
+        target.add_(tensor, alpha=factor)
+
+
+def _average(ema: Tensor, w: Tensor, decay: Number, skip: bool | Tensor) -> None:
+    """``ema ← ema + (1 − decay)(w − ema)`` unless the step is skipped."""
+    if isinstance(skip, Tensor):
+        ema.lerp_(w, torch.where(skip, 0.0, 1 - decay).to(ema.dtype))
+    elif not skip:
+        ema.lerp_(w, 1 - decay)

@@ -30,7 +30,7 @@ def flat_perturb(
 ) -> None:
     """Write the perturbed weights ``w + e`` into the compute copy; master and gradient are only read.
 
-    SAM: ``e = rho · g / (‖g‖ + 1e-12)``; ASAM (``adaptive``): ``e = rho · (|w| + eta)² · g / (‖(|w| + eta)·g‖ + 1e-12)``,
+    SAM: ``e = rho·g / (‖g‖ + 1e-12)``. ASAM (``adaptive``): ``e = rho·(|w| + eta)²·g / (‖(|w| + eta)·g‖ + 1e-12)``,
     which with eta = 0 is ``w²·g·rho / ‖|w|·g‖``. A loss scale in the gradient cancels if it is in the norm too. The
     next optimizer step reads the master and writes the copy, so nothing has to be restored.
 

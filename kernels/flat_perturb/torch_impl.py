@@ -1,8 +1,9 @@
 """The perturbation over flat buffers with torch ops."""
 
+import torch
 from torch import Tensor
 
-from ..flat.rows import active_rows, pieces, rows
+from ..flat.rows import number, pieces
 
 # keeps a gradient of zero from being divided by its norm
 NORM_EPS = 1e-12
@@ -19,12 +20,15 @@ def flat_perturb(
     eta: float,
 ) -> None:
     """``copy ← w + rho·t²·g / (norm + 1e-12)``; t = |w| + eta if adaptive, else 1; blocks with lr_scale 0 get w."""
-    scale = rho / (norm.to(master.dtype) + NORM_EPS)
-    for elements, blocks in pieces(master.shape[0]):
-        w = rows(master, elements, blocks)
-        e = rows(grad, elements, blocks).to(w.dtype) * scale
+    scale = number(rho / (norm.double().view(()) + NORM_EPS), master.dtype)
+    for piece in pieces(master.shape[0], settings, master.device, master.dtype):
+        w = piece.of(master)
+        if piece.frozen is True:
+            piece.of(copy).copy_(w)
+            continue
+        e = piece.of(grad).to(w.dtype) * scale
         if adaptive:
-            e = e * (w.abs() + eta).square()
-        active = active_rows(settings, blocks)
-        perturbed = w + (e if active is None else e.where(active, 0.0))
-        rows(copy, elements, blocks).copy_(perturbed)
+            e.mul_(w.abs().add_(eta).square_())
+        if isinstance(piece.frozen, Tensor):
+            e = torch.where(piece.frozen, 0.0, e)
+        piece.of(copy).copy_(e.add_(w))

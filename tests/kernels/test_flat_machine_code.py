@@ -1,0 +1,43 @@
+"""The machine code of the flat kernels: a pure stream of 16-byte accesses, without a GPU to run it on."""
+
+import re
+
+import pytest
+
+from cifarfast.kernels import report
+from cifarfast.kernels.spec import KernelBuild, all_specs
+
+triton = pytest.importorskip("triton")
+
+# the partial sums end in a reduction, so they are no pure stream
+STREAMS = [
+    pytest.param(build, id=f"{spec.name}-{build.label}")
+    for spec in all_specs()
+    if spec.name.startswith("flat_") and spec.name != "flat_norm"
+    for build in spec.kernels()
+    if build.constexprs.get("EVEN")
+]
+
+
+@pytest.mark.skipif(triton.knobs.runtime.interpret, reason="interpreted kernels cannot be compiled")
+@pytest.mark.parametrize("build", STREAMS)
+def test_every_fp32_access_is_a_vector_and_nothing_goes_through_shared_memory(
+    build: KernelBuild, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    codes: list[str] = []
+    inspect = report._inspect
+
+    def keep_code(cubin: bytes) -> tuple[int, int, str]:
+        registers, spilled, code = inspect(cubin)
+        codes.append(code)
+        return registers, spilled, code
+
+    monkeypatch.setattr(report, "_inspect", keep_code)
+    compiled = report.compile_kernel(build, "sm_90")
+    assert compiled.problem is None
+    assert compiled.shared_bytes == 0
+    assert compiled.registers <= 64
+    widths = re.findall(r"\bSTG\.E(?:\.(\d+))?", codes[0])
+    assert set(widths) <= {"128", "64"}, "a store of single elements"
+    assert "128" in widths
+    assert not re.search(r"\b(LDL|STL|BAR)\b", codes[0])
