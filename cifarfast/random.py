@@ -21,6 +21,7 @@ class Purpose(IntEnum):
     SPLIT = 3
     SUBSET = 4
     SYNTHETIC = 5
+    SHAKEDROP = 6  # drawn in the kernel: kernels/shakedrop
 
 
 def draw_bits(

@@ -7,8 +7,8 @@ Every draw is one word of Philox4x32-10 under the key ``seed``. The counter is (
   ``1 + p · C + c`` at the level ``pixel`` (c: channel, p: position of the pixel in its image);
 * sample index = 0 where a draw is shared by the batch.
 
-Word 0 gives b, word 1 α and word 2 β, so the backward finds b again without anything saved. A draw depends on neither the
-batch that a sample is in nor the order of the samples.
+Word 0 gives b, word 1 α and word 2 β, so the backward finds b again without anything saved. A draw depends on neither
+the batch that a sample is in nor the order of the samples.
 """
 
 from dataclasses import dataclass

@@ -65,9 +65,9 @@ class ShakeDrop(RandomScale, nn.Module):
 def share_randomness(model: nn.Module, seed: Tensor, step: Tensor, indices: Tensor | None = None) -> int:
     """Make every ShakeDrop module of a model draw from the same device tensors; return how many there are.
 
-    Numbers their layers 0, 1, … in the model's order. The caller changes ``step``, and ``indices`` where given, in place
-    before each training step; a draw then depends on the seed, the step, the layer and the sample's index only, so
-    that a run can be resumed or captured in a CUDA graph.
+    Numbers their layers 0, 1, … in the model's order. The caller changes ``step``, and ``indices`` where given, in
+    place before each training step. A draw then depends on the seed, the step, the layer and the sample's index only,
+    so that a run can be resumed or captured in a CUDA graph.
 
     Args:
         model: call this after it has been moved to its device.

@@ -38,16 +38,15 @@ def coefficient(
     indices_ptr,  # [N] int64 or None
     sample,  # position in the batch
     block,  # int32 of any shape: 0 if LEVEL is batch or image, else the last word of the counter
-    keep_probability,
-    keep_threshold,
+    keep,  # p if LEVEL is 0, else what the 24 bits of b's number must be below
     stream,
     BACKWARD: tl.constexpr,
     LEVEL: tl.constexpr,
     KEEP_BATCH: tl.constexpr,
 ):
-    """``b + α − b·α`` or, if BACKWARD, ``b + β − b·β``; ``keep_probability`` if LEVEL is 0. fp32, of block's shape."""
+    """``b + α − b·α`` or, if BACKWARD, ``b + β − b·β``; p if LEVEL is 0. fp32, of block's shape."""
     if LEVEL == 0:
-        scale = keep_probability + block * 0.0
+        scale = keep + block * 0.0
     else:
         index = sample.to(tl.int32)
         if indices_ptr is not None:
@@ -59,7 +58,7 @@ def coefficient(
             scale = _uniform24(w2).to(tl.float32) * 5.9604644775390625e-08
         else:
             scale = _uniform24(w1).to(tl.float32) * 1.1920928955078125e-07 - 1.0
-        scale = tl.where(_uniform24(w0) < keep_threshold, 1.0, scale)
+        scale = tl.where(_uniform24(w0) < keep, 1.0, scale)
     return scale
 
 
@@ -69,8 +68,7 @@ def scaling_arguments(scaling: Scaling) -> dict[str, Any]:
         "seed_ptr": scaling.seed,
         "step_ptr": scaling.step,
         "indices_ptr": None if scaling.indices is None else scaling.indices.contiguous(),
-        "keep_probability": scaling.keep_probability,
-        "keep_threshold": scaling.keep_threshold,
+        "keep": scaling.keep_probability if scaling.seed is None else scaling.keep_threshold,
         "stream": scaling.stream,
         "LEVEL": 0 if scaling.seed is None else 1 + LEVELS.index(scaling.level),
         "KEEP_BATCH": scaling.keep_level == "batch",

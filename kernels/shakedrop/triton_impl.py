@@ -35,14 +35,13 @@ def _draw_block(offsets, n_channels, n_pixels, LEVEL: tl.constexpr, CHANNELS_LAS
             channel, pixel = offsets % n_channels, offsets // n_channels
         else:
             channel, pixel = offsets // n_pixels, offsets % n_pixels
+        block = 1 + channel
         if LEVEL == PIXEL:
-            block = 1 + pixel * n_channels + channel
-        else:
-            block = 1 + channel
+            block += pixel * n_channels
     return block
 
 
-@triton.jit(do_not_specialize=["keep_threshold"])
+@triton.jit(do_not_specialize=["keep"])
 def shakedrop_fwd_kernel(
     shortcut_ptr,  # [N, n_groups · GROUP], like branch and out
     branch_ptr,
@@ -53,8 +52,7 @@ def shakedrop_fwd_kernel(
     n_groups,
     n_channels,
     n_pixels,
-    keep_probability,
-    keep_threshold,
+    keep,
     stream,
     LEVEL: tl.constexpr,
     KEEP_BATCH: tl.constexpr,
@@ -69,24 +67,12 @@ def shakedrop_fwd_kernel(
     shortcut = tl.load(shortcut_ptr + start + offsets, mask=ok, other=0.0).to(tl.float32)
     branch = tl.load(branch_ptr + start + offsets, mask=ok, other=0.0).to(tl.float32)
     block = _draw_block(offsets, n_channels, n_pixels, LEVEL, CHANNELS_LAST)
-    scale = coefficient(
-        seed_ptr,
-        step_ptr,
-        indices_ptr,
-        sample,
-        block,
-        keep_probability,
-        keep_threshold,
-        stream,
-        BACKWARD=False,
-        LEVEL=LEVEL,
-        KEEP_BATCH=KEEP_BATCH,
-    )
+    scale = coefficient(seed_ptr, step_ptr, indices_ptr, sample, block, keep, stream, False, LEVEL, KEEP_BATCH)
     out = shortcut + scale * branch
     tl.store(out_ptr + start + offsets, out.to(out_ptr.dtype.element_ty), mask=ok)
 
 
-@triton.jit(do_not_specialize=["keep_threshold"])
+@triton.jit(do_not_specialize=["keep"])
 def shakedrop_bwd_kernel(
     grad_ptr,  # [N, n_groups · GROUP], like out
     out_ptr,
@@ -96,8 +82,7 @@ def shakedrop_bwd_kernel(
     n_groups,
     n_channels,
     n_pixels,
-    keep_probability,
-    keep_threshold,
+    keep,
     stream,
     LEVEL: tl.constexpr,
     KEEP_BATCH: tl.constexpr,
@@ -111,19 +96,7 @@ def shakedrop_bwd_kernel(
     start = sample * n_groups * GROUP
     grad = tl.load(grad_ptr + start + offsets, mask=ok, other=0.0).to(tl.float32)
     block = _draw_block(offsets, n_channels, n_pixels, LEVEL, CHANNELS_LAST)
-    scale = coefficient(
-        seed_ptr,
-        step_ptr,
-        indices_ptr,
-        sample,
-        block,
-        keep_probability,
-        keep_threshold,
-        stream,
-        BACKWARD=True,
-        LEVEL=LEVEL,
-        KEEP_BATCH=KEEP_BATCH,
-    )
+    scale = coefficient(seed_ptr, step_ptr, indices_ptr, sample, block, keep, stream, True, LEVEL, KEEP_BATCH)
     tl.store(out_ptr + start + offsets, (scale * grad).to(out_ptr.dtype.element_ty), mask=ok)
 
 

@@ -6,15 +6,15 @@ from torch import Tensor
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
-def check_tensors(h: Tensor, x: Tensor, training: bool) -> None:
+def check_tensors(h: Tensor, x: Tensor, by_batch: bool) -> None:
     """Raise a ValueError if h or x cannot be the tail's inputs."""
     if h.dim() != 4 or 0 in h.shape:
         raise ValueError(f"h must be [N, C, H, W] with no empty dimension, got {list(h.shape)}")
     if h.dtype not in _DTYPES:
         raise ValueError(f"h must be float32, bfloat16, float16 or float64, got {h.dtype}")
     n, channels, height, width = h.shape
-    if training and n * height * width < 2:
-        raise ValueError(f"h must have more than one value per channel in training, got {list(h.shape)}")
+    if by_batch and n * height * width < 2:
+        raise ValueError(f"h must have more than one value per channel for statistics, got {list(h.shape)}")
     for what in ("dtype", "device"):
         if getattr(x, what) != getattr(h, what):
             raise ValueError(f"x must have h's {what} {getattr(h, what)}, got {getattr(x, what)}")
@@ -43,8 +43,6 @@ def check_batch_norm(
         raise ValueError("bias must be given with weight, or neither")
     if (running_mean is None) != (running_var is None):
         raise ValueError("running_var must be given with running_mean, or neither")
-    if running_mean is None and not training:
-        raise ValueError("running_mean must be given when training is False")
     buffers = {"running_mean": running_mean, "running_var": running_var}
     for name, vector in {**buffers, "weight": weight, "bias": bias}.items():
         if vector is not None:

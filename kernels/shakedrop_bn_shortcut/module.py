@@ -1,5 +1,6 @@
 """The fused tail of a PyramidNet block as a module."""
 
+import torch
 from torch import Tensor, nn
 
 from ..shakedrop.module import RandomScale
@@ -15,7 +16,7 @@ class ShakeDropTail(RandomScale, nn.BatchNorm2d):
         num_features: C of h.
         keep_probability: p; ``linear_keep_probability`` gives it for a block of a network.
         level, keep_level: see ``shakedrop``.
-        eps, momentum, affine: as in ``torch.nn.BatchNorm2d``.
+        eps, momentum, affine, track_running_stats, device, dtype: as in ``torch.nn.BatchNorm2d``.
 
     Raises:
         ValueError: a setting that is not allowed; see ``shakedrop_bn_shortcut`` for the call.
@@ -31,26 +32,35 @@ class ShakeDropTail(RandomScale, nn.BatchNorm2d):
         eps: float = 1e-5,
         momentum: float | None = 0.1,
         affine: bool = True,
+        track_running_stats: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__(
             num_features,
             eps,
             momentum,
             affine,
+            track_running_stats,
+            device,
+            dtype,
             keep_probability=keep_probability,
             level=level,
             keep_level=keep_level,
         )
 
     def forward(self, h: Tensor, x: Tensor) -> Tensor:  # type: ignore[override]
+        # buffers that are no longer tracked serve evaluation, and training leaves them alone
+        updates = self.training and self.track_running_stats
+        reads = updates or not self.training
         return shakedrop_bn_shortcut(
             h,
             x,
-            self.running_mean,
-            self.running_var,
+            self.running_mean if reads else None,
+            self.running_var if reads else None,
             self.weight,
             self.bias,
-            num_batches_tracked=self.num_batches_tracked,
+            num_batches_tracked=self.num_batches_tracked if updates else None,
             training=self.training,
             momentum=self.momentum,
             eps=self.eps,

@@ -1,11 +1,11 @@
 """``shakedrop_bn_shortcut``: the tail of a PyramidNet block in one kernel; the torch op, its autograd and the function.
 
 The statistics of the batch norm come from ``cifarfast::batch_norm_statistics``, which updates the running ones; the op
-here takes them and has the gradient of the whole, in training through the statistics too. The backward keeps h and [3, C]
-of statistics; the coefficients are drawn again from their counters.
+here takes them and has the gradient of the whole, in training through the statistics too. The backward keeps h and
+[3, C] of statistics; the coefficients are drawn again from their counters.
 
-Bytes moved, in units of h: forward in training 3 and x (read h twice, write y; the second read hits the L2 cache where h
-fits), backward 5 (read h and grad twice, write grad_h). The gradient of an x that is not pooled is a view of grad.
+Bytes moved, in units of h: forward in training 3 and x (read h twice, write y; the second read hits the L2 cache where
+h fits), backward 5 (read h and grad twice, write grad_h). The gradient of an x that is not pooled is a view of grad.
 """
 
 from types import ModuleType
@@ -53,18 +53,19 @@ def shakedrop_bn_shortcut(
         y = shortcut(x) + k · ((h − mean) / √(var + eps) · weight + bias)
 
     k is ``b + α − b·α`` forward and ``b + β − b·β`` backward (see ``shakedrop``), p in evaluation, 1 if p is 1. The
-    shortcut is x where the sides agree and otherwise the mean of its 2×2 windows, cut off at an odd side's end; channels
-    that x does not have are zero. Mean, var and the running statistics are as in ``batch_norm_act``.
+    shortcut is x where the sides agree and otherwise the mean of its 2×2 windows, cut off at an odd side's end;
+    channels that x does not have are zero. Mean, var and the running statistics are as in ``batch_norm_act``.
 
     Args:
         h: [N, C, H, W] fp32, bf16, fp16 (fp64: plain torch), the input of the batch norm. channels_last is the fast
             layout, with C and C_in multiples of 8; any other one is copied first.
         x: [N, C_in, H_in, W_in], the block's input, in h's dtype; 1 ≤ C_in ≤ C; sides equal to h's, or 2H or 2H − 1 and
             2W or 2W − 1.
-        running_mean, running_var: [C] contiguous, fp32 or h's dtype. None in training: nothing to update.
+        running_mean, running_var: [C] contiguous, fp32 or h's dtype. None: nothing to update in training, and
+            evaluation normalises by h's own statistics too, as a ``BatchNorm2d`` without running statistics does.
         weight, bias: [C], fp32 or h's dtype; None for 1 and 0.
         num_batches_tracked: [] int64, incremented in training.
-        training: whether the statistics are h's own and the coefficient is drawn.
+        training: whether the statistics are h's own, and the coefficient is drawn.
         momentum: the new batch's share of the running statistics; None for ``1 / num_batches_tracked``.
         eps: added to the variance.
         keep_probability, seed, step, layer, indices, level, keep_level: see ``shakedrop``.
@@ -74,20 +75,23 @@ def shakedrop_bn_shortcut(
         bias; sums have a fixed order.
 
     Raises:
-        ValueError: a shape, dtype, device or setting that does not fit, or a single value per channel in training.
+        ValueError: a shape, dtype, device or setting that does not fit, or a single value per channel where statistics
+            are h's own.
         RuntimeError: a second derivative.
 
     Han, Kim, Kim, "Deep Pyramidal Residual Networks", CVPR 2017; Yamada, Iwamura, Akiba, Kise, "ShakeDrop
     Regularization for Deep Residual Learning", IEEE Access 7, 2019.
     """
-    check_tensors(h, x, training)
+    check_tensors(h, x, training or running_mean is None)
     check_batch_norm(h, running_mean, running_var, weight, bias, num_batches_tracked, training, momentum, eps)
     check_scaling("h", h, keep_probability, seed, step, layer, indices, level, keep_level)
     seed = drawing_seed(h, keep_probability, training, seed)
     h = h.contiguous(memory_format=torch.channels_last)
-    stats = statistics(h, running_mean, running_var, num_batches_tracked, training, momentum, eps)
+    by_batch = training or running_mean is None
+    count = num_batches_tracked if training else None
+    stats = statistics(h, running_mean, running_var, count, by_batch, momentum, eps)
     return torch.ops.cifarfast.shakedrop_bn_shortcut(
-        h, x, stats, weight, bias, training, seed, step, indices, float(keep_probability), layer, level, keep_level
+        h, x, stats, weight, bias, by_batch, seed, step, indices, float(keep_probability), layer, level, keep_level
     )
 
 
@@ -107,7 +111,7 @@ def _shakedrop_bn_shortcut(
     statistics: Tensor,
     weight: Tensor | None,
     bias: Tensor | None,
-    training: bool,
+    by_batch: bool,
     seed: Tensor | None,
     step: Tensor | None,
     indices: Tensor | None,
@@ -132,7 +136,7 @@ def _shakedrop_bn_shortcut_backward(
     statistics: Tensor,
     weight: Tensor | None,
     in_shape: list[int] | None,
-    training: bool,
+    by_batch: bool,
     seed: Tensor | None,
     step: Tensor | None,
     indices: Tensor | None,
@@ -143,7 +147,7 @@ def _shakedrop_bn_shortcut_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     scaling = Scaling(seed, step, indices, keep_probability, layer, level, keep_level)
     shape = None if in_shape is None else tuple(in_shape)
-    return _implementation(h).shakedrop_bn_shortcut_bwd(grad, h, statistics, weight, shape, training, scaling)
+    return _implementation(h).shakedrop_bn_shortcut_bwd(grad, h, statistics, weight, shape, by_batch, scaling)
 
 
 @_shakedrop_bn_shortcut_backward.register_fake
@@ -158,7 +162,7 @@ def _shakedrop_bn_shortcut_backward_fake(
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    h, x, statistics, weight, _, ctx.training, seed, step, indices, *ctx.settings = inputs
+    h, x, statistics, weight, _, ctx.by_batch, seed, step, indices, *ctx.settings = inputs
     ctx.save_for_backward(h, statistics, weight, seed, step, indices)
     ctx.in_shape = list(x.shape)
 
@@ -167,7 +171,7 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     h, statistics, weight, *counters = ctx.saved_tensors
     pool = ctx.in_shape[2:] != list(h.shape[2:])
     grad_h, grad_weight, grad_bias, grad_x = torch.ops.cifarfast.shakedrop_bn_shortcut_backward(
-        grad, h, statistics, weight, ctx.in_shape if pool else None, ctx.training, *counters, *ctx.settings
+        grad, h, statistics, weight, ctx.in_shape if pool else None, ctx.by_batch, *counters, *ctx.settings
     )
     if not pool:
         grad_x = grad if ctx.in_shape == list(h.shape) else grad[:, : ctx.in_shape[1]]

@@ -45,9 +45,9 @@ def shakedrop_bn_shortcut_reference(
         num_batches_tracked.add_(1)
         momentum = 1 / num_batches_tracked.item() if momentum is None else momentum
     buffers = (running_mean, running_var)
-    vectors = [vector if vector is None else vector.to(dtype) for vector in (*buffers, weight, bias)]
-    normalized = F.batch_norm(h.to(dtype), *vectors, training, momentum or 0.0, eps)
-    for buffer, updated in zip(buffers, vectors[:2], strict=True):
+    mean, var, w, b = [vector if vector is None else vector.to(dtype) for vector in (*buffers, weight, bias)]
+    normalized = F.batch_norm(h.to(dtype), mean, var, w, b, training or mean is None, momentum or 0.0, eps)
+    for buffer, updated in zip(buffers, (mean, var), strict=True):
         if buffer is not None and updated is not None and updated is not buffer:
             buffer.copy_(updated)
     random = training and keep_probability != 1

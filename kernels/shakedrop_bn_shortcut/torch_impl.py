@@ -1,24 +1,29 @@
 """The tail of a PyramidNet block with torch ops: the op's implementation without Triton."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from ..batch_norm_act.torch_impl import input_gradients, pre_activation
+from ..batch_norm_act.torch_impl import input_gradients
 from ..shakedrop.draws import Scaling, draw_coefficients
-from .reference import pad_shortcut
 
 
 def shakedrop_bn_shortcut_fwd(
     h: Tensor, x: Tensor, statistics: Tensor, weight: Tensor | None, bias: Tensor | None, scaling: Scaling
 ) -> Tensor:
     """``shortcut(x) + (b + α − bα) · BN(h)``, channels_last, computed in the statistics' dtype."""
-    normalized = pre_activation(h, statistics, weight, bias)
-    shortcut = pad_shortcut(x.to(statistics.dtype), h.shape[1], pool=x.shape[2:] != h.shape[2:])
+    mean, low, rstd = (row[:, None, None] for row in statistics)
+    scale = rstd if weight is None else rstd * weight[:, None, None]
+    shift = -low * scale if bias is None else bias[:, None, None] - low * scale
+    out = torch.addcmul(shift, h.to(statistics.dtype) - mean, scale)
     if scaling.seed is None:
-        out = normalized.mul_(scaling.keep_probability).add_(shortcut)
+        out.mul_(scaling.keep_probability)
     else:
-        scale, _ = draw_coefficients(h.shape, h.device, scaling)
-        out = torch.addcmul(shortcut, normalized, scale.to(statistics.dtype))
+        out.mul_(draw_coefficients(h.shape, h.device, scaling)[0])
+    shortcut = x.to(statistics.dtype)
+    if x.shape[2:] != h.shape[2:]:
+        shortcut = F.avg_pool2d(shortcut, 2, ceil_mode=True)
+    out[:, : x.shape[1]] += shortcut
     return out.to(h.dtype).contiguous(memory_format=torch.channels_last)
 
 
@@ -28,7 +33,7 @@ def shakedrop_bn_shortcut_bwd(
     statistics: Tensor,
     weight: Tensor | None,
     in_shape: tuple[int, ...] | None,
-    training: bool,
+    by_batch: bool,
     scaling: Scaling,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of h, weight, bias (empty without a weight) and of a pooled x of ``in_shape`` (empty for None)."""
@@ -41,11 +46,11 @@ def shakedrop_bn_shortcut_bwd(
     grad_x = h.new_empty(0)
     if in_shape is not None:
         grad_x = _unpool(grad, in_shape).to(h.dtype).contiguous(memory_format=torch.channels_last)
-    return *input_gradients(scaled, h, statistics, weight, training), grad_x
+    return *input_gradients(scaled, h, statistics, weight, by_batch), grad_x
 
 
 def _unpool(grad: Tensor, in_shape: tuple[int, ...]) -> Tensor:
-    """Gradient of ``pad_shortcut`` with pooling: each place of a window gets its share."""
+    """Gradient of the padded, pooled x: each place of a window gets its share."""
     _, channels, *in_size = in_shape
     shared = grad[:, :channels]
     for dim, (size, in_length) in enumerate(zip(grad.shape[2:], in_size, strict=True), start=2):

@@ -49,7 +49,7 @@ def shakedrop_bn_shortcut_bwd(
     statistics: Tensor,
     weight: Tensor | None,
     in_shape: tuple[int, ...] | None,
-    training: bool,
+    by_batch: bool,
     scaling: Scaling,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of h, weight, bias (empty without a weight) and of a pooled x of ``in_shape`` (empty for None)."""
@@ -74,7 +74,7 @@ def shakedrop_bn_shortcut_bwd(
             n_samples=h.shape[0],
             **shape,
             **arguments,
-            TRAINING=training,
+            BY_BATCH=by_batch,
             POOL=in_shape is not None,
         )
     return grad_h, *as_parameters(sums, sums_x, weight), grad_x

@@ -1,33 +1,32 @@
 """Triton kernels of the fused tail of a PyramidNet block.
 
 All tensors are [N, C, H, W] in channels_last storage. A program works on one sample, so that a coefficient that the
-sample shares is drawn once a program. In the elementwise kernels a lane is one group of GROUP channels, read with one
-access, of STEPS pixels: BLOCK lanes hold as many whole pixels as fit, so that few lanes are idle whatever C is, and a lane
-reads its channels' parameters once.
+sample shares is drawn once a program. In the elementwise kernels a lane is a group of GROUP channels, read with one
+access; BLOCK lanes hold as many whole pixels as fit, so that few are idle whatever C is. A program takes STEPS blocks
+of pixels, whose loads are all under way before the first is used; a lane reads its channels' parameters once.
 """
 
 # kernel parameters are pointers and scalars that Triton types by itself
-# mypy: allow-untyped-defs, allow-incomplete-defs
+# mypy: allow-untyped-defs, allow-incomplete-defs, disable-error-code="assignment, has-type, var-annotated"
+# tuples grow by sums, which is all that a kernel's compiler reads
+# ruff: noqa: RUF005
 
 import triton
 import triton.language as tl
 
 from ..shakedrop.triton_draws import CHANNEL, PIXEL, coefficient
 
-sized = triton.jit(do_not_specialize=["keep_threshold"])
+sized = triton.jit(do_not_specialize=["keep"])
 
 
 @triton.jit
-def _lanes(n_groups, n_pixels, GROUP: tl.constexpr, BLOCK: tl.constexpr, STEPS: tl.constexpr):
-    """Pixels [STEPS, BLOCK, 1], groups [1, BLOCK, 1], channels [1, BLOCK, GROUP] of the lanes, and which exist."""
-    lane = tl.arange(0, BLOCK)[None, :, None]
+def _lanes(n_groups, GROUP: tl.constexpr, BLOCK: tl.constexpr, STEPS: tl.constexpr):
+    """First pixel [BLOCK, 1], pixels a step, group [BLOCK, 1], channels [BLOCK, GROUP], and which lanes are used."""
+    lane = tl.arange(0, BLOCK)[:, None]
     pixels = BLOCK // n_groups
-    step = tl.program_id(1) * STEPS + tl.arange(0, STEPS)[:, None, None]
-    pixel = step * pixels + lane // n_groups
     group = lane % n_groups
-    channels = group * GROUP + tl.arange(0, GROUP)[None, None, :]
-    used = lane < pixels * n_groups
-    return pixel, group, channels, used, used & (pixel < n_pixels)
+    channels = group * GROUP + tl.arange(0, GROUP)[None, :]
+    return tl.program_id(1) * STEPS * pixels + lane // n_groups, pixels, group, channels, lane < pixels * n_groups
 
 
 @triton.jit
@@ -55,6 +54,17 @@ def _window_size(pixel, width, in_height, in_width):
     return rows * tl.where(2 * (pixel % width) + 1 < in_width, 2.0, 1.0)
 
 
+@triton.jit
+def _pool(x_ptr, pixel, channels, ok, in_channels, width, in_height, in_width):
+    """The mean of the pixels' 2×2 windows, fp32 [BLOCK, GROUP]."""
+    total = tl.zeros(channels.shape, tl.float32)
+    for a in tl.static_range(2):
+        for b in tl.static_range(2):
+            place, inside = _place(pixel, width, in_height, in_width, a, b)
+            total += tl.load(x_ptr + (place * in_channels + channels), mask=ok & inside, other=0.0).to(tl.float32)
+    return total / _window_size(pixel, width, in_height, in_width)
+
+
 @sized
 def shakedrop_bn_shortcut_fwd_kernel(
     h_ptr,  # [N, C, H, W]
@@ -72,8 +82,7 @@ def shakedrop_bn_shortcut_fwd_kernel(
     width,
     in_height,
     in_width,
-    keep_probability,
-    keep_threshold,
+    keep,
     stream,
     LEVEL: tl.constexpr,
     KEEP_BATCH: tl.constexpr,
@@ -86,25 +95,22 @@ def shakedrop_bn_shortcut_fwd_kernel(
     2×2 windows if POOL, with zeros for channels that x does not have.
     """
     sample = tl.program_id(0).to(tl.int64)
-    pixel, group, channels, used, ok = _lanes(n_groups, n_pixels, GROUP, BLOCK, STEPS)
-    n_channels = n_groups * GROUP
-    offsets = pixel * n_channels + channels
+    first, pixels, group, channels, used = _lanes(n_groups, GROUP, BLOCK, STEPS)
+    n_channels, in_channels = n_groups * GROUP, n_in_groups * GROUP
+    has_shortcut = used & (group < n_in_groups)
     image = sample * n_pixels * n_channels
-    h = tl.load(h_ptr + image + offsets, mask=ok, other=0.0).to(tl.float32)
-
-    in_ok = ok & (group < n_in_groups)
-    in_channels = n_in_groups * GROUP
     x_ptr += sample * in_height * in_width * in_channels
-    if POOL:
-        shortcut = tl.zeros(h.shape, tl.float32)
-        for a in tl.static_range(2):
-            for b in tl.static_range(2):
-                place, inside = _place(pixel, width, in_height, in_width, a, b)
-                x = tl.load(x_ptr + (place * in_channels + channels), mask=in_ok & inside, other=0.0)
-                shortcut += x.to(tl.float32)
-        shortcut = shortcut / _window_size(pixel, width, in_height, in_width)
-    else:
-        shortcut = tl.load(x_ptr + (pixel * in_channels + channels), mask=in_ok, other=0.0).to(tl.float32)
+    hs = ()
+    shortcuts = ()
+    for i in tl.static_range(STEPS):
+        pixel = first + i * pixels
+        inside = pixel < n_pixels
+        hs = hs + (tl.load(h_ptr + image + (pixel * n_channels + channels), mask=used & inside, other=0.0),)
+        if POOL:
+            shortcut = _pool(x_ptr, pixel, channels, has_shortcut & inside, in_channels, width, in_height, in_width)
+        else:
+            shortcut = tl.load(x_ptr + (pixel * in_channels + channels), mask=has_shortcut & inside, other=0.0)
+        shortcuts = shortcuts + (shortcut,)
 
     mean = tl.load(stats_ptr + channels, mask=used, other=0.0)
     low = tl.load(stats_ptr + n_channels + channels, mask=used, other=0.0)
@@ -114,21 +120,14 @@ def shakedrop_bn_shortcut_fwd_kernel(
     shift = -low * scale
     if bias_ptr is not None:
         shift += tl.load(bias_ptr + channels, mask=used, other=0.0).to(tl.float32)
-    factor = coefficient(
-        seed_ptr,
-        step_ptr,
-        indices_ptr,
-        sample,
-        _draw_block(pixel, channels, n_channels, LEVEL),
-        keep_probability,
-        keep_threshold,
-        stream,
-        BACKWARD=False,
-        LEVEL=LEVEL,
-        KEEP_BATCH=KEEP_BATCH,
-    )
-    out = shortcut + factor * ((h - mean) * scale + shift)
-    tl.store(out_ptr + image + offsets, out.to(out_ptr.dtype.element_ty), mask=ok)
+    tl.static_assert(LEVEL != PIXEL or STEPS == 1)
+    block = _draw_block(first, channels, n_channels, LEVEL)
+    factor = coefficient(seed_ptr, step_ptr, indices_ptr, sample, block, keep, stream, False, LEVEL, KEEP_BATCH)
+    for i in tl.static_range(STEPS):
+        pixel = first + i * pixels
+        out = shortcuts[i].to(tl.float32) + factor * ((hs[i].to(tl.float32) - mean) * scale + shift)
+        at = out_ptr + image + (pixel * n_channels + channels)
+        tl.store(at, out.to(out_ptr.dtype.element_ty), mask=used & (pixel < n_pixels))
 
 
 @sized
@@ -144,8 +143,7 @@ def shakedrop_bn_shortcut_bwd_sums_kernel(
     n_pixels,
     n_samples,
     n_chunks,
-    keep_probability,
-    keep_threshold,
+    keep,
     stream,
     LEVEL: tl.constexpr,
     KEEP_BATCH: tl.constexpr,
@@ -154,7 +152,7 @@ def shakedrop_bn_shortcut_bwd_sums_kernel(
     BLOCK_P: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
-    """``Σ g`` and ``Σ g · x̂`` over CHUNK pixels of a sample, ``g = (b + β − b·β) · grad``, ``x̂ = (h − mean) · rstd``."""
+    """``Σ g`` and ``Σ g · x̂`` of CHUNK pixels of a sample; ``g = (b + β − b·β) · grad``, ``x̂ = (h − mean) · rstd``."""
     sample, chunk = tl.program_id(0).to(tl.int64), tl.program_id(1)
     n_channels = n_groups * GROUP
     channels = (tl.program_id(2) * BLOCK_C + tl.arange(0, BLOCK_C))[None, :]
@@ -171,26 +169,19 @@ def shakedrop_bn_shortcut_bwd_sums_kernel(
         offsets = pixel * n_channels + channels
         g = tl.load(grad_ptr + image + offsets, mask=ok, other=0.0).to(tl.float32)
         h = tl.load(h_ptr + image + offsets, mask=ok, other=0.0).to(tl.float32)
-        factor = coefficient(
-            seed_ptr,
-            step_ptr,
-            indices_ptr,
-            sample,
-            _draw_block(pixel, channels, n_channels, LEVEL),
-            keep_probability,
-            keep_threshold,
-            stream,
-            BACKWARD=True,
-            LEVEL=LEVEL,
-            KEEP_BATCH=KEEP_BATCH,
-        )
-        g = g * factor
+        if LEVEL == PIXEL:
+            block = _draw_block(pixel, channels, n_channels, LEVEL)
+            g = g * coefficient(seed_ptr, step_ptr, indices_ptr, sample, block, keep, stream, True, LEVEL, KEEP_BATCH)
         sums += g
         sums_x += g * ((h - mean) - low)
+    total, total_x = tl.sum(sums, axis=0)[None, :], tl.sum(sums_x, axis=0)[None, :] * rstd
+    if LEVEL != PIXEL:
+        block = _draw_block(chunk, channels, n_channels, LEVEL)
+        factor = coefficient(seed_ptr, step_ptr, indices_ptr, sample, block, keep, stream, True, LEVEL, KEEP_BATCH)
+        total, total_x = total * factor, total_x * factor
     at = (sample * n_chunks + chunk) * n_channels + channels
-    tl.store(partials_ptr + at, tl.sum(sums, axis=0)[None, :], mask=channel_ok)
-    partials_ptr += n_samples.to(tl.int64) * n_chunks * n_channels
-    tl.store(partials_ptr + at, tl.sum(sums_x, axis=0)[None, :] * rstd, mask=channel_ok)
+    tl.store(partials_ptr + at, total, mask=channel_ok)
+    tl.store(partials_ptr + n_samples.to(tl.int64) * n_chunks * n_channels + at, total_x, mask=channel_ok)
 
 
 @sized
@@ -199,8 +190,8 @@ def shakedrop_bn_shortcut_bwd_kernel(
     h_ptr,  # [N, C, H, W]
     stats_ptr,  # [3, C] fp32
     weight_ptr,  # [C] or None
-    sums_ptr,  # [C] fp32: Σ g, if TRAINING
-    sums_x_ptr,  # [C] fp32: Σ g · x̂, if TRAINING
+    sums_ptr,  # [C] fp32: Σ g, if BY_BATCH
+    sums_x_ptr,  # [C] fp32: Σ g · x̂, if BY_BATCH
     grad_h_ptr,  # [N, C, H, W]
     grad_x_ptr,  # [N, C_in, H_in, W_in] if POOL
     seed_ptr,
@@ -213,58 +204,59 @@ def shakedrop_bn_shortcut_bwd_kernel(
     width,
     in_height,
     in_width,
-    keep_probability,
-    keep_threshold,
+    keep,
     stream,
     LEVEL: tl.constexpr,
     KEEP_BATCH: tl.constexpr,
-    TRAINING: tl.constexpr,
+    BY_BATCH: tl.constexpr,
     POOL: tl.constexpr,
     GROUP: tl.constexpr,
     BLOCK: tl.constexpr,
     STEPS: tl.constexpr,
 ):
     """``grad_h = rstd · weight · (g − (Σ g + x̂ · Σ g·x̂) / M)`` with ``g = (b + β − b·β) · grad``, M = N·H·W; without
-    the sums in evaluation. If POOL, ``grad_x = grad / size of the window`` for each place of a window.
+    the sums for running statistics. If POOL, ``grad_x = grad / size of the window`` for each place of a window.
     """
     sample = tl.program_id(0).to(tl.int64)
-    pixel, group, channels, used, ok = _lanes(n_groups, n_pixels, GROUP, BLOCK, STEPS)
-    n_channels = n_groups * GROUP
-    offsets = pixel * n_channels + channels
+    first, pixels, group, channels, used = _lanes(n_groups, GROUP, BLOCK, STEPS)
+    n_channels, in_channels = n_groups * GROUP, n_in_groups * GROUP
     image = sample * n_pixels * n_channels
-    grad = tl.load(grad_ptr + image + offsets, mask=ok, other=0.0).to(tl.float32)
-    factor = coefficient(
-        seed_ptr,
-        step_ptr,
-        indices_ptr,
-        sample,
-        _draw_block(pixel, channels, n_channels, LEVEL),
-        keep_probability,
-        keep_threshold,
-        stream,
-        BACKWARD=True,
-        LEVEL=LEVEL,
-        KEEP_BATCH=KEEP_BATCH,
-    )
-    g = grad * factor
-    rstd = tl.load(stats_ptr + 2 * n_channels + channels, mask=used, other=0.0)
-    if TRAINING:
-        h = tl.load(h_ptr + image + offsets, mask=ok, other=0.0).to(tl.float32)
+    grads = ()
+    hs = ()
+    for i in tl.static_range(STEPS):
+        pixel = first + i * pixels
+        offsets = image + (pixel * n_channels + channels)
+        ok = used & (pixel < n_pixels)
+        grads = grads + (tl.load(grad_ptr + offsets, mask=ok, other=0.0),)
+        if BY_BATCH:
+            hs = hs + (tl.load(h_ptr + offsets, mask=ok, other=0.0),)
+
+    scale = tl.load(stats_ptr + 2 * n_channels + channels, mask=used, other=0.0)
+    if BY_BATCH:
         mean = tl.load(stats_ptr + channels, mask=used, other=0.0)
         low = tl.load(stats_ptr + n_channels + channels, mask=used, other=0.0)
         count = (n_samples * n_pixels).to(tl.float32)
-        slope = rstd * (tl.load(sums_x_ptr + channels, mask=used, other=0.0) / count)
+        slope = scale * (tl.load(sums_x_ptr + channels, mask=used, other=0.0) / count)
         level = tl.load(sums_ptr + channels, mask=used, other=0.0) / count - low * slope
-        g = (g - level) - (h - mean) * slope
     if weight_ptr is not None:
-        rstd = rstd * tl.load(weight_ptr + channels, mask=used, other=0.0).to(tl.float32)
-    tl.store(grad_h_ptr + image + offsets, (g * rstd).to(grad_h_ptr.dtype.element_ty), mask=ok)
-    if POOL:
-        in_ok = ok & (group < n_in_groups)
-        in_channels = n_in_groups * GROUP
-        grad_x_ptr += sample * in_height * in_width * in_channels
-        share = (grad / _window_size(pixel, width, in_height, in_width)).to(grad_x_ptr.dtype.element_ty)
-        for a in tl.static_range(2):
-            for b in tl.static_range(2):
-                place, inside = _place(pixel, width, in_height, in_width, a, b)
-                tl.store(grad_x_ptr + (place * in_channels + channels), share, mask=in_ok & inside)
+        scale = scale * tl.load(weight_ptr + channels, mask=used, other=0.0).to(tl.float32)
+    tl.static_assert(LEVEL != PIXEL or STEPS == 1)
+    block = _draw_block(first, channels, n_channels, LEVEL)
+    factor = coefficient(seed_ptr, step_ptr, indices_ptr, sample, block, keep, stream, True, LEVEL, KEEP_BATCH)
+    for i in tl.static_range(STEPS):
+        pixel = first + i * pixels
+        ok = used & (pixel < n_pixels)
+        grad = grads[i].to(tl.float32)
+        g = grad * factor
+        if BY_BATCH:
+            g = (g - level) - (hs[i].to(tl.float32) - mean) * slope
+        at = grad_h_ptr + image + (pixel * n_channels + channels)
+        tl.store(at, (g * scale).to(grad_h_ptr.dtype.element_ty), mask=ok)
+        if POOL:
+            at = grad_x_ptr + sample * in_height * in_width * in_channels
+            share = (grad / _window_size(pixel, width, in_height, in_width)).to(grad_x_ptr.dtype.element_ty)
+            for a in tl.static_range(2):
+                for b in tl.static_range(2):
+                    place, inside = _place(pixel, width, in_height, in_width, a, b)
+                    in_ok = ok & (group < n_in_groups) & inside
+                    tl.store(at + (place * in_channels + channels), share, mask=in_ok)

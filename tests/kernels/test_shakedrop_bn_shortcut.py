@@ -1,0 +1,240 @@
+"""Agreement with separate modules, precision and errors of ``shakedrop_bn_shortcut``, beyond its OpSpec's tests."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from cifarfast.kernels import ShakeDropTail, shakedrop, shakedrop_bn_shortcut, share_randomness
+from cifarfast.kernels.spec import Inputs, Maker, OpSpec
+from cifarfast.models.pyramidnet import PyramidBasicBlock
+
+SETTINGS = settings(max_examples=4, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+def _tensors(device: str, channels: int = 8, in_channels: int = 4, pool: bool = False) -> tuple[Tensor, Tensor]:
+    make = Maker(torch.float32, device)
+    side = 6 if pool else 3
+    h, x = make.randn(3, channels, 3, 3, scale=3.0) + 2, make.randn(3, in_channels, side, side)
+    return h.requires_grad_(), x.requires_grad_()
+
+
+def _counters(device: str) -> dict[str, Tensor]:
+    return {"seed": torch.tensor(11, device=device), "step": torch.tensor(5, device=device)}
+
+
+def _set_running(norm: nn.BatchNorm2d) -> None:
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    generator = torch.Generator().manual_seed(2)
+    for tensor in (norm.weight.data, norm.bias.data, norm.running_mean, norm.running_var):
+        tensor.copy_(torch.rand(tensor.shape, generator=generator) + 0.5)
+
+
+@SETTINGS
+@given(
+    pool=st.booleans(),
+    in_channels=st.sampled_from([1, 4, 8]),
+    momentum=st.sampled_from([None, 0.0, 0.3]),
+    training=st.booleans(),
+    level=st.sampled_from(["batch", "image", "channel", "pixel"]),
+)
+def test_fused_equals_separate_modules(
+    pool: bool,
+    in_channels: int,
+    momentum: float | None,
+    training: bool,
+    level: str,
+    spec: OpSpec,
+    backend_name: str,
+    implementation: str,
+) -> None:
+    h, x = _tensors(implementation, in_channels=in_channels, pool=pool)
+    norm = nn.BatchNorm2d(8, momentum=momentum, device=implementation)
+    _set_running(norm)
+    tail = ShakeDropTail(8, 0.5, level=level, momentum=momentum, device=implementation)
+    tail.load_state_dict(norm.state_dict())
+    counters = _counters(implementation)
+    share_randomness(tail, **counters)
+    norm.train(training)
+    tail.train(training)
+    for _ in range(2):
+        fused = tail(h, x)
+        shortcut = F.pad(F.avg_pool2d(x, 2) if pool else x, (0, 0, 0, 0, 0, 8 - in_channels))
+        separate = shakedrop(shortcut, norm(h), 0.5, training=training, level=level, **counters)
+        torch.testing.assert_close(fused, separate, rtol=1e-5, atol=1e-5)
+        cotangent = Maker(torch.float32, implementation, 3).randn(*fused.shape)
+        gradients = torch.autograd.grad(fused, (h, x, *tail.parameters()), cotangent)
+        expected = torch.autograd.grad(separate, (h, x, *norm.parameters()), cotangent)
+        torch.testing.assert_close(gradients, expected, rtol=1e-4, atol=1e-5)
+    for name, buffer in norm.named_buffers():
+        torch.testing.assert_close(tail.get_buffer(name), buffer, rtol=1e-6, atol=1e-6)
+
+
+def test_a_mean_far_from_zero_costs_no_digits(spec: OpSpec, backend_name: str, implementation: str) -> None:
+    h, x = _tensors(implementation)
+    h = (h.detach() * 0.003 + 1000).requires_grad_()
+    out = shakedrop_bn_shortcut(h, x, None, None, training=True)
+    (gradient,) = torch.autograd.grad(out.square().sum(), h)
+    h64 = h.detach().double().requires_grad_()
+    out64 = shakedrop_bn_shortcut(h64, x.detach().double(), None, None, training=True)
+    (gradient64,) = torch.autograd.grad(out64.square().sum(), h64)
+    assert (out - out64).abs().max() < 1e-5
+    assert (gradient - gradient64).abs().max() < 1e-4 * gradient64.abs().max()
+
+
+def test_evaluation_is_the_mean_over_draws(spec: OpSpec, backend_name: str, implementation: str) -> None:
+    draws = 20 if (backend_name, implementation) == ("triton", "cpu") else 1000
+    h, x = _tensors(implementation, pool=True)
+    tail = ShakeDropTail(8, 0.7, device=implementation)
+    counters = _counters(implementation)
+    share_randomness(tail, **counters)
+    outs = []
+    for _ in range(draws):
+        counters["step"].add_(1)
+        outs.append(tail(h, x).detach())
+    drawn = torch.stack(outs).double()
+    tail.train(False)
+    tail.running_mean, tail.running_var = h.detach().mean((0, 2, 3)), h.detach().var((0, 2, 3), correction=0)
+    expected = tail(h, x)
+    allowed = 6 * drawn.std(dim=0) / draws**0.5 + 1e-5
+    assert ((drawn.mean(dim=0) - expected).abs() <= allowed).all()
+
+
+@pytest.mark.parametrize("pool", [False, True])
+def test_gradcheck_without_shakedrop(pool: bool) -> None:
+    h, x = (tensor.detach()[:2].double().requires_grad_() for tensor in _tensors("cpu", pool=pool))
+    weight, bias = (Maker(torch.float64, seed=seed).randn(8).requires_grad_() for seed in (4, 5))
+    running = {"running_mean": torch.ones(8).double(), "running_var": torch.full((8,), 4.0).double()}
+    none = {"running_mean": None, "running_var": None}
+    for training, buffers, p in ((True, none, 1.0), (False, running, 0.3), (False, none, 0.3)):
+        assert torch.autograd.gradcheck(
+            lambda h, x, w, b, training=training, buffers=buffers, p=p: shakedrop_bn_shortcut(
+                h, x, weight=w, bias=b, training=training, keep_probability=p, **buffers
+            ),
+            (h, x, weight, bias),
+        )
+
+
+@pytest.mark.parametrize(("stride", "survival"), [(1, None), (2, None), (2, 0.5)])
+def test_replaces_the_end_of_a_pyramid_block(stride: int, survival: float | None) -> None:
+    block = PyramidBasicBlock(8, 12, stride, survival)
+    norm = block.branch[-1]
+    _set_running(norm)
+    tail = ShakeDropTail(12, survival or 1.0)
+    tail.load_state_dict(norm.state_dict())
+    x = Maker(torch.float32).randn(3, 8, 7, 7)
+    for training in (True, False) if survival is None else (False,):
+        block.train(training)
+        tail.train(training)
+        torch.testing.assert_close(tail(block.branch[:-1](x), x), block(x), rtol=1e-4, atol=1e-5)
+
+
+def test_state_dict_is_that_of_batch_norm() -> None:
+    norm, tail = nn.BatchNorm2d(5), ShakeDropTail(5, 0.5, level="pixel")
+    assert norm.state_dict().keys() == tail.state_dict().keys()
+    norm.load_state_dict(tail.state_dict())
+    assert "keep_probability=0.5, level='pixel'" in repr(tail)
+
+
+def test_untracked_statistics() -> None:
+    h, x = _tensors("cpu")
+    never = ShakeDropTail(8, 0.5, track_running_stats=False).eval()
+    torch.testing.assert_close(never(h, x)[:, 4:], 0.5 * F.batch_norm(h, None, None, training=True)[:, 4:])
+    paused = ShakeDropTail(8, 0.5)
+    paused.track_running_stats = False
+    paused(h, x)
+    assert torch.equal(paused.running_mean, torch.zeros(8))
+    assert paused.num_batches_tracked == 0
+
+
+def test_module_compiles_fullgraph() -> None:
+    torch.compiler.reset()
+    h, x = _tensors("cpu", pool=True)
+    eager, compiled = ShakeDropTail(8, 0.5), ShakeDropTail(8, 0.5)
+    step = torch.tensor(0)
+    for module in (eager, compiled):
+        share_randomness(module, torch.tensor(3), step)
+    forward = torch.compile(compiled, fullgraph=True, backend="aot_eager")
+    for _ in range(2):
+        out, expected = forward(h, x), eager(h, x)
+        assert torch.equal(out, expected)
+        gradients = torch.autograd.grad(out.square().sum(), (h, x, *compiled.parameters()))
+        eager_gradients = torch.autograd.grad(expected.square().sum(), (h, x, *eager.parameters()))
+        torch.testing.assert_close(gradients, eager_gradients, rtol=1e-5, atol=1e-5)
+        step.add_(1)
+    assert all(map(torch.equal, compiled.buffers(), eager.buffers()))
+
+
+@pytest.mark.parametrize("name", ["image", "pooled odd", "no affine"])
+def test_backward_op(name: str, spec: OpSpec, backend_name: str, implementation: str) -> None:
+    inputs: Inputs = spec.cases[name](Maker(torch.float32, implementation))
+    h, x, stats, weight, _, by_batch, *scale = spec.op_arguments(inputs)
+    in_shape = list(x.shape) if x.shape[2:] != h.shape[2:] else None
+    arguments = (torch.ones_like(h), h, stats, weight, in_shape, by_batch, *scale)
+    torch.library.opcheck(torch.ops.cifarfast.shakedrop_bn_shortcut_backward.default, arguments)
+
+
+def test_second_derivative(spec: OpSpec, backend_name: str, implementation: str) -> None:
+    h, x = _tensors(implementation)
+    out = shakedrop_bn_shortcut(h, x, None, None, training=True)
+    (gradient,) = torch.autograd.grad(out.square().sum(), h, create_graph=True)
+    with pytest.raises(RuntimeError, match="no second derivative"):
+        gradient.square().sum().backward()
+
+
+def test_gradient_accumulates_and_backward_repeats(spec: OpSpec, backend_name: str, implementation: str) -> None:
+    h, x = _tensors(implementation, in_channels=8)
+    out = shakedrop_bn_shortcut(h, x, None, None, training=True)
+    cotangent = torch.ones_like(out)
+    out.backward(cotangent, retain_graph=True)
+    assert h.grad is not None
+    assert x.grad is not None
+    once = h.grad.clone()
+    out.backward(cotangent)
+    assert torch.equal(h.grad, 2 * once)
+    assert torch.equal(x.grad, 2 * cotangent)
+    assert torch.equal(cotangent, torch.ones_like(cotangent))
+
+
+H, C = torch.zeros(2, 4, 3, 3), torch.ones(4)
+WRONG = {
+    "empty batch": ({"h": H[:0], "x": H[:0]}, "h"),
+    "three dimensions": ({"h": H[0]}, "h"),
+    "integers": ({"h": H.long()}, "h"),
+    "one value": ({"h": H[:1, :, :1, :1], "x": H[:1, :, :1, :1]}, "h"),
+    "x batch": ({"x": H[:1]}, "x"),
+    "x dtype": ({"x": H.half()}, "x"),
+    "x device": ({"x": H.to("meta")}, "x"),
+    "x channels": ({"x": torch.zeros(2, 5, 3, 3)}, "x"),
+    "x side": ({"x": torch.zeros(2, 4, 7, 6)}, "x"),
+    "x sides": ({"x": torch.zeros(2, 4, 3, 6)}, "x"),
+    "running_mean alone": ({"running_mean": C}, "running_var"),
+    "running_mean shape": ({"running_mean": C[:3], "running_var": C}, "running_mean"),
+    "running_var with gaps": ({"running_mean": C, "running_var": torch.ones(8)[::2]}, "running_var"),
+    "weight alone": ({"weight": C}, "bias"),
+    "weight dtype": ({"weight": C.double(), "bias": C}, "weight"),
+    "bias device": ({"weight": C, "bias": C.to("meta")}, "bias"),
+    "count": ({"num_batches_tracked": torch.zeros(1)}, "num_batches_tracked"),
+    "count device": (
+        {"num_batches_tracked": torch.zeros((), dtype=torch.int64, device="meta")},
+        "num_batches_tracked",
+    ),
+    "cumulative": ({"running_mean": C, "running_var": C, "momentum": None}, "num_batches_tracked"),
+    "momentum": ({"momentum": 2.0}, "momentum"),
+    "eps": ({"eps": -1.0}, "eps"),
+    "probability": ({"keep_probability": -1.0}, "keep_probability"),
+    "seed": ({"seed": torch.zeros(())}, "seed"),
+    "indices": ({"indices": torch.arange(3)}, "indices"),
+}
+
+
+@pytest.mark.parametrize("mistake", WRONG)
+def test_mistakes_name_the_argument(mistake: str) -> None:
+    changes, name = WRONG[mistake]
+    with pytest.raises(ValueError, match=rf"^{name} "):
+        shakedrop_bn_shortcut(
+            **{"h": H, "x": H, "running_mean": None, "running_var": None, "training": True, **changes}
+        )
