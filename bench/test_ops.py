@@ -66,6 +66,8 @@ def training_step(spec: OpSpec, function: Callable[..., Any], inputs: Inputs) ->
     names = [name for name in spec.differentiable if name in inputs]
     inputs = {**inputs, **{name: inputs[name].detach().requires_grad_() for name in names}}
     leaves = [inputs[name] for name in names]
+    if not leaves:
+        return lambda: function(**inputs)
 
     def forward() -> list[Tensor]:
         result = function(**inputs)

@@ -3,14 +3,67 @@
 Imported as ``cifarfast.kernels``. Needs torch; on a GPU triton makes it fast. Nothing else of cifarfast is imported.
 """
 
+from .batch_norm_act import BatchNormAct2d, batch_norm_act
+from .bn_act_conv2d import BNActConv2d, bn_act_conv2d, bn_act_conv2d_stats
+from .conv2d_bn_act import ConvBNAct2d, conv2d_bn_act
+from .conv2d_stats import conv2d_stats
 from .cross_entropy import CrossEntropyLoss, cross_entropy
+from .flat import FLAT_BLOCK, FlatScalar, FlatTable, flat_scalars, flat_table
+from .flat_ema import flat_ema
+from .flat_lookahead import flat_lookahead
+from .flat_norm import flat_asam_norm, flat_clip, flat_grad_norm
+from .flat_optimizer import (
+    flat_adagrad_step,
+    flat_adam_step,
+    flat_adamax_step,
+    flat_adamw_step,
+    flat_nadam_step,
+    flat_rmsprop_step,
+    flat_sgd_step,
+)
+from .flat_perturb import flat_perturb
+from .global_avg_pool_act import GlobalAvgPoolAct2d, global_avg_pool_act
+from .max_pool_bn_act import MaxPoolBatchNormAct2d, max_pool_bn_act
 from .shakedrop import ShakeDrop, linear_keep_probability, shakedrop, share_randomness
+from .shakedrop_bn_shortcut import ShakeDropTail, shakedrop_bn_shortcut
 
 __all__ = [
+    "FLAT_BLOCK",
+    "BNActConv2d",
+    "BatchNormAct2d",
+    "ConvBNAct2d",
     "CrossEntropyLoss",
+    "FlatScalar",
+    "FlatTable",
+    "GlobalAvgPoolAct2d",
+    "MaxPoolBatchNormAct2d",
     "ShakeDrop",
+    "ShakeDropTail",
+    "batch_norm_act",
+    "bn_act_conv2d",
+    "bn_act_conv2d_stats",
+    "conv2d_bn_act",
+    "conv2d_stats",
     "cross_entropy",
+    "flat_adagrad_step",
+    "flat_adam_step",
+    "flat_adamax_step",
+    "flat_adamw_step",
+    "flat_asam_norm",
+    "flat_clip",
+    "flat_ema",
+    "flat_grad_norm",
+    "flat_lookahead",
+    "flat_nadam_step",
+    "flat_perturb",
+    "flat_rmsprop_step",
+    "flat_scalars",
+    "flat_sgd_step",
+    "flat_table",
+    "global_avg_pool_act",
     "linear_keep_probability",
+    "max_pool_bn_act",
     "shakedrop",
+    "shakedrop_bn_shortcut",
     "share_randomness",
 ]

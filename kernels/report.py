@@ -1,8 +1,8 @@
 """Compile every Triton kernel of the library at its tiles, without a GPU, and print what it costs.
 
 ``python -m cifarfast.kernels.report --arch sm_90`` prints a line for each kernel: registers a thread, spilled bytes,
-shared memory, and which tensor-core instructions the machine code has. Exit code 1 if a kernel spills or needs more
-shared memory than the architecture gives a block.
+shared memory, and which tensor-core instructions the machine code has. Exit code 1 if a kernel spills, needs more
+shared memory than the architecture gives a block, or lacks wgmma on sm_90 where it must have it.
 """
 
 import argparse
@@ -38,12 +38,15 @@ class Compiled:
     spilled_bytes: int
     shared_bytes: int
     tensor_instruction: str
+    needs_wgmma: bool = False
 
     @property
     def problem(self) -> str | None:
         """Why this kernel must not be used as it is; None if it may."""
         if self.spilled_bytes:
             return f"spills {self.spilled_bytes} bytes a thread"
+        if self.needs_wgmma and self.arch == "sm_90" and self.tensor_instruction != "wgmma":
+            return "does not use wgmma"
         limit = SHARED_LIMITS[self.arch]
         return f"needs more than {limit} bytes of shared memory" if self.shared_bytes > limit else None
 
@@ -73,7 +76,16 @@ def compile_kernel(build: KernelBuild, arch: str) -> Compiled:
     )
     registers, spilled, sass = _inspect(compiled.asm["cubin"])
     instruction = next((name for name, pattern in _TENSOR_INSTRUCTIONS if pattern.search(sass)), "-")
-    return Compiled(build.kernel.__name__, build.label, arch, registers, spilled, compiled.metadata.shared, instruction)
+    return Compiled(
+        build.kernel.__name__,
+        build.label,
+        arch,
+        registers,
+        spilled,
+        compiled.metadata.shared,
+        instruction,
+        build.needs_wgmma,
+    )
 
 
 def _inspect(cubin: bytes) -> tuple[int, int, str]:
@@ -113,6 +125,8 @@ def main(arguments: list[str] | None = None) -> int:
             continue
         for build in spec.kernels():
             for arch in options.arch:
+                if build.archs and arch not in build.archs:
+                    continue
                 compiled = compile_kernel(build, arch)
                 print(compiled.line(), flush=True)
                 problems += compiled.problem is not None

@@ -69,6 +69,8 @@ class KernelBuild:
         signature: type of every runtime argument (``*bf16``, ``i32``, ``fp32``), in order.
         constexprs: value of every compile-time argument, and None for a pointer that is not passed.
         num_warps, num_stages: launch settings.
+        archs: the architectures that it is launched on; all if empty.
+        needs_wgmma: whether it must use Hopper's wgmma on sm_90.
     """
 
     kernel: Any
@@ -77,6 +79,8 @@ class KernelBuild:
     constexprs: Mapping[str, Any]
     num_warps: int = 4
     num_stages: int = 3
+    archs: tuple[str, ...] = ()
+    needs_wgmma: bool = False
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ ACTIVATIONS = ("identity", "relu", "leaky_relu", *_VALUES)
 
 
 def activate(z: Tensor, act: str, negative_slope: float) -> Tensor:
-    """``act(z)`` in z's dtype; ``negative_slope`` is leaky_relu's. ``z`` may be overwritten where autograd allows it."""
+    """``act(z)`` in z's dtype; ``negative_slope`` is leaky_relu's. ``z`` may be overwritten."""
     if act == "relu":
         return torch.relu_(z)
     if act == "identity":

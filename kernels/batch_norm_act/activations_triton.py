@@ -32,6 +32,14 @@ def _sigmoid(z):
 
 
 @triton.jit
+def _logistic_density(z):
+    """``sigmoid′(z)`` without the cancellation of ``s (1 − s)``."""
+    e = tl.exp(-tl.abs(z))
+    root = 1.0 / (1.0 + e)
+    return e * root * root
+
+
+@triton.jit
 def _tanh(z):
     t = _expm1(-2.0 * tl.abs(z))
     magnitude = -t / (t + 2.0)
@@ -67,7 +75,7 @@ def activate(z, negative_slope, ACT: tl.constexpr):
 
 @triton.jit
 def derivative(z, right, negative_slope, ACT: tl.constexpr):
-    """``act′(z)``; ``right`` is true on the positive side of piecewise activations, from z as the forward rounded it."""
+    """``act′(z)``; ``right`` says which z are on the positive side of a piecewise activation."""
     tl.static_assert(z.dtype == tl.float32)
     if ACT == "identity":
         slope = tl.full(z.shape, 1.0, tl.float32)
@@ -80,16 +88,14 @@ def derivative(z, right, negative_slope, ACT: tl.constexpr):
     elif ACT == "selu":
         slope = _SELU_SCALE * tl.where(right, 1.0, _SELU_ALPHA * tl.exp(tl.minimum(z, 0.0)))
     elif ACT == "tanh":
-        t = _tanh(z)
-        slope = 1.0 - t * t
+        slope = 4.0 * _logistic_density(2.0 * z)
     elif ACT == "softsign":
         root = 1.0 / (1.0 + tl.abs(z))
         slope = root * root
     elif ACT == "gelu":
         slope = 0.5 * (1.0 + tl.erf(z * _SQRT_HALF)) + z * _DENSITY_0 * tl.exp(-0.5 * z * z)
     elif ACT == "sigmoid":
-        s = _sigmoid(z)
-        slope = s * (1.0 - s)
+        slope = _logistic_density(z)
     else:
         tl.static_assert(ACT == "silu")
         s = _sigmoid(z)

@@ -44,15 +44,8 @@ def check_arguments(
         raise ValueError("running_var must be given with running_mean, or neither")
     if running_mean is None and not training:
         raise ValueError("running_mean must be given when training is False")
-    dtype = None
     vectors = {"running_mean": running_mean, "running_var": running_var, "weight": weight, "bias": bias}
-    for name, vector in vectors.items():
-        if vector is not None:
-            _check_vector(name, vector, x, dtype)
-            dtype = vector.dtype
-    for name in ("running_mean", "running_var"):
-        if (buffer := vectors[name]) is not None and (buffer.requires_grad or not buffer.is_contiguous()):
-            raise ValueError(f"{name} must be contiguous and must not require a gradient")
+    _check_vectors(vectors, x)
     _check_count(num_batches_tracked, x)
     if momentum is None:
         if training and running_mean is not None and num_batches_tracked is None:
@@ -91,16 +84,24 @@ def _check_input(x: Tensor, training: bool) -> None:
         raise ValueError(f"x must have more than one value per channel in training, got {list(x.shape)}")
 
 
-def _check_vector(name: str, vector: Tensor, x: Tensor, dtype: torch.dtype | None) -> None:
-    if vector.shape != x.shape[1:2]:
-        raise ValueError(f"{name} must be [{x.shape[1]}] for x {list(x.shape)}, got {list(vector.shape)}")
+def _check_vectors(vectors: dict[str, Tensor | None], x: Tensor) -> None:
+    shape, device = x.shape[1:2], x.device
     allowed = (x.dtype,) if x.dtype == torch.float64 else (torch.float32, x.dtype)
-    if vector.dtype not in allowed:
-        raise ValueError(f"{name} must be {' or '.join(map(str, allowed))} for {x.dtype} x, got {vector.dtype}")
-    if dtype is not None and vector.dtype != dtype:
-        raise ValueError(f"{name} must have the other parameters' dtype {dtype}, got {vector.dtype}")
-    if vector.device != x.device:
-        raise ValueError(f"{name} must be on x's device {x.device}, got {vector.device}")
+    first = None
+    for name, vector in vectors.items():
+        if vector is None:
+            continue
+        if vector.shape != shape:
+            raise ValueError(f"{name} must be {list(shape)} for x {list(x.shape)}, got {list(vector.shape)}")
+        if vector.dtype not in allowed:
+            raise ValueError(f"{name} must be {' or '.join(map(str, allowed))} for {x.dtype} x, got {vector.dtype}")
+        first = first or vector.dtype
+        if vector.dtype != first:
+            raise ValueError(f"{name} must have the other parameters' dtype {first}, got {vector.dtype}")
+        if vector.device != device:
+            raise ValueError(f"{name} must be on x's device {device}, got {vector.device}")
+        if name.startswith("running") and (vector.requires_grad or not vector.is_contiguous()):
+            raise ValueError(f"{name} must be contiguous and must not require a gradient")
 
 
 def _check_count(num_batches_tracked: Tensor | None, x: Tensor) -> None:

@@ -1,8 +1,8 @@
 """``batch_norm_act``: batch norm, residual and activation; the torch ops, their autograd and the function.
 
-Two ops make up the function. ``cifarfast::batch_norm_statistics`` reads x once and updates the running statistics, which
-it declares as mutated; ops with autograd must be functional, so it has none. ``cifarfast::batch_norm_act`` takes the
-statistics and has the gradient of the whole: in training through the statistics too, in eval not. Whoever has the
+Two ops make up the function. ``cifarfast::batch_norm_statistics`` reads x once and updates the running statistics,
+which it declares as mutated; ops with autograd must be functional, so it has none. ``cifarfast::batch_norm_act`` takes
+the statistics and has the gradient of the whole: in training through the statistics too, in eval not. Whoever has the
 statistics from elsewhere calls the second alone.
 
 Memory that the backward keeps: x, [3, C] of statistics, and with a residual
@@ -11,9 +11,10 @@ Memory that the backward keeps: x, [3, C] of statistics, and with a residual
 * relu: y, which the next op keeps anyway; ``y > 0`` is the mask;
 * any other activation: the residual, for the pre-activation cannot be had from a rounded y.
 
-Bytes moved, in units of x: forward in training 3 (read x twice, write y; the second read hits the L2 cache where x fits),
-in eval 2, with a residual one more. Backward 5 (read x and grad twice, write dx); with a residual and relu 7 (the
-residual's gradient is written by the first pass, which reads y too, and read by the second instead of grad).
+Bytes moved, in units of x: forward in training 3 (read x twice, write y; the second read hits the L2 cache where x
+fits), in eval 2, with a residual one more. Backward 5 (read x and grad twice, write dx); with a residual and an
+activation 7 (the first pass reads grad, x and what was saved and writes the residual's gradient; the second reads that
+and x and writes dx).
 """
 
 from types import ModuleType
@@ -112,9 +113,7 @@ def batch_norm_act(
         )
     x = x.contiguous(memory_format=torch.channels_last)
     stats = statistics(x, running_mean, running_var, num_batches_tracked, training, momentum, eps)
-    return torch.ops.cifarfast.batch_norm_act(
-        x, stats, weight, bias, residual, training, act, float(negative_slope)
-    )
+    return torch.ops.cifarfast.batch_norm_act(x, stats, weight, bias, residual, training, act, float(negative_slope))
 
 
 def statistics(

@@ -73,7 +73,6 @@ def batch_norm_act_bwd(
     grad_residual = x.new_empty(0)
     if has_residual and act != "identity":
         grad_residual = dz.to(x.dtype).contiguous(memory_format=torch.channels_last)
-        dz = grad_residual.to(statistics.dtype)
     return *input_gradients(dz, x, statistics, weight, training), grad_residual
 
 
@@ -90,7 +89,7 @@ def pre_activation(
 def input_gradients(
     dz: Tensor, x: Tensor, statistics: Tensor, weight: Tensor | None, training: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of x (channels_last), weight and bias for the gradient of the pre-activation; the last two may be empty.
+    """Gradients of x (channels_last), weight and bias from that of the pre-activation; the last two may be empty.
 
     ``dx = rstd · weight · (dz − (Σ dz + x̂ Σ dz·x̂) / M)`` in training, ``rstd · weight · dz`` in eval.
     """

@@ -10,38 +10,32 @@ from torch import Tensor
 from ..tuning import tile
 from .activations_triton import derivative
 from .triton_statistics import (
-    REDUCE_CHANNELS,
-    REDUCE_CHUNKS,
     as_matrix,
-    load_shared,
+    load_affine,
     normalize,
     per_size,
     schedule,
     share,
+    stages,
+    standardize,
 )
+from .triton_sums import as_parameters, load_sums, reduce_sums
 
 
 @triton.jit
-def _pre_activation_gradient(
-    grad_ptr, saved_ptr, x, mean, scale, shift, rows, offsets, cols, channels, ok, pixels, negative_slope,
-    dtype: tl.constexpr, SAVED: tl.constexpr, AVERAGED: tl.constexpr, ACT: tl.constexpr,
-):  # fmt: skip
-    """``dz = grad · act′(z)``. AVERAGED: a row's gradient is that of its image, divided by the image's pixels."""
+def _load_gradient(grad_ptr, rows, offsets, cols, channels, ok, pixels, AVERAGED: tl.constexpr):
+    """The output's gradient; if AVERAGED, a row's is that of its image divided by the image's pixels."""
     if AVERAGED:
         images = (rows // pixels).to(tl.int64)
-        dz = tl.load(grad_ptr + images[:, None] * channels + cols[None, :], mask=ok, other=0.0).to(tl.float32)
-        dz = dz / pixels
-    else:
-        dz = tl.load(grad_ptr + offsets, mask=ok, other=0.0).to(tl.float32)
-    if SAVED == "output":
-        y = tl.load(saved_ptr + offsets, mask=ok, other=0.0).to(tl.float32)
-        dz = dz * derivative(y, y > 0, negative_slope, ACT)
-    elif ACT != "identity":
-        z = normalize(x, mean, scale, shift)
-        if SAVED == "residual":
-            z += tl.load(saved_ptr + offsets, mask=ok, other=0.0).to(tl.float32)
-        dz = dz * derivative(z, z.to(dtype).to(tl.float32) > 0, negative_slope, ACT)
-    return dz
+        grad = tl.load(grad_ptr + images[:, None] * channels + cols[None, :], mask=ok, other=0.0)
+        return grad.to(tl.float32) / pixels
+    return tl.load(grad_ptr + offsets, mask=ok, other=0.0).to(tl.float32)
+
+
+@triton.jit
+def through_activation(grad, z, negative_slope, dtype: tl.constexpr, ACT: tl.constexpr):
+    """``grad · act′(z)``; the side of a piecewise activation is that of z in the output's dtype."""
+    return grad * derivative(z, z.to(dtype).to(tl.float32) > 0, negative_slope, ACT)
 
 
 @per_size
@@ -72,9 +66,7 @@ def batch_norm_act_bwd_sums_kernel(
 ):
     """``Σ dz`` and ``Σ dz · x̂`` of each chunk of rows with ``dz = grad · act′(z)``; dz itself if STORE."""
     channels, cols, col_ok, chunk, first = share(n_groups, rows_per_program, ALIGN, BLOCK_C, LAST_FIRST=True)
-    mean, rstd, offset, scale, shift = load_shared(
-        stats_ptr, weight_ptr, bias_ptr, cols, col_ok, channels, HAS_AFFINE
-    )
+    affine = load_affine(stats_ptr, weight_ptr, bias_ptr, cols, col_ok, channels, HAS_AFFINE)
     dtype: tl.constexpr = x_ptr.dtype.element_ty
     sum_dz = tl.zeros([BLOCK_M, BLOCK_C], tl.float32)
     sum_dz_x = tl.zeros([BLOCK_M, BLOCK_C], tl.float32)
@@ -83,52 +75,22 @@ def batch_norm_act_bwd_sums_kernel(
         ok = (rows < n_rows)[:, None] & col_ok[None, :]
         offsets = rows.to(tl.int64)[:, None] * channels + cols[None, :]
         x = tl.load(x_ptr + offsets, mask=ok, other=0.0).to(tl.float32)
-        dz = _pre_activation_gradient(
-            grad_ptr, saved_ptr, x, mean, scale, shift, rows, offsets, cols, channels, ok, pixels, negative_slope,
-            dtype, SAVED, AVERAGED, ACT,
-        )  # fmt: skip
+        grad = _load_gradient(grad_ptr, rows, offsets, cols, channels, ok, pixels, AVERAGED)
+        if SAVED == "output":
+            y = tl.load(saved_ptr + offsets, mask=ok, other=0.0).to(tl.float32)
+            dz = through_activation(grad, y, negative_slope, dtype, ACT)
+        else:
+            z = normalize(x, affine)
+            if SAVED == "residual":
+                z += tl.load(saved_ptr + offsets, mask=ok, other=0.0).to(tl.float32)
+            dz = through_activation(grad, z, negative_slope, dtype, ACT)
         if STORE:
-            rounded = dz.to(dtype)
-            tl.store(dz_ptr + offsets, rounded, mask=ok)
-            dz = rounded.to(tl.float32)
+            tl.store(dz_ptr + offsets, dz.to(dtype), mask=ok)
         sum_dz += dz
-        sum_dz_x += dz * normalize(x, mean, rstd, offset)
+        sum_dz_x += dz * standardize(x, affine)
     out = chunk * channels + cols
     tl.store(partials_ptr + out, tl.sum(sum_dz, axis=0), mask=col_ok)
     tl.store(partials_ptr + n_chunks * channels + out, tl.sum(sum_dz_x, axis=0), mask=col_ok)
-
-
-@per_size
-def batch_norm_act_bwd_reduce_kernel(
-    partials_ptr,  # [2, n_chunks, C] fp32
-    d_bias_ptr,  # [C] fp32
-    d_weight_ptr,  # [C] fp32
-    n_groups,
-    n_chunks,
-    ALIGN: tl.constexpr,
-    BLOCK_P: tl.constexpr,
-    BLOCK_C: tl.constexpr,
-):
-    """``d_bias = Σ dz`` and ``d_weight = Σ dz · x̂`` over the chunks, in a fixed order."""
-    channels, cols, col_ok, _, _ = share(n_groups, 1, ALIGN, BLOCK_C)
-    d_bias = tl.zeros([BLOCK_P, BLOCK_C], tl.float32)
-    d_weight = tl.zeros([BLOCK_P, BLOCK_C], tl.float32)
-    for start in tl.range(0, n_chunks, BLOCK_P):
-        chunk = start + tl.arange(0, BLOCK_P)
-        ok = (chunk < n_chunks)[:, None] & col_ok[None, :]
-        offsets = chunk[:, None] * channels + cols[None, :]
-        d_bias += tl.load(partials_ptr + offsets, mask=ok, other=0.0)
-        d_weight += tl.load(partials_ptr + n_chunks * channels + offsets, mask=ok, other=0.0)
-    tl.store(d_bias_ptr + cols, tl.sum(d_bias, axis=0), mask=col_ok)
-    tl.store(d_weight_ptr + cols, tl.sum(d_weight, axis=0), mask=col_ok)
-
-
-@triton.jit
-def load_sums(d_bias_ptr, d_weight_ptr, cols, col_ok, n_rows):
-    """``Σ dz / M`` and ``Σ dz · x̂ / M`` as rows [1, BLOCK_C]."""
-    mean_dz = tl.load(d_bias_ptr + cols, mask=col_ok, other=0.0) / n_rows.to(tl.float32)
-    mean_dz_x = tl.load(d_weight_ptr + cols, mask=col_ok, other=0.0) / n_rows.to(tl.float32)
-    return mean_dz[None, :], mean_dz_x[None, :]
 
 
 @per_size
@@ -155,11 +117,9 @@ def batch_norm_act_bwd_kernel(
     BLOCK_C: tl.constexpr,
     STAGES: tl.constexpr,
 ):
-    """``dx = rstd · weight · (dz − (Σ dz + x̂ · Σ dz·x̂) / M)`` with ``dz = grad · act′(z)``; in eval without the sums."""
+    """``dx = rstd · weight · (dz − (Σ dz + x̂ · Σ dz·x̂) / M)`` with ``dz = grad · act′(z)``; without sums in eval."""
     channels, cols, col_ok, _, first = share(n_groups, rows_per_program, ALIGN, BLOCK_C)
-    mean, rstd, offset, scale, shift = load_shared(
-        stats_ptr, weight_ptr, bias_ptr, cols, col_ok, channels, HAS_AFFINE
-    )
+    affine = load_affine(stats_ptr, weight_ptr, bias_ptr, cols, col_ok, channels, HAS_AFFINE)
     mean_dz, mean_dz_x = load_sums(d_bias_ptr, d_weight_ptr, cols, col_ok, n_rows)
     dtype: tl.constexpr = x_ptr.dtype.element_ty
     for start in tl.range(0, rows_per_program, BLOCK_M, num_stages=STAGES):
@@ -167,13 +127,11 @@ def batch_norm_act_bwd_kernel(
         ok = (rows < n_rows)[:, None] & col_ok[None, :]
         offsets = rows.to(tl.int64)[:, None] * channels + cols[None, :]
         x = tl.load(x_ptr + offsets, mask=ok, other=0.0).to(tl.float32)
-        dz = _pre_activation_gradient(
-            grad_ptr, None, x, mean, scale, shift, rows, offsets, cols, channels, ok, pixels, negative_slope,
-            dtype, "none", AVERAGED, ACT,
-        )  # fmt: skip
+        grad = _load_gradient(grad_ptr, rows, offsets, cols, channels, ok, pixels, AVERAGED)
+        dz = through_activation(grad, normalize(x, affine), negative_slope, dtype, ACT)
         if TRAINING:
-            dz -= mean_dz + normalize(x, mean, rstd, offset) * mean_dz_x
-        tl.store(dx_ptr + offsets, (dz * scale).to(dtype), mask=ok)
+            dz -= mean_dz + standardize(x, affine) * mean_dz_x
+        tl.store(dx_ptr + offsets, (dz * affine[3]).to(dtype), mask=ok)
 
 
 def batch_norm_act_bwd(
@@ -199,17 +157,10 @@ def batch_norm_act_bwd(
     affine = (x, statistics, weight, bias)
     d_bias, d_weight = _sums(grad, affine, saved, grad_residual if store else None, act, negative_slope)
     if store:  # it is dz: the second pass need not work it out again
-        dx = _input_gradient(grad_residual, affine, d_bias, d_weight, training, "identity", negative_slope)
+        dx = input_gradient(grad_residual, affine, d_bias, d_weight, training, "identity", negative_slope)
     else:
-        dx = _input_gradient(grad, affine, d_bias, d_weight, training, act, negative_slope)
+        dx = input_gradient(grad, affine, d_bias, d_weight, training, act, negative_slope)
     return dx, *as_parameters(d_bias, d_weight, weight), grad_residual
-
-
-def as_parameters(d_bias: Tensor, d_weight: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Gradients of weight and bias in the weight's dtype; empty where there is no weight."""
-    if weight is None:
-        return d_weight.new_empty(0), d_weight.new_empty(0)
-    return d_weight.to(weight.dtype), d_bias.to(weight.dtype)
 
 
 def _sums(
@@ -223,9 +174,8 @@ def _sums(
     """``Σ dz`` and ``Σ dz·x̂``, both [C] fp32; writes dz where there is a tensor for it."""
     x, _, weight, _ = affine
     channels = x.shape[1]
-    n_rows = x.numel() // channels
     tiles = tile("batch_norm_act", channels, x.device)
-    plan = schedule(n_rows, channels, tiles, tiles["reduce_programs"])
+    plan = schedule(x.numel() // channels, channels, tiles)
     partials = x.new_empty(2, plan.n_chunks, channels, dtype=torch.float32)
     kind = "none" if saved is None else "output" if act == "relu" else "residual"
     with torch.cuda.device_of(x):
@@ -235,11 +185,11 @@ def _sums(
             saved if saved is None else as_matrix(saved),
             dz,
             partials,
-            n_rows,
+            plan.n_rows,
             plan.n_groups,
             plan.rows_per_program,
             plan.n_chunks,
-            n_rows // x.shape[0],
+            plan.n_rows // x.shape[0],
             negative_slope,
             HAS_AFFINE=weight is not None,
             SAVED=kind,
@@ -249,31 +199,13 @@ def _sums(
             ALIGN=plan.align,
             BLOCK_M=tiles["block_m"],
             BLOCK_C=tiles["block_c"],
-            STAGES=tiles["bwd_stages"],
+            STAGES=stages(x.element_size(), tiles),
             num_warps=tiles["num_warps"],
         )
         return reduce_sums(partials)
 
 
-def reduce_sums(partials: Tensor) -> tuple[Tensor, Tensor]:
-    """Sum partials [2, n_chunks, C] over the chunks: ``Σ dz`` and ``Σ dz·x̂``, both [C] fp32."""
-    _, n_chunks, channels = partials.shape
-    d_bias, d_weight = partials.new_empty(channels), partials.new_empty(channels)
-    batch_norm_act_bwd_reduce_kernel[(triton.cdiv(channels, REDUCE_CHANNELS),)](
-        partials,
-        d_bias,
-        d_weight,
-        channels,
-        n_chunks,
-        ALIGN=1,
-        BLOCK_P=REDUCE_CHUNKS,
-        BLOCK_C=REDUCE_CHANNELS,
-        num_warps=4,
-    )
-    return d_bias, d_weight
-
-
-def _input_gradient(
+def input_gradient(
     grad: Tensor,
     affine: tuple[Tensor, Tensor, Tensor | None, Tensor | None],
     d_bias: Tensor,
@@ -285,9 +217,8 @@ def _input_gradient(
     """dx, channels_last."""
     x, _, weight, _ = affine
     channels = x.shape[1]
-    n_rows = x.numel() // channels
     tiles = tile("batch_norm_act", channels, x.device)
-    plan = schedule(n_rows, channels, tiles, tiles["map_programs"])
+    plan = schedule(x.numel() // channels, channels, tiles)
     dx = torch.empty_like(x, memory_format=torch.channels_last)
     with torch.cuda.device_of(x):
         batch_norm_act_bwd_kernel[(plan.programs,)](
@@ -296,10 +227,10 @@ def _input_gradient(
             d_bias,
             d_weight,
             dx,
-            n_rows,
+            plan.n_rows,
             plan.n_groups,
             plan.rows_per_program,
-            n_rows // x.shape[0],
+            plan.n_rows // x.shape[0],
             negative_slope,
             HAS_AFFINE=weight is not None,
             TRAINING=training,
@@ -308,7 +239,7 @@ def _input_gradient(
             ALIGN=plan.align,
             BLOCK_M=tiles["block_m"],
             BLOCK_C=tiles["block_c"],
-            STAGES=tiles["bwd_stages"],
+            STAGES=stages(x.element_size(), tiles),
             num_warps=tiles["num_warps"],
         )
     return dx

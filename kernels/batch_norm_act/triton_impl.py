@@ -9,7 +9,16 @@ from torch import Tensor
 from ..tuning import tile
 from .activations_triton import activate
 from .triton_backward import batch_norm_act_bwd
-from .triton_statistics import as_matrix, batch_norm_statistics, load_shared, normalize, per_size, schedule, share
+from .triton_statistics import (
+    as_matrix,
+    batch_norm_statistics,
+    load_affine,
+    normalize,
+    per_size,
+    schedule,
+    share,
+    stages,
+)
 
 __all__ = ["batch_norm_act_bwd", "batch_norm_act_fwd", "batch_norm_statistics"]
 
@@ -36,12 +45,12 @@ def batch_norm_act_fwd_kernel(
 ):
     """``y = act((x − mean) · rstd · weight + bias [+ residual])``, in fp32 and rounded once."""
     channels, cols, col_ok, _, first = share(n_groups, rows_per_program, ALIGN, BLOCK_C)
-    mean, _, _, scale, shift = load_shared(stats_ptr, weight_ptr, bias_ptr, cols, col_ok, channels, HAS_AFFINE)
+    affine = load_affine(stats_ptr, weight_ptr, bias_ptr, cols, col_ok, channels, HAS_AFFINE)
     for start in tl.range(0, rows_per_program, BLOCK_M, num_stages=STAGES):
         rows = first + start + tl.arange(0, BLOCK_M)
         ok = (rows < n_rows)[:, None] & col_ok[None, :]
         offsets = rows.to(tl.int64)[:, None] * channels + cols[None, :]
-        z = normalize(tl.load(x_ptr + offsets, mask=ok, other=0.0).to(tl.float32), mean, scale, shift)
+        z = normalize(tl.load(x_ptr + offsets, mask=ok, other=0.0).to(tl.float32), affine)
         if HAS_RESIDUAL:
             z += tl.load(residual_ptr + offsets, mask=ok, other=0.0).to(tl.float32)
         y = activate(z, negative_slope, ACT)
@@ -60,9 +69,8 @@ def batch_norm_act_fwd(
     """``act(z)``, channels_last, with ``z = (x − mean) · rstd · weight + bias [+ residual]``."""
     x = as_matrix(x)
     channels = x.shape[1]
-    n_rows = x.numel() // channels
     tiles = tile("batch_norm_act", channels, x.device)
-    plan = schedule(n_rows, channels, tiles, tiles["map_programs"])
+    plan = schedule(x.numel() // channels, channels, tiles)
     y = torch.empty_like(x, memory_format=torch.channels_last)
     with torch.cuda.device_of(x):
         batch_norm_act_fwd_kernel[(plan.programs,)](
@@ -72,7 +80,7 @@ def batch_norm_act_fwd(
             bias,
             residual if residual is None else as_matrix(residual),
             y,
-            n_rows,
+            plan.n_rows,
             plan.n_groups,
             plan.rows_per_program,
             negative_slope,
@@ -82,7 +90,7 @@ def batch_norm_act_fwd(
             ALIGN=plan.align,
             BLOCK_M=tiles["block_m"],
             BLOCK_C=tiles["block_c"],
-            STAGES=tiles["stages"],
+            STAGES=stages(x.element_size(), tiles),
             num_warps=tiles["num_warps"],
         )
     return y

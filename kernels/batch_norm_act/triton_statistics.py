@@ -1,7 +1,7 @@
 """Triton kernels of the batch statistics, and how all kernels of this family share out an [M, C] matrix.
 
-x is read as the row-major matrix [M, C] that channels_last storage is, M = N·H·W. A program takes a block of channels and
-a chunk of consecutive rows, which it walks through tile by tile with asynchronous copies running ahead.
+x is read as the row-major matrix [M, C] that channels_last storage is, M = N·H·W. A program takes a block of channels
+and a chunk of consecutive rows, which it walks through tile by tile with asynchronous copies running ahead.
 """
 
 # mypy: allow-untyped-defs, allow-incomplete-defs
@@ -18,6 +18,7 @@ from ..tuning import Tile, tile
 # the finishing kernels: chunks and channels that a program takes at a time
 REDUCE_CHUNKS = 256
 REDUCE_CHANNELS = 8
+REDUCE_WARPS = 4
 _SIZES = ("n_rows", "n_groups", "rows_per_program", "n_chunks")
 per_size = triton.jit(do_not_specialize=list(_SIZES))
 
@@ -40,13 +41,13 @@ def share(n_groups, rows_per_program, ALIGN: tl.constexpr, BLOCK_C: tl.constexpr
 
 
 @triton.jit
-def load_shared(stats_ptr, weight_ptr, bias_ptr, cols, col_ok, channels, HAS_AFFINE: tl.constexpr):
-    """Per-channel rows [1, BLOCK_C]: mean, rstd, x̂'s offset, scale and shift, for ``normalize``."""
+def load_affine(stats_ptr, weight_ptr, bias_ptr, cols, col_ok, channels, HAS_AFFINE: tl.constexpr):
+    """The batch norm of these channels, rows [1, BLOCK_C]: mean, 1/σ and x̂'s offset, scale and shift of the result."""
     mean = tl.load(stats_ptr + cols, mask=col_ok, other=0.0)
     low = tl.load(stats_ptr + channels + cols, mask=col_ok, other=0.0)
     rstd = tl.load(stats_ptr + 2 * channels + cols, mask=col_ok, other=0.0)
-    scale = rstd
     offset = -low * rstd
+    scale = rstd
     shift = offset
     if HAS_AFFINE:
         weight = tl.load(weight_ptr + cols, mask=col_ok, other=0.0).to(tl.float32)
@@ -57,8 +58,17 @@ def load_shared(stats_ptr, weight_ptr, bias_ptr, cols, col_ok, channels, HAS_AFF
 
 
 @triton.jit
-def normalize(x, mean, scale, shift):
-    """``(x − mean) · scale + shift``. Forward and backward call it with the same values, so they see the same bits."""
+def standardize(x, affine):
+    """``x̂ = (x − mean) / σ``."""
+    mean, rstd, offset, _, _ = affine
+    centred = x - mean
+    return tl.fma(centred, tl.broadcast_to(rstd, centred.shape), tl.broadcast_to(offset, centred.shape))
+
+
+@triton.jit
+def normalize(x, affine):
+    """``(x − mean) · scale + shift``. Forward and backward share this line, so they see the same bits."""
+    mean, _, _, scale, shift = affine
     centred = x - mean
     return tl.fma(centred, tl.broadcast_to(scale, centred.shape), tl.broadcast_to(shift, centred.shape))
 
@@ -161,9 +171,8 @@ def batch_norm_act_stats_reduce_kernel(
     tl.store(stats_ptr + 2 * channels + cols, tl.div_rn(1.0, tl.sqrt_rn(var + eps)), mask=col_ok)
     if CUMULATIVE:
         momentum = 1.0 / tl.load(count_ptr).to(tl.float32)
-    elif HAS_COUNT:
-        if tl.program_id(0) == 0:
-            tl.store(count_ptr, tl.load(count_ptr) + 1)
+    elif HAS_COUNT and tl.program_id(0) == 0:
+        tl.store(count_ptr, tl.load(count_ptr) + 1)
     if HAS_RUNNING:
         unbiased = m2 / (n_rows - 1).to(tl.float32)
         old_mean = tl.load(running_mean_ptr + cols, mask=col_ok, other=0.0).to(tl.float32)
@@ -176,8 +185,10 @@ def batch_norm_act_stats_reduce_kernel(
 
 @dataclass(frozen=True)
 class Schedule:
-    """How an [n_rows, channels] matrix is shared out: ``programs`` of ``rows_per_program`` rows by a block of channels."""
+    """How a matrix [n_rows, n_groups · align] is shared out: programs of ``rows_per_program`` rows by a block of
+    channels, in ``n_chunks`` chunks of rows."""
 
+    n_rows: int
     n_groups: int
     align: int
     rows_per_program: int
@@ -185,15 +196,20 @@ class Schedule:
     programs: int
 
 
-def schedule(n_rows: int, channels: int, tiles: Tile, programs: int) -> Schedule:
-    """Share a matrix out to about as many programs as asked for, in whole tiles."""
+def schedule(n_rows: int, channels: int, tiles: Tile) -> Schedule:
+    """Share a matrix out to at most about ``tiles["programs"]`` programs, in whole tiles."""
     column_blocks = triton.cdiv(channels, tiles["block_c"])
     row_tiles = triton.cdiv(n_rows, tiles["block_m"])
-    rows = tiles["block_m"] * triton.cdiv(row_tiles * column_blocks, programs)
+    rows = tiles["block_m"] * triton.cdiv(row_tiles * column_blocks, tiles["programs"])
     # 8 channels of 2 bytes are the 16 bytes that a thread loads at once
     align = 8 if channels % 8 == 0 else 1
     n_chunks = triton.cdiv(n_rows, rows)
-    return Schedule(channels // align, align, rows, n_chunks, n_chunks * column_blocks)
+    return Schedule(n_rows, channels // align, align, rows, n_chunks, n_chunks * column_blocks)
+
+
+def stages(element_size: int, tiles: Tile) -> int:
+    """Stages of the pipelined loops: the table's number is for 2-byte elements, wider ones need the same memory."""
+    return max(2, tiles["stages"] * 2 // element_size)
 
 
 def as_matrix(x: Tensor) -> Tensor:
@@ -212,9 +228,8 @@ def batch_norm_statistics(
     """Return mean, the mean's part below its rounding, and rstd as [3, C]; update the running statistics."""
     x = as_matrix(x)
     channels = x.shape[1]
-    n_rows = x.numel() // channels
     tiles = tile("batch_norm_act", channels, x.device)
-    plan = schedule(n_rows, channels, tiles, tiles["reduce_programs"])
+    plan = schedule(x.numel() // channels, channels, tiles)
     partials = x.new_empty(2, plan.n_chunks, channels, dtype=torch.float32)
     stats = partials.new_empty(3, channels)
     if momentum is None and num_batches_tracked is not None:
@@ -223,14 +238,14 @@ def batch_norm_statistics(
         batch_norm_act_stats_kernel[(plan.programs,)](
             x,
             partials,
-            n_rows,
+            plan.n_rows,
             plan.n_groups,
             plan.rows_per_program,
             plan.n_chunks,
             ALIGN=plan.align,
             BLOCK_M=tiles["block_m"],
             BLOCK_C=tiles["block_c"],
-            STAGES=tiles["stages"],
+            STAGES=stages(x.element_size(), tiles),
             num_warps=tiles["num_warps"],
         )
         batch_norm_act_stats_reduce_kernel[(triton.cdiv(channels, REDUCE_CHANNELS),)](
@@ -240,7 +255,7 @@ def batch_norm_statistics(
             running_mean,
             running_var,
             num_batches_tracked,
-            n_rows,
+            plan.n_rows,
             plan.n_groups,
             plan.rows_per_program,
             plan.n_chunks,
@@ -252,6 +267,6 @@ def batch_norm_statistics(
             ALIGN=plan.align,
             BLOCK_P=REDUCE_CHUNKS,
             BLOCK_C=REDUCE_CHANNELS,
-            num_warps=4,
+            num_warps=REDUCE_WARPS,
         )
     return stats

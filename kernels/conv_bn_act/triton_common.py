@@ -8,10 +8,15 @@ import triton.language as tl
 
 from ..batch_norm_act.activations_triton import activate
 
+# one compilation serves every size: channels are multiples of 8 whatever they are
+_SIZES = ("n_images", "height", "width", "out_height", "out_width", "channel_groups", "out_channel_groups")
+_COUNTS = ("channels", "out_channels", "n_tiles", "tiles_per_split", "splits", "pixels", "pixels_per_tile")
+per_size = triton.jit(do_not_specialize=[*_SIZES, *_COUNTS])
+
 
 @triton.jit
 def load_affine(affine_ptr, channels, cs, c_ok):
-    """Mean, scale and shift [1, BLOCK_C] of channels ``cs`` from ``affine`` [3, C]; zeros past the last."""
+    """Mean, scale and shift [1, BLOCK_C] of channels ``cs`` from ``affine`` [5, C]; zeros past the last."""
     mean = tl.load(affine_ptr + cs, mask=c_ok, other=0.0)[None, :]
     scale = tl.load(affine_ptr + channels + cs, mask=c_ok, other=0.0)[None, :]
     shift = tl.load(affine_ptr + 2 * channels + cs, mask=c_ok, other=0.0)[None, :]
@@ -20,14 +25,28 @@ def load_affine(affine_ptr, channels, cs, c_ok):
 
 @triton.jit
 def normalize(x, mean, scale, shift):
-    """``BN(x)`` in fp32. Every kernel calls this, so that forward and backward see the same value to the last bit."""
-    return tl.fma(x.to(tl.float32) - mean, scale, shift)
+    """``(x − mean) · scale + shift`` in fp32. Every kernel calls this, so forward and backward see the same bits."""
+    centred = x.to(tl.float32) - mean
+    return tl.fma(centred, tl.broadcast_to(scale, centred.shape), tl.broadcast_to(shift, centred.shape))
 
 
 @triton.jit
-def bn_act(x, mean, scale, shift, slope, ACT: tl.constexpr):
-    """``act(BN(x))`` in fp32."""
-    return activate(normalize(x, mean, scale, shift), slope, ACT)
+def prologue(x, affine_ptr, channels, cs, c_ok, inside, slope, ACT: tl.constexpr):
+    """``act(BN(x))`` of a tile [pixels, channels] of the input, rounded; outside the image 0 and not act(BN(0))."""
+    mean, scale, shift = load_affine(affine_ptr, channels, cs, c_ok)
+    z = activate(normalize(x, mean, scale, shift), slope, ACT)
+    ok = inside[:, None]
+    if ACT == "sigmoid":  # the others keep the zeros past the last channel
+        ok = ok & c_ok[None, :]
+    return tl.where(ok, z, 0.0).to(x.dtype)
+
+
+@triton.jit
+def multiply_add(a, b, accumulator, PRECISION: tl.constexpr):
+    """``a b + accumulator`` on the tensor cores. PRECISION is tf32, tf32x3 (for fp32) or interpreted."""
+    if PRECISION == "interpreted":  # the interpreter multiplies the bits of bf16
+        return tl.dot(a.to(tl.float32), b.to(tl.float32), accumulator)
+    return tl.dot(a, b, accumulator, input_precision=PRECISION)
 
 
 @triton.jit
@@ -48,8 +67,7 @@ def tile_origin(
         p0 = (tile // across % down) * BOX_H
         n0 = tile // (across * down) * BOX_N
         return n0, p0, q0
-    else:
-        return 0, 0, 0
+    return 0, 0, 0
 
 
 @triton.jit
@@ -69,6 +87,5 @@ def pixel_coordinates(
     index = tl.arange(0, BLOCK_M)
     if BOXED:
         return n0 + index // (BOX_H * BOX_W), p0 + index // BOX_W % BOX_H, q0 + index % BOX_W
-    else:
-        index = tile * BLOCK_M + index
-        return index // width // height, index // width % height, index % width
+    index = tile * BLOCK_M + index
+    return index // width // height, index // width % height, index % width

@@ -3,22 +3,20 @@
 # kernel parameters are pointers and scalars that Triton types by itself
 # mypy: allow-untyped-defs, allow-incomplete-defs
 
-import triton
 import triton.language as tl
 
 from ..batch_norm_act.activations_triton import derivative
-from .triton_common import load_affine, normalize, pixel_coordinates, tile_origin
+from .triton_common import load_affine, multiply_add, normalize, per_size, pixel_coordinates, tile_origin
 
 
-@triton.jit
+@per_size
 def conv_dgrad_kernel(
     dy_ptr,  # [N, P, Q, K]; if USE_TMA its descriptor with box [BOX_N, BOX_H, BOX_W, BLOCK_K]
     w_ptr,  # [K, R·S·C]; if USE_TMA its descriptor with box [BLOCK_K, BLOCK_C]
     dx_ptr,  # [N, H, W, C]
     x_ptr,  # [N, H, W, C] if BN
-    affine_ptr,  # [3, C] fp32 if BN
-    sum_ptr,  # [tiles, C] fp32 if BN
-    dot_ptr,  # [tiles, C] fp32 if BN
+    affine_ptr,  # [5, C] fp32 if BN
+    partials_ptr,  # [2, tiles, C] fp32 if BN
     n_images,
     height,
     width,
@@ -46,9 +44,9 @@ def conv_dgrad_kernel(
     """``dz[n,h,w,c] = Σ_{r,s,k} dy[n, (h + padding − r) / stride, (w + padding − s) / stride, k] · w[k,r,s,c]``, over
     the r and s for which the divisions are exact.
 
-    Without BN it is stored. With BN, ``a = (x − affine₀) · affine₁ + affine₂`` and ``da = dz · act′(a)``: stores da
-    (FROZEN: da · affine₁) and, for each tile of pixels, ``Σ da`` and ``Σ da · (x − affine₀)``. The pixels of a tile are
-    of one phase, that is they have h mod stride and w mod stride in common, and with them the taps.
+    Without BN it is stored. With BN, ``da = dz · act′(BN(x))`` is stored (FROZEN: da · scale) and, for each tile of
+    pixels, ``Σ da`` and ``Σ da · x̂``; BN, scale and x̂ as in ``conv_affine_kernel``. The pixels of a tile are of one
+    phase, that is they have h mod stride and w mod stride in common, and with them the taps.
     """
     # the compiler sees from this that rows are 16-byte aligned
     channels = channel_groups * 8
@@ -76,10 +74,7 @@ def conv_dgrad_kernel(
     cs = c0 + tl.arange(0, BLOCK_C)
     c_ok = cs < channels
 
-    if PIXELS_RIGHT:
-        accumulator = tl.zeros([BLOCK_C, BLOCK_M], tl.float32)
-    else:
-        accumulator = tl.zeros([BLOCK_M, BLOCK_C], tl.float32)
+    accumulator = tl.zeros([BLOCK_C, BLOCK_M] if PIXELS_RIGHT else [BLOCK_M, BLOCK_C], tl.float32)
     for step in range(taps * tl.cdiv(out_channels, BLOCK_K)):
         tap = step % taps
         k0 = step // taps * BLOCK_K
@@ -106,9 +101,9 @@ def conv_dgrad_kernel(
             )
         # PIXELS_RIGHT: both operands go from shared memory to the tensor cores
         if PIXELS_RIGHT:
-            accumulator = tl.dot(weight.trans(), dy.trans(), accumulator, input_precision=PRECISION)
+            accumulator = multiply_add(weight.trans(), dy.trans(), accumulator, PRECISION)
         else:
-            accumulator = tl.dot(dy, weight, accumulator, input_precision=PRECISION)
+            accumulator = multiply_add(dy, weight, accumulator, PRECISION)
 
     h = i * STRIDE + phase_h
     w = j * STRIDE + phase_w
@@ -119,9 +114,13 @@ def conv_dgrad_kernel(
         x = tl.load(x_ptr + offsets, mask=ok, other=0.0).to(tl.float32)
         mean, scale, shift = load_affine(affine_ptr, channels, cs, c_ok)
         a = normalize(x, mean, scale, shift)
-        dx = tl.where(ok, dx * derivative(a, a > 0, slope, ACT), 0.0)
-        tl.store(sum_ptr + row * channels + cs, tl.sum(dx, axis=0), mask=c_ok)
-        tl.store(dot_ptr + row * channels + cs, tl.sum(dx * (x - mean), axis=0), mask=c_ok)
+        dx = tl.where(ok, dx * derivative(a, a.to(x_ptr.dtype.element_ty) > 0, slope, ACT), 0.0)
+        rstd = tl.load(affine_ptr + 3 * channels + cs, mask=c_ok, other=0.0)[None, :]
+        offset = tl.load(affine_ptr + 4 * channels + cs, mask=c_ok, other=0.0)[None, :]
+        n_rows = tl.num_programs(0) // c_tiles
+        tl.store(partials_ptr + row * channels + cs, tl.sum(dx, axis=0), mask=c_ok)
+        dot = tl.sum(dx * normalize(x, mean, rstd, offset), axis=0)
+        tl.store(partials_ptr + (n_rows + row) * channels + cs, dot, mask=c_ok)
         if FROZEN:
             dx = dx * scale
     tl.store(dx_ptr + offsets, dx.to(dx_ptr.dtype.element_ty), mask=ok)

@@ -3,20 +3,19 @@
 # kernel parameters are pointers and scalars that Triton types by itself
 # mypy: allow-untyped-defs, allow-incomplete-defs
 
-import triton
 import triton.language as tl
 
-from .triton_common import bn_act, load_affine, pixel_coordinates, tile_origin
+from ..batch_norm_act.activations_triton import activate
+from .triton_common import load_affine, multiply_add, normalize, per_size, pixel_coordinates, prologue, tile_origin
 
 
-@triton.jit
+@per_size
 def conv_fwd_kernel(
     x_ptr,  # [N, H, W, C]; if USE_TMA its descriptor with box [BOX_N, BOX_H, BOX_W, BLOCK_C]
     w_ptr,  # [K, R·S, C]; if USE_TMA its [K, R·S·C] descriptor with box [BLOCK_K, BLOCK_C]
     y_ptr,  # [N, P, Q, K]
-    affine_ptr,  # [3, C] fp32 if PROLOGUE, [3, K] fp32 if FOLD
-    mean_ptr,  # [tiles, K] fp32 if STATISTICS
-    square_ptr,  # [tiles, K] fp32 if STATISTICS
+    affine_ptr,  # [5, C] fp32 if PROLOGUE, [5, K] fp32 if FOLD
+    partials_ptr,  # [2, tiles, K] fp32 if STATISTICS
     n_images,
     height,
     width,
@@ -44,9 +43,9 @@ def conv_fwd_kernel(
 ):
     """``y[n,p,q,k] = Σ_{r,s,c} z[n, p·stride + r − padding, q·stride + s − padding, c] · w[k,r,s,c]``.
 
-    With ``BN(x) = (x − affine₀) · affine₁ + affine₂``: ``z = act(BN(x))`` if PROLOGUE, else ``z = x``; outside the image
-    ``z = 0``. FOLD stores ``act(BN(y))``. STATISTICS stores, for each tile of pixels, the mean of the rounded y and
-    ``Σ (y − mean)²``.
+    ``z = act(BN(x))`` if PROLOGUE, else ``z = x``; outside the image ``z = 0``. ``BN(x) = (x − mean) · scale + shift``
+    with the first rows of affine. FOLD stores ``act(BN(y))``. STATISTICS stores, for each tile of pixels, the mean of
+    the rounded y and ``Σ (y − mean)²``.
     """
     BLOCK_M: tl.constexpr = BOX_N * BOX_H * BOX_W
     # the compiler sees from this that rows are 16-byte aligned
@@ -65,10 +64,7 @@ def conv_fwd_kernel(
 
     # PIXELS_RIGHT: both operands go from shared memory to the tensor cores. As the left one the pixels go through
     # registers, which is where the prologue needs them
-    if PIXELS_RIGHT:
-        accumulator = tl.zeros([BLOCK_K, BLOCK_M], tl.float32)
-    else:
-        accumulator = tl.zeros([BLOCK_M, BLOCK_K], tl.float32)
+    accumulator = tl.zeros([BLOCK_K, BLOCK_M] if PIXELS_RIGHT else [BLOCK_M, BLOCK_K], tl.float32)
     # taps inside, channels outside: the nine shifted tiles of one channel block overlap in the caches
     for step in range(TAPS * tl.cdiv(channels, BLOCK_C)):
         tap = step % TAPS
@@ -93,20 +89,17 @@ def conv_fwd_kernel(
                 other=0.0,
             )
         if PROLOGUE:
-            mean, scale, shift = load_affine(affine_ptr, channels, cs, c_ok)
-            z = bn_act(x, mean, scale, shift, slope, ACT)
-            # a padded pixel stays 0, whatever act(BN(0)) is
-            x = tl.where(inside[:, None], z, 0.0).to(x.dtype)
+            x = prologue(x, affine_ptr, channels, cs, c_ok, inside, slope, ACT)
         if PIXELS_RIGHT:
-            accumulator = tl.dot(weight, x.trans(), accumulator, input_precision=PRECISION)
+            accumulator = multiply_add(weight, x.trans(), accumulator, PRECISION)
         else:
-            accumulator = tl.dot(x, weight.trans(), accumulator, input_precision=PRECISION)
+            accumulator = multiply_add(x, weight.trans(), accumulator, PRECISION)
 
     if PIXELS_RIGHT:
         accumulator = accumulator.trans()
     if FOLD:
         mean, scale, shift = load_affine(affine_ptr, out_channels, ks, k_ok)
-        accumulator = bn_act(accumulator, mean, scale, shift, slope, ACT)
+        accumulator = activate(normalize(accumulator, mean, scale, shift), slope, ACT)
     y = accumulator.to(y_ptr.dtype.element_ty)
     out_pixels = (n.to(tl.int64) * out_height + p) * out_width + q
     tl.store(y_ptr + out_pixels[:, None] * out_channels + ks[None, :], y, mask=pixel_ok[:, None] & k_ok[None, :])
@@ -115,5 +108,7 @@ def conv_fwd_kernel(
         count = tl.minimum(n_images * out_height * out_width - tile * BLOCK_M, BLOCK_M)
         mean = tl.sum(rounded, axis=0) / count
         deviation = tl.where(pixel_ok[:, None], rounded - mean[None, :], 0.0)
-        tl.store(mean_ptr + tile * out_channels + ks, mean, mask=k_ok)
-        tl.store(square_ptr + tile * out_channels + ks, tl.sum(deviation * deviation, axis=0), mask=k_ok)
+        n_tiles = tl.num_programs(0) // k_tiles
+        tl.store(partials_ptr + tile * out_channels + ks, mean, mask=k_ok)
+        squares = tl.sum(deviation * deviation, axis=0)
+        tl.store(partials_ptr + (n_tiles + tile) * out_channels + ks, squares, mask=k_ok)

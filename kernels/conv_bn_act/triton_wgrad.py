@@ -3,18 +3,17 @@
 # kernel parameters are pointers and scalars that Triton types by itself
 # mypy: allow-untyped-defs, allow-incomplete-defs
 
-import triton
 import triton.language as tl
 
-from .triton_common import bn_act, load_affine, pixel_coordinates, tile_origin
+from .triton_common import multiply_add, per_size, pixel_coordinates, prologue, tile_origin
 
 
-@triton.jit
+@per_size
 def conv_wgrad_kernel(
     x_ptr,  # [N, H, W, C]; if USE_TMA its descriptor with box [BOX_N, BOX_H, BOX_W, BLOCK_C]
     dy_ptr,  # [N·P·Q, K]; if USE_TMA its descriptor with box [BLOCK_M, BLOCK_K]
     partial_ptr,  # [splits, R·S, C, K] fp32
-    affine_ptr,  # [3, C] fp32 if PROLOGUE
+    affine_ptr,  # [5, C] fp32 if PROLOGUE
     n_images,
     height,
     width,
@@ -22,7 +21,7 @@ def conv_wgrad_kernel(
     out_height,
     out_width,
     out_channel_groups,  # K / 8
-    tiles,
+    n_tiles,
     tiles_per_split,
     slope,
     TAPS: tl.constexpr,
@@ -58,11 +57,9 @@ def conv_wgrad_kernel(
     ks = k0 + tl.arange(0, BLOCK_K)
     c_ok = cs < channels
     k_ok = ks < out_channels
-    if PROLOGUE:
-        mean, scale, shift = load_affine(affine_ptr, channels, cs, c_ok)
 
     accumulator = tl.zeros([BLOCK_C, BLOCK_K], tl.float32)
-    for tile in range(split * tiles_per_split, tl.minimum((split + 1) * tiles_per_split, tiles)):
+    for tile in range(split * tiles_per_split, tl.minimum((split + 1) * tiles_per_split, n_tiles)):
         n0, p0, q0 = tile_origin(tile, out_height, out_width, BOX_N, BOX_H, BOX_W, USE_TMA)
         n, p, q = pixel_coordinates(tile, n0, p0, q0, out_height, out_width, BOX_H, BOX_W, BLOCK_M, USE_TMA)
         h = p * STRIDE + r - PADDING
@@ -76,25 +73,25 @@ def conv_wgrad_kernel(
             x = tl.load(
                 x_ptr + pixels[:, None] * channels + cs[None, :], mask=inside[:, None] & c_ok[None, :], other=0.0
             )
-            out_pixels = tile.to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)
+            out_pixels = tile * BLOCK_M + tl.arange(0, BLOCK_M)
             dy = tl.load(
-                dy_ptr + out_pixels[:, None] * out_channels + ks[None, :],
+                dy_ptr + out_pixels.to(tl.int64)[:, None] * out_channels + ks[None, :],
                 mask=(n < n_images)[:, None] & k_ok[None, :],
                 other=0.0,
             )
         if PROLOGUE:
-            z = bn_act(x, mean, scale, shift, slope, ACT)
-            # a padded pixel stays 0, whatever act(BN(0)) is
-            x = tl.where(inside[:, None], z, 0.0).to(x.dtype)
-        accumulator = tl.dot(x.trans(), dy, accumulator, input_precision=PRECISION)
+            x = prologue(x, affine_ptr, channels, cs, c_ok, inside, slope, ACT)
+        accumulator = multiply_add(x.trans(), dy, accumulator, PRECISION)
 
-    rows = (split * TAPS + tap).to(tl.int64) * channels + cs
+    rows = (split * TAPS + tap) * channels + cs
     tl.store(
-        partial_ptr + rows[:, None] * out_channels + ks[None, :], accumulator, mask=c_ok[:, None] & k_ok[None, :]
+        partial_ptr + rows.to(tl.int64)[:, None] * out_channels + ks[None, :],
+        accumulator,
+        mask=c_ok[:, None] & k_ok[None, :],
     )
 
 
-@triton.jit
+@per_size
 def conv_wgrad_reduce_kernel(
     partial_ptr,  # [splits, R·S, C, K] fp32
     dw_ptr,  # [K, R·S, C]
@@ -112,7 +109,7 @@ def conv_wgrad_reduce_kernel(
     ok = (cs < channels)[:, None] & (ks < out_channels)[None, :]
     total = tl.zeros([BLOCK_C, BLOCK_K], tl.float32)
     for split in range(splits):
-        rows = (split * TAPS + tap).to(tl.int64) * channels + cs
-        total += tl.load(partial_ptr + rows[:, None] * out_channels + ks[None, :], mask=ok, other=0.0)
+        rows = (split * TAPS + tap) * channels + cs
+        total += tl.load(partial_ptr + rows.to(tl.int64)[:, None] * out_channels + ks[None, :], mask=ok, other=0.0)
     offsets = (ks[:, None].to(tl.int64) * TAPS + tap) * channels + cs[None, :]
     tl.store(dw_ptr + offsets, total.trans().to(dw_ptr.dtype.element_ty), mask=ok.trans())

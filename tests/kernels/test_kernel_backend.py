@@ -53,7 +53,7 @@ def test_impossible_wishes(op: str, forced: str, message: str, monkeypatch: pyte
 
 
 def test_unknown_op() -> None:
-    with pytest.raises(KeyError, match="no op 'nothing'; known: cross_entropy"):
+    with pytest.raises(KeyError, match=r"no op 'nothing'; known: .*cross_entropy"):
         backend.choose("nothing", CPU)
 
 

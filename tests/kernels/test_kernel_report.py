@@ -4,7 +4,8 @@ import dataclasses
 
 import pytest
 
-from cifarfast.kernels import backend, report
+from cifarfast.kernels import report
+from cifarfast.kernels.spec import all_specs
 
 pytest.importorskip("triton")
 
@@ -12,8 +13,10 @@ pytest.importorskip("triton")
 def test_report_of_every_kernel(capsys: pytest.CaptureFixture[str]) -> None:
     assert report.main(["--arch", "sm_90"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    for op in backend.registered():
-        assert any(f"{op}_fwd_kernel" in line for line in lines), op
+    for spec in all_specs():
+        kernels = {build.kernel.__name__ for build in spec.kernels() if "sm_90" in (build.archs or ("sm_90",))}
+        assert kernels, spec.name
+        assert all(any(f" {kernel} " in line for line in lines) for kernel in kernels), spec.name
 
 
 def test_a_spill_or_too_much_shared_memory_is_a_problem() -> None:

@@ -21,6 +21,8 @@ def test_gradcheck_of_reference(spec: OpSpec, case: str) -> None:
     names = [name for name in spec.differentiable if name in inputs]
     if spec.surrogate_gradient(inputs):
         pytest.skip("the gradient is not the derivative")
+    if not names:
+        pytest.skip("nothing to differentiate")
     if sum(inputs[name].numel() for name in names) > 700:
         pytest.skip("too large for finite differences")
     values = [inputs[name].detach().requires_grad_() for name in names]
@@ -81,4 +83,4 @@ def test_describes_itself(spec: OpSpec) -> None:
     for case in spec.benchmark_cases.values():
         inputs = case(Maker(torch.bfloat16))
         assert spec.flops(inputs) > 0
-        assert spec.bytes_moved(inputs) >= sum(inputs[name].nbytes for name in spec.differentiable)
+        assert spec.bytes_moved(inputs) >= sum(inputs[name].nbytes for name in spec.differentiable if name in inputs)

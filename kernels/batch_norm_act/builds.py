@@ -1,0 +1,49 @@
+"""How the kernels of the ops that start with a batch norm are launched, for compiling them without a GPU."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from ..spec import KernelBuild
+
+_INTEGERS = ("n_rows", "n_groups", "rows_per_program", "n_chunks", "pixels", "height", "width")
+_FLOATS = ("momentum", "eps", "negative_slope")
+# of x's dtype; every other tensor is fp32
+_IMAGES = ("x_ptr", "y_ptr", "residual_ptr", "grad_ptr", "saved_ptr", "dz_ptr", "dx_ptr")
+
+
+def kernel_build(
+    kernel: Any,
+    label: str,
+    channels: int,
+    dtype: str,
+    tiles: Mapping[str, int],
+    settings: Mapping[str, Any],
+    absent: tuple[str, ...] = (),
+) -> KernelBuild:
+    """A kernel at a tile of the table.
+
+    Args:
+        kernel: the jitted function, whose arguments are named as in all kernels of this family.
+        label: of the build.
+        channels: their number decides whether accesses are aligned.
+        dtype: of x and of what has its shape: ``bf16``, ``fp16`` or ``fp32``.
+        tiles: ``block_…`` and ``num_warps``.
+        settings: compile-time arguments; those that the kernel lacks are left out.
+        absent: pointers that are not passed.
+    """
+    signature: dict[str, str] = {}
+    constexprs: dict[str, Any] = {}
+    blocks = {name.upper(): size for name, size in tiles.items() if name.startswith("block_")}
+    known = {**settings, **blocks, "ALIGN": 8 if channels % 8 == 0 else 1}
+    for name in kernel.arg_names:
+        if name in known:
+            constexprs[name] = known[name]
+        elif name in absent:
+            constexprs[name] = None
+        elif name in _INTEGERS:
+            signature[name] = "i32"
+        elif name in _FLOATS:
+            signature[name] = "fp32"
+        else:
+            signature[name] = "*i64" if name == "count_ptr" else f"*{dtype}" if name in _IMAGES else "*fp32"
+    return KernelBuild(kernel, label, signature, constexprs, num_warps=tiles["num_warps"])

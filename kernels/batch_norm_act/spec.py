@@ -1,0 +1,160 @@
+"""The description of ``batch_norm_act`` for tests, benchmarks, compile report and docs."""
+
+from typing import Any
+
+import torch
+
+from ..spec import Case, Inputs, KernelBuild, Maker, OpSpec, Tolerance
+from ..tuning import tile
+from .builds import kernel_build
+from .cases import (
+    channels_first,
+    channels_last,
+    cumulative,
+    eager_batch_norm_act,
+    given_statistics,
+    not_affine,
+    offset,
+    random_batch_norm,
+    sliced,
+    timed,
+)
+from .op import batch_norm_act
+from .reference import batch_norm_act_reference
+
+
+def _residual(case: Case, layout: torch.memory_format = torch.channels_last) -> Case:
+    """The same with a residual in a layout of its own."""
+
+    def with_residual(make: Maker) -> Inputs:
+        inputs = case(make)
+        return {**inputs, "residual": make.randn(*inputs["x"].shape).contiguous(memory_format=layout)}
+
+    return with_residual
+
+
+def _random(make: Maker, draw_int: Any) -> Inputs:
+    inputs = random_batch_norm(make, draw_int)
+    return _residual(lambda _: inputs)(make) if draw_int(0, 1) else inputs
+
+
+def _op_arguments(inputs: Inputs) -> tuple[Any, ...]:
+    statistics, training = given_statistics(inputs)
+    tensors = (inputs.get(name) for name in ("weight", "bias", "residual"))
+    return inputs["x"], statistics, *tensors, training, inputs.get("act", "relu"), inputs.get("negative_slope", 0.01)
+
+
+def _flops(inputs: Inputs) -> int:
+    """About 20 an element with a relu: 6 for the statistics, 4 to normalise, 10 in backward."""
+    return 20 * inputs["x"].numel()
+
+
+def _bytes_moved(inputs: Inputs) -> int:
+    """In units of x as the op's module says: 8 in training, 7 in eval, 1 or 3 more with a residual."""
+    passes = 8 if inputs.get("training", False) else 7
+    if "residual" in inputs:
+        passes += 1 if inputs.get("act", "relu") == "identity" else 3
+    return passes * inputs["x"].nbytes
+
+
+def _kernels() -> list[KernelBuild]:
+    """bf16 with relu at every tile; fp32 with the heaviest settings, and unaligned channels, at the widest tile."""
+    builds = []
+    for channels in (16, 32, 512):
+        builds += _builds(channels, "bf16", act="relu", residual=False)
+    builds += _builds(512, "fp32", act="gelu", residual=True)
+    builds += _builds(510, "bf16", act="relu", residual=True)
+    return builds
+
+
+def _builds(channels: int, dtype: str, *, act: str, residual: bool) -> list[KernelBuild]:
+    """The kernels of one forward and backward in training."""
+    from . import triton_backward, triton_impl, triton_statistics, triton_sums
+
+    tiles = tile(SPEC.name, channels, torch.device("cpu"))
+    settings = {
+        "HAS_RUNNING": True,
+        "HAS_COUNT": True,
+        "CUMULATIVE": False,
+        "HAS_AFFINE": True,
+        "HAS_RESIDUAL": residual,
+        "SAVED": "none" if not residual else "output" if act == "relu" else "residual",
+        "STORE": residual,
+        "AVERAGED": False,
+        "TRAINING": True,
+        "ACT": act,
+        "STAGES": triton_statistics.stages({"bf16": 2, "fp32": 4}[dtype], tiles),
+    }
+    absent = () if residual else ("residual_ptr", "saved_ptr", "dz_ptr")
+    label = f"{dtype} {act}{' residual' if residual else ''}, C={channels}"
+    full = [
+        triton_statistics.batch_norm_act_stats_kernel,
+        triton_impl.batch_norm_act_fwd_kernel,
+        triton_backward.batch_norm_act_bwd_sums_kernel,
+        triton_backward.batch_norm_act_bwd_kernel,
+    ]
+    reduce = [
+        triton_statistics.batch_norm_act_stats_reduce_kernel,
+        triton_sums.batch_norm_act_bwd_reduce_kernel,
+    ]
+    reduce_tiles = {
+        "block_p": triton_statistics.REDUCE_CHUNKS,
+        "block_c": triton_statistics.REDUCE_CHANNELS,
+        "num_warps": triton_statistics.REDUCE_WARPS,
+    }
+    return [kernel_build(kernel, label, channels, dtype, tiles, settings, absent) for kernel in full] + [
+        kernel_build(kernel, label, channels, dtype, reduce_tiles, settings, absent) for kernel in reduce
+    ]
+
+
+SPEC = OpSpec(
+    name="batch_norm_act",
+    summary="batch norm, residual and one of ten activations, training and eval; keeps x only",
+    replaces="torch.nn.functional.batch_norm",
+    function=batch_norm_act,
+    reference=batch_norm_act_reference,
+    eager=eager_batch_norm_act,
+    compiled_ops=(
+        "cifarfast::batch_norm_act",
+        "cifarfast::batch_norm_statistics",
+        "cifarfast::batch_norm_act_backward",
+    ),
+    op_arguments=_op_arguments,
+    differentiable=("x", "weight", "bias", "residual"),
+    cases={
+        "relu": channels_last(2, 8, 5, 5),
+        "three channels": channels_last(3, 3, 7, 5),
+        "several tiles": channels_last(1, 72, 9, 9),
+        "batch 1": channels_last(1, 17, 4, 4, act="leaky_relu", negative_slope=0.2),
+        "one pixel": channels_last(6, 10, 1, 1, act="silu"),
+        "one channel": channels_last(3, 1, 4, 3, act="elu"),
+        "channels_first": channels_first(2, 12, 3, 5, act="gelu"),
+        "non-contiguous": sliced,
+        "offset": offset(4, 8, 4, 4, act="identity"),
+        "bare": not_affine(channels_last(2, 9, 4, 3, act="selu")),
+        "cumulative": cumulative(channels_last(2, 5, 4, 3, act="softsign")),
+        "residual": _residual(channels_last(2, 8, 4, 3)),
+        "residual identity": _residual(channels_last(2, 8, 4, 3, act="identity")),
+        "residual sigmoid": _residual(channels_last(2, 6, 3, 3, act="sigmoid"), torch.contiguous_format),
+        "eval": channels_last(2, 8, 4, 3, training=False, act="relu"),
+        "eval residual": _residual(channels_last(1, 8, 1, 1, training=False, act="silu")),
+    },
+    random_case=_random,
+    benchmark_cases={
+        "128x16x32x32": timed(128, 16, 32, 32),
+        "128x64x32x32": timed(128, 64, 32, 32),
+        "128x128x32x32": timed(128, 128, 32, 32),
+        "512x128x32x32": timed(512, 128, 32, 32),
+        "512x256x16x16": timed(512, 256, 16, 16),
+        "512x512x8x8": timed(512, 512, 8, 8),
+        "512x72x32x32 identity": timed(512, 72, 32, 32, act="identity"),
+        "512x128x16x16 residual": timed(512, 128, 16, 16, residual=True),
+    },
+    flops=_flops,
+    bytes_moved=_bytes_moved,
+    kernels=_kernels,
+    forward_tolerance=Tolerance(ulps=4.0, rms_ulps=4.0),
+    gradient_tolerance=Tolerance(ulps=8.0, rms_ulps=8.0),
+    mutates=("running_mean", "running_var"),
+    advances=("num_batches_tracked",),
+)

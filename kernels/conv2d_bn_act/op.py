@@ -1,0 +1,250 @@
+"""``conv2d_bn_act``: act(BN(conv(x))), the unit of post-activation networks; torch ops, their autograd, the function.
+
+In training the convolution's epilogue has BN's statistics, so its output is read once, by the kernel that normalises
+and activates it. In eval without gradients BN is folded into the epilogue: one kernel. ``cifarfast::conv2d_bn_act`` has
+the gradient of the whole and keeps x and the convolution's output; ``cifarfast::moments_statistics`` updates the
+running statistics.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import backend
+from ..batch_norm_act.arguments import check_arguments, runs_plain_torch
+from ..batch_norm_act.op import empty_parameter_gradients
+from ..batch_norm_act.op import statistics as batch_norm_statistics
+from ..conv_bn_act.arguments import (
+    check_convolution,
+    double_backward,
+    empty_gradients,
+    empty_output,
+    implementation,
+    output_like,
+    statistics_dtype,
+)
+from ..conv_bn_act.moments import moments_statistics
+from ..conv_bn_act.norm import Norm
+from .reference import conv2d_bn_act_reference
+
+_OP = "conv2d_bn_act"
+
+backend.register(_OP, "triton", "torch")
+
+
+def conv2d_bn_act(
+    x: Tensor,
+    conv_weight: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    *,
+    stride: int | tuple[int, int] = 1,
+    padding: int | tuple[int, int] = 0,
+    num_batches_tracked: Tensor | None = None,
+    training: bool = False,
+    momentum: float | None = 0.1,
+    eps: float = 1e-5,
+    act: str = "relu",
+    negative_slope: float = 0.01,
+) -> Tensor:
+    """A convolution without bias, then batch norm and activation.
+
+    ``z = act((y − mean) / √(var + eps) · weight + bias)`` with ``y = conv2d(x, conv_weight)``; mean, variance and
+    running statistics are those of ``batch_norm_act`` for y.
+
+    Args:
+        x: [N, C, H, W] fp32, bf16, fp16 (fp64: plain torch), C a multiple of 8. channels_last is the fast layout; any
+            other is copied to it first.
+        conv_weight: [K, C, 1, 1] or [K, C, 3, 3] in x's dtype, K a multiple of 8.
+        running_mean, running_var, weight, bias: [K], as in ``batch_norm_act``.
+        stride: 1 or 2.
+        padding: zeros around x.
+        num_batches_tracked, training, momentum, eps, act, negative_slope: as in ``batch_norm_act``.
+
+    Returns:
+        [N, K, P, Q] in x's dtype, channels_last (plain torch on a CPU: torch's choice). Products are added in fp32
+        and y is rounded once; BN and activation are fp32 and rounded once. In eval without gradients y is not rounded:
+        BN is folded into the convolution. Sums have a fixed order. Gradients go to x, conv_weight, weight and bias.
+
+    Raises:
+        ValueError: a shape, dtype, device or setting that does not fit, an empty batch, or a single value per channel
+            in training; the message begins with the argument's name.
+        RuntimeError: a second derivative through the kernels (plain torch on a CPU has it).
+
+    Source: Ioffe, Szegedy, "Batch Normalization: Accelerating Deep Network Training by Reducing Internal Covariate
+    Shift", ICML 2015; He, Zhang, Ren, Sun, "Deep Residual Learning for Image Recognition", CVPR 2016.
+    """
+    stride, padding = check_convolution(x, "conv_weight", conv_weight, stride, padding)
+    y_like = output_like(x, conv_weight, stride, padding)
+    buffers = (running_mean, running_var)
+    norm: dict[str, Any] = {"training": training, "momentum": momentum, "eps": eps}
+    norm |= {"act": act, "negative_slope": negative_slope}
+    check_arguments(y_like, *buffers, weight, bias, num_batches_tracked, **norm)
+    if runs_plain_torch(_OP, x):
+        geometry: dict[str, Any] = {"stride": stride, "padding": padding, "num_batches_tracked": num_batches_tracked}
+        return conv2d_bn_act_reference(x, conv_weight, running_mean, running_var, weight, bias, **geometry, **norm)
+    x = x.contiguous(memory_format=torch.channels_last)
+    stats = x.new_empty(0, dtype=statistics_dtype(x))
+    if not training:
+        stats = batch_norm_statistics(y_like, *buffers, None, False, momentum, eps)
+        if not _needs_gradient(x, conv_weight, weight, bias):
+            settings = (act, float(negative_slope), stride, padding)
+            return torch.ops.cifarfast.conv2d_bn_act_folded(x, conv_weight, stats, weight, bias, *settings)
+    z, _, _, moments = torch.ops.cifarfast.conv2d_bn_act(
+        x, conv_weight, stats, weight, bias, training, float(eps), act, float(negative_slope), stride, padding
+    )
+    if training and running_mean is not None:
+        moments_statistics(moments, *buffers, num_batches_tracked, y_like.numel() // y_like.shape[1], momentum, eps)
+    elif training and num_batches_tracked is not None:
+        num_batches_tracked.add_(1)
+    return z
+
+
+def _needs_gradient(*tensors: Tensor | None) -> bool:
+    return torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors)
+
+
+@torch.library.custom_op("cifarfast::conv2d_bn_act", mutates_args=())
+def _conv2d_bn_act(
+    x: Tensor,
+    conv_weight: Tensor,
+    statistics: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    training: bool,
+    eps: float,
+    act: str,
+    negative_slope: float,
+    stride: int,
+    padding: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    norm = Norm(statistics, weight, bias, training, act, negative_slope)
+    forward = implementation(_OP, x, conv_weight).conv2d_bn_act_fwd
+    return forward(_OP, x, conv_weight, norm, eps, stride, padding)
+
+
+@_conv2d_bn_act.register_fake
+def _conv2d_bn_act_fake(
+    x: Tensor,
+    conv_weight: Tensor,
+    statistics: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    training: bool,
+    eps: float,
+    act: str,
+    negative_slope: float,
+    stride: int,
+    padding: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    y = empty_output(x, conv_weight, stride, padding)
+    channels = conv_weight.shape[0]
+    moments = statistics.new_empty((2, channels) if training else 0)
+    return torch.empty_like(y), y, statistics.new_empty(3, channels), moments
+
+
+@torch.library.custom_op("cifarfast::conv2d_bn_act_folded", mutates_args=())
+def _conv2d_bn_act_folded(
+    x: Tensor,
+    conv_weight: Tensor,
+    statistics: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    act: str,
+    negative_slope: float,
+    stride: int,
+    padding: int,
+) -> Tensor:
+    norm = Norm(statistics, weight, bias, False, act, negative_slope)
+    return implementation(_OP, x, conv_weight).conv2d_bn_act_folded(_OP, x, conv_weight, norm, stride, padding)
+
+
+@_conv2d_bn_act_folded.register_fake
+def _conv2d_bn_act_folded_fake(
+    x: Tensor,
+    conv_weight: Tensor,
+    statistics: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    act: str,
+    negative_slope: float,
+    stride: int,
+    padding: int,
+) -> Tensor:
+    return empty_output(x, conv_weight, stride, padding)
+
+
+@torch.library.custom_op("cifarfast::conv2d_bn_act_backward", mutates_args=())
+def _conv2d_bn_act_backward(
+    dz: Tensor,
+    x: Tensor,
+    y: Tensor,
+    conv_weight: Tensor,
+    statistics: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    training: bool,
+    act: str,
+    negative_slope: float,
+    stride: int,
+    padding: int,
+    need_dx: bool,
+    need_dw: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    norm = Norm(statistics, weight, bias, training, act, negative_slope)
+    backward = implementation(_OP, x, conv_weight).conv2d_bn_act_bwd
+    return backward(_OP, dz, x, y, conv_weight, norm, stride, padding, need_dx, need_dw)
+
+
+@_conv2d_bn_act_backward.register_fake
+def _conv2d_bn_act_backward_fake(
+    dz: Tensor,
+    x: Tensor,
+    y: Tensor,
+    conv_weight: Tensor,
+    statistics: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    training: bool,
+    act: str,
+    negative_slope: float,
+    stride: int,
+    padding: int,
+    need_dx: bool,
+    need_dw: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    return *empty_gradients(x, conv_weight, need_dx, need_dw), *empty_parameter_gradients(statistics, weight)
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor, Tensor]) -> None:
+    x, conv_weight, _, weight, bias, training, _, act, negative_slope, stride, padding = inputs
+    _, y, statistics, moments = output
+    ctx.mark_non_differentiable(y, statistics, moments)
+    ctx.set_materialize_grads(False)
+    ctx.settings = (training, act, negative_slope, stride, padding)
+    ctx.save_for_backward(x, y, conv_weight, statistics, weight, bias)
+
+
+def _backward(ctx: Any, dz: Tensor | None, *_: Tensor | None) -> tuple[Tensor | None, ...]:
+    none = (None,) * 6
+    if dz is None:
+        return (None,) * 5 + none
+    need_dx, need_dw, _, need_weight, need_bias = ctx.needs_input_grad[:5]
+    dx, dw, d_weight, d_bias = torch.ops.cifarfast.conv2d_bn_act_backward(
+        dz, *ctx.saved_tensors, *ctx.settings, need_dx, need_dw
+    )
+    return (
+        dx if need_dx else None,
+        dw if need_dw else None,
+        None,
+        d_weight if need_weight else None,
+        d_bias if need_bias else None,
+        *none,
+    )
+
+
+_conv2d_bn_act.register_autograd(_backward, setup_context=_setup_context)
+_conv2d_bn_act_backward.register_autograd(double_backward)

@@ -1,0 +1,15 @@
+"""Implicit-GEMM convolutions with batch norm and activation fused in: what the three convolution ops share.
+
+``conv2d_stats`` (a convolution that also returns its output's statistics), ``bn_act_conv2d`` (``conv(act(bn(x)))``) and
+``conv2d_bn_act`` (``act(bn(conv(x)))``) are three settings of the same three kernels:
+
+* forward (``triton_fwd.py``): BN and activation are applied to tiles of the input between shared memory and the tensor
+  cores, statistics or a folded BN to tiles of the output;
+* gradient of the input (``triton_dgrad.py``): the activation's mask and BN's two sums in its epilogue;
+* gradient of the weight (``triton_wgrad.py``): recomputes the activated input, so only x is kept for the backward.
+
+Which tiles, and whether cuDNN with ``batch_norm_act`` runs instead (``library``), is in the tuning table by number of
+channels. The default for a GPU without measurements is ``library``: ``CIFARFAST_BACKEND=triton`` runs the kernels, and
+``CIFARFAST_BACKEND=triton pytest bench/test_ops.py -k conv2d --benchmark-enable`` times them. fp32 also goes to the
+library unless it is forced; then products are split in three of tf32.
+"""

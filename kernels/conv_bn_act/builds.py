@@ -1,0 +1,128 @@
+"""The convolution kernels as they are launched, for compiling them without a GPU."""
+
+from itertools import product
+from typing import Any
+
+import torch
+
+from ..spec import KernelBuild
+from ..tuning import load
+from .tiles import Tiling, fit, kernel_row
+
+# the table that an architecture's report is about, and whether it has tensor descriptors
+_TABLES = {"sm_80": ("default", False), "sm_90": ("NVIDIA H200", True), "sm_100": ("default", True)}
+_IMAGE = (128, 32, 32)
+_SIZES = ("n_images", "height", "width", "channel_groups", "out_height", "out_width", "out_channel_groups")
+
+
+def convolution_builds(op: str, *, prologue: bool) -> list[KernelBuild]:
+    """bf16, 3×3, relu, at every row of the table: stride 1 as it is launched, and stride 2 without descriptors.
+
+    ``prologue`` is whether the op applies BN and activation to its input, else it has statistics of its output.
+    """
+    builds = []
+    for arch, (table, descriptors) in _TABLES.items():
+        rows = load(table)[op]
+        for row in rows:
+            channels = min(row["up_to"], 512)
+            for kernel, stride in product(("fwd", "dgrad", "wgrad"), (1, 2)):
+                boxes = descriptors and (stride == 1 or kernel == "dgrad")
+                settings = kernel_row(row, kernel)
+                tiling = fit(settings, kernel, channels, _IMAGE, torch.bfloat16, descriptors=boxes)
+                builds.append(_build(kernel, arch, channels, tiling, stride, prologue))
+    return builds
+
+
+def folded_builds(op: str) -> list[KernelBuild]:
+    """The forward kernel with a folded BN, stride 1."""
+    builds = []
+    for arch, (table, descriptors) in _TABLES.items():
+        for row in load(table)[op]:
+            channels = min(row["up_to"], 512)
+            tiling = fit(kernel_row(row, "fwd"), "fwd", channels, _IMAGE, torch.bfloat16, descriptors=descriptors)
+            builds.append(_build("fwd", arch, channels, tiling, 1, False, fold=True))
+    return builds
+
+
+def _build(
+    kernel: str, arch: str, channels: int, tiling: Tiling, stride: int, prologue: bool, *, fold: bool = False
+) -> KernelBuild:
+    """One kernel on one architecture."""
+    from . import triton_dgrad, triton_fwd, triton_wgrad
+    from .triton_launch import LEAST_LEFT_CHANNELS
+
+    right = tiling.channels >= LEAST_LEFT_CHANNELS
+    affine = {"affine_ptr": "*fp32"}
+    common = {"STRIDE": stride, "PADDING": 1, "ACT": "relu", "KERNEL_W": 3}
+    if kernel == "fwd":
+        function = triton_fwd.conv_fwd_kernel
+        types = _types(tiling, "x_ptr", ("w_ptr", (tiling.channels, tiling.depth)), "y_ptr")
+        types |= affine if prologue or fold else {}
+        types |= {} if fold else {"partials_ptr": "*fp32"}
+        common |= {"TAPS": 9, "PROLOGUE": prologue, "STATISTICS": not fold, "FOLD": fold}
+        common |= {"PIXELS_RIGHT": right and not prologue, "BLOCK_K": tiling.channels, "BLOCK_C": tiling.depth}
+    elif kernel == "dgrad":
+        function = triton_dgrad.conv_dgrad_kernel
+        types = _types(tiling, "dy_ptr", ("w_ptr", (tiling.depth, tiling.channels)), "dx_ptr")
+        types |= {"x_ptr": "*bf16", "partials_ptr": "*fp32", **affine} if prologue else {}
+        common |= {"KERNEL_H": 3, "BN": prologue, "FROZEN": False}
+        common |= {"PIXELS_RIGHT": right, "BLOCK_C": tiling.channels, "BLOCK_K": tiling.depth}
+    else:
+        function = triton_wgrad.conv_wgrad_kernel
+        types = _types(tiling, "x_ptr", ("dy_ptr", (tiling.pixels, tiling.channels)))
+        types |= {"partial_ptr": "*fp32", "n_tiles": "i32", "tiles_per_split": "i32", **(affine if prologue else {})}
+        common |= {"TAPS": 9, "PROLOGUE": prologue, "BLOCK_C": tiling.depth, "BLOCK_K": tiling.channels}
+    common |= dict(zip(("BOX_N", "BOX_H", "BOX_W"), tiling.box, strict=True))
+    common |= {"USE_TMA": tiling.descriptors, "PRECISION": "tf32"}
+    absent = {name: None for name in function.arg_names if name.endswith("_ptr") and name not in types}
+    variant = " fold" if fold else " bn" if prologue else ""
+    return KernelBuild(
+        function,
+        f"{channels}{variant} {tiling.pixels}x{tiling.channels}x{tiling.depth} stride {stride}",
+        {name: types[name] for name in function.arg_names if name in types},
+        {**common, **absent},
+        num_warps=tiling.num_warps,
+        num_stages=tiling.num_stages,
+        archs=(arch,),
+        needs_wgmma=tiling.channels >= LEAST_LEFT_CHANNELS,
+    )
+
+
+def _types(tiling: Tiling, image: str, matrix: tuple[str, tuple[int, int]], *pointers: str) -> dict[str, Any]:
+    """Types of the arguments that every kernel has: what it loads tiles from, what it writes, sizes."""
+    name, block = matrix
+    types = dict.fromkeys((image, name, *pointers), "*bf16")
+    if tiling.descriptors:
+        types[image] = f"tensordesc<bf16{[*tiling.box, tiling.depth]}>"
+        types[name] = f"tensordesc<bf16{list(block)}>"
+    return {**types, **dict.fromkeys(_SIZES, "i32"), "slope": "fp32"}
+
+
+def small_builds() -> list[KernelBuild]:
+    """What runs around the convolutions."""
+    from . import triton_impl, triton_reduce, triton_wgrad
+
+    channels = {"BLOCK_C": triton_impl.BLOCK_CHANNELS}
+    buffers = dict.fromkeys(("moments_ptr", "stats_ptr", "running_mean_ptr", "running_var_ptr"), "*fp32")
+    floats = dict.fromkeys(("momentum", "eps", "unbias"), "fp32")
+    pointers = {**buffers, **dict.fromkeys(("weight_ptr", "bias_ptr", "affine_ptr", "partials_ptr"), "*fp32")}
+    pointers |= {"partial_ptr": "*fp32", "dw_ptr": "*bf16"}
+    integers = dict.fromkeys(("channels", "out_channels", "n_tiles", "splits", "pixels", "pixels_per_tile"), "i32")
+    launches: list[tuple[Any, dict[str, Any]]] = [
+        (
+            triton_reduce.conv_moments_kernel,
+            {
+                "HAS_STATS": True,
+                "BLOCK_T": triton_impl.BLOCK_TILES,
+                "BLOCK_C": triton_impl.BLOCK_REDUCED_CHANNELS,
+            },
+        ),
+        (triton_reduce.conv_affine_kernel, {"HAS_WEIGHT": True, **channels}),
+        (triton_reduce.conv_running_kernel, {"HAS_RUNNING": True, "CUMULATIVE": False, "count_ptr": None, **channels}),
+        (triton_wgrad.conv_wgrad_reduce_kernel, {"TAPS": 9, "BLOCK_C": 32, "BLOCK_K": 32}),
+    ]
+    types = {**pointers, **integers, **floats}
+    return [
+        KernelBuild(kernel, "fp32", {name: types[name] for name in kernel.arg_names if name in types}, constexprs)
+        for kernel, constexprs in launches
+    ]

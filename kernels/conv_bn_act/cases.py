@@ -1,0 +1,122 @@
+"""Sample inputs, FLOPs and bytes for the specs of the convolution ops."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..spec import Case, Inputs, Maker
+from .tiles import Geometry, geometry
+
+
+def convolution(
+    n: int, c: int, h: int, w: int, k: int, *, size: int = 3, stride: int = 1, padding: int = 1
+) -> Callable[[Maker], Inputs]:
+    """x, channels_last, and a weight that keeps its scale."""
+
+    def case(make: Maker) -> Inputs:
+        weight = make.randn(k, size, size, c, scale=(c * size * size) ** -0.5).permute(0, 3, 1, 2)
+        x = make.randn(n, h, w, c).permute(0, 3, 1, 2)
+        return {"x": x, "weight": weight, "stride": stride, "padding": padding}
+
+    return case
+
+
+def channels_first(case: Case) -> Case:
+    """The same in torch's default layout."""
+    return lambda make: {
+        name: value.contiguous() if isinstance(value, Tensor) else value for name, value in case(make).items()
+    }
+
+
+def sliced(make: Maker) -> Inputs:
+    """x with gaps between images, channels, rows and pixels; a transposed weight."""
+    return {
+        "x": make.randn(3, 16, 6, 10)[1:, ::2, 1:, ::2],
+        "weight": make.randn(8, 16, 3, 3, scale=0.1).transpose(0, 1),
+        "padding": 1,
+    }
+
+
+def with_norm(case: Case, *, norm_first: bool, **settings: Any) -> Case:
+    """A batch norm of the convolution's input or output too; training. Every tensor is in x's dtype."""
+
+    def normed(make: Maker) -> Inputs:
+        inputs = case(make)
+        conv_weight = inputs.pop("weight")
+        channels = conv_weight.shape[1 if norm_first else 0]
+        return {
+            **inputs,
+            "conv_weight": conv_weight,
+            "running_mean": make.randn(channels, scale=0.5),
+            "running_var": make.rand(channels, dtype=make.dtype) + 0.5,
+            "weight": make.randn(channels, scale=0.3) + 1,
+            "bias": make.randn(channels, scale=0.3),
+            "training": True,
+            **settings,
+        }
+
+    return normed
+
+
+def without_parameters(case: Case) -> Case:
+    """The same without weight, bias and running statistics."""
+    dropped = ("weight", "bias")
+    return lambda make: {
+        **{name: value for name, value in case(make).items() if name not in dropped},
+        "running_mean": None,
+        "running_var": None,
+    }
+
+
+def random_convolution(make: Maker, draw_int: Callable[[int, int], int]) -> Inputs:
+    """Any shape, stride, padding and layout."""
+    size = (1, 3)[draw_int(0, 1)]
+    shape = draw_int(1, 2), 8 * draw_int(1, 2), draw_int(3, 4), draw_int(3, 5)
+    case = convolution(*shape, 8 * draw_int(1, 3), size=size, stride=draw_int(1, 2), padding=draw_int(0, 2))
+    return channels_first(case)(make) if draw_int(0, 1) else case(make)
+
+
+def benchmark_convolutions() -> dict[str, Case]:
+    """The 3×3 convolutions of WRN-16-8 and PyramidNet-110 (α = 150, widths padded to 8); two images on a CPU."""
+    shapes = {
+        "WRN 128x128x32x32": (128, 128, 32, 128, 1),
+        "WRN 512x128x32x32": (512, 128, 32, 128, 1),
+        "WRN 128x256x16x16": (128, 256, 16, 256, 1),
+        "WRN 512x256x16x16": (512, 256, 16, 256, 1),
+        "WRN 512x512x8x8": (512, 512, 8, 512, 1),
+        "WRN 512x128x32x32 to 256 stride 2": (512, 128, 32, 256, 2),
+        "PyramidNet 512x24x32x32": (512, 24, 32, 24, 1),
+        "PyramidNet 512x72x32x32": (512, 72, 32, 72, 1),
+        "PyramidNet 512x120x16x16": (512, 120, 16, 120, 1),
+        "PyramidNet 512x168x8x8": (512, 168, 8, 168, 1),
+    }
+    return {name: _on_gpu(*shape) for name, shape in shapes.items()}
+
+
+def _on_gpu(n: int, c: int, side: int, k: int, stride: int) -> Case:
+    return lambda make: convolution(n if make.device.type == "cuda" else 2, c, side, side, k, stride=stride)(make)
+
+
+def sizes(inputs: Inputs) -> Geometry:
+    """The convolution's sizes."""
+    weight = inputs["conv_weight" if "conv_weight" in inputs else "weight"]
+    return geometry(inputs["x"].shape, weight.shape, inputs.get("stride", 1), inputs.get("padding", 0))
+
+
+def convolution_flops(inputs: Inputs) -> int:
+    """Of forward, input's gradient and weight's gradient."""
+    return 3 * sizes(inputs).flops
+
+
+def statistics(x: Tensor, eps: float) -> Tensor:
+    """BN's statistics [3, C] of x."""
+    mean, var = x.mean(dim=(0, 2, 3)), x.var(dim=(0, 2, 3), correction=0)
+    return torch.stack([mean, torch.zeros_like(mean), 1 / (var + eps).sqrt()])
+
+
+def running_statistics(inputs: Inputs) -> Tensor:
+    """BN's statistics [3, C] in eval."""
+    mean, var = inputs["running_mean"], inputs["running_var"]
+    return torch.stack([mean, torch.zeros_like(mean), 1 / (var + inputs.get("eps", 1e-5)).sqrt()])

@@ -1,0 +1,142 @@
+"""The convolution ops as torch's convolution and ``batch_norm_act``: on a CPU, and on a GPU where that is faster.
+
+On a GPU the convolution is cuDNN's and batch norm with activation is op ``batch_norm_act`` with its own choice of
+backend. The functions are those of ``triton_impl``; ``op`` is the name of the op that calls.
+"""
+
+from types import ModuleType
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..batch_norm_act import torch_impl as batch_norm_torch
+from ..batch_norm_act.arguments import runs_torch
+from .norm import Norm
+
+
+def conv2d_stats_fwd(op: str, x: Tensor, weight: Tensor, stride: int, padding: int) -> tuple[Tensor, Tensor]:
+    """Return y and its moments [2, K]."""
+    y = _conv2d(x, weight, stride, padding)
+    return y, _moments(y)
+
+
+def conv2d_bwd(
+    op: str, dy: Tensor, x: Tensor, weight: Tensor, stride: int, padding: int, need_dx: bool, need_dw: bool
+) -> tuple[Tensor, Tensor]:
+    """Gradients of x and weight; empty where not needed."""
+    dx, dw, _ = torch.ops.aten.convolution_backward(
+        dy, x, weight, None, [stride] * 2, [padding] * 2, [1, 1], False, [0, 0], 1, [need_dx, need_dw, False]
+    )
+    return _channels_last(dx) if need_dx else x.new_empty(0), _channels_last(dw) if need_dw else x.new_empty(0)
+
+
+def bn_act_conv2d_fwd(
+    op: str, x: Tensor, weight: Tensor, norm: Norm, stride: int, padding: int, with_moments: bool
+) -> tuple[Tensor, Tensor]:
+    """Return y and, if asked for, its moments [2, K] (else empty)."""
+    y = _conv2d(_activated(x, norm), weight, stride, padding)
+    return y, _moments(y) if with_moments else norm.stats.new_empty(0)
+
+
+def bn_act_conv2d_bwd(
+    op: str, dy: Tensor, x: Tensor, weight: Tensor, norm: Norm, stride: int, padding: int, need_dx: bool, need_dw: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of x, the convolution's weight, BN's weight and bias; empty where not needed or not there."""
+    # the activated input is recomputed; the gradient of z alone does not need its values
+    z = _activated(x, norm) if need_dw else x
+    dz, dw = conv2d_bwd(op, dy, z, weight, stride, padding, need_dx, need_dw)
+    if not need_dx:
+        return dz, dw, norm.stats.new_empty(0), norm.stats.new_empty(0)
+    dx, d_weight, d_bias, _ = _batch_norm(x).batch_norm_act_bwd(
+        dz, x, norm.stats, norm.weight, norm.bias, None, False, norm.training, norm.act, norm.negative_slope
+    )
+    return dx, dw, d_weight, d_bias
+
+
+def conv2d_bn_act_fwd(
+    op: str, x: Tensor, weight: Tensor, norm: Norm, eps: float, stride: int, padding: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return z, y, BN's statistics [3, K] and y's moments [2, K] (empty in eval)."""
+    y = _conv2d(x, weight, stride, padding)
+    stats, moments = norm.stats.clone(), norm.stats.new_empty(0)
+    if norm.training:
+        mean, low, rstd = _batch_norm(y).batch_norm_statistics(y, None, None, None, 0.0, 0.0)
+        moments = torch.stack([mean, rstd**-2])
+        stats = torch.stack([mean, low, 1 / (moments[1] + eps).sqrt()])
+    z = _batch_norm(y).batch_norm_act_fwd(y, stats, norm.weight, norm.bias, None, norm.act, norm.negative_slope)
+    return z, y, stats, moments
+
+
+def conv2d_bn_act_bwd(
+    op: str,
+    dz: Tensor,
+    x: Tensor,
+    y: Tensor,
+    weight: Tensor,
+    norm: Norm,
+    stride: int,
+    padding: int,
+    need_dx: bool,
+    need_dw: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of x, the convolution's weight, BN's weight and bias; empty where not needed or not there."""
+    dy, d_weight, d_bias, _ = _batch_norm(y).batch_norm_act_bwd(
+        dz, y, norm.stats, norm.weight, norm.bias, None, False, norm.training, norm.act, norm.negative_slope
+    )
+    return *conv2d_bwd(op, dy, x, weight, stride, padding, need_dx, need_dw), d_weight, d_bias
+
+
+def conv2d_bn_act_folded(op: str, x: Tensor, weight: Tensor, norm: Norm, stride: int, padding: int) -> Tensor:
+    """``act(BN(conv(x)))`` for given statistics."""
+    return _activated(_conv2d(x, weight, stride, padding), norm)
+
+
+def statistics_from_moments(
+    moments: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    num_batches_tracked: Tensor | None,
+    pixels: int,
+    momentum: float | None,
+    eps: float,
+) -> Tensor:
+    """BN's statistics [3, C]; the running ones are updated."""
+    mean, var = moments
+    if num_batches_tracked is not None:
+        num_batches_tracked.add_(1)
+    if running_mean is not None and running_var is not None:
+        factor: Tensor | float | None = momentum
+        if factor is None:
+            assert num_batches_tracked is not None
+            factor = 1 / num_batches_tracked.to(mean.dtype)
+        running_mean.copy_((1 - factor) * running_mean + factor * mean)
+        running_var.copy_((1 - factor) * running_var + factor * var * (pixels / max(pixels - 1, 1)))
+    return torch.stack([mean, torch.zeros_like(mean), 1 / (var + eps).sqrt()])
+
+
+def _batch_norm(x: Tensor) -> ModuleType:
+    """The implementation of ``batch_norm_act`` for x."""
+    if runs_torch("batch_norm_act", x):
+        return batch_norm_torch
+    from ..batch_norm_act import triton_impl  # not at the top: it needs triton
+
+    return triton_impl
+
+
+def _activated(x: Tensor, norm: Norm) -> Tensor:
+    return _batch_norm(x).batch_norm_act_fwd(x, norm.stats, norm.weight, norm.bias, None, norm.act, norm.negative_slope)
+
+
+def _moments(y: Tensor) -> Tensor:
+    """Mean and biased variance [2, C] over batch and image."""
+    mean, low, rstd = _batch_norm(y).batch_norm_statistics(y, None, None, None, 0.0, 0.0)
+    return torch.stack([mean + low, rstd**-2])
+
+
+def _conv2d(x: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:
+    return _channels_last(F.conv2d(_channels_last(x), _channels_last(weight), stride=stride, padding=padding))
+
+
+def _channels_last(x: Tensor) -> Tensor:
+    return x.contiguous(memory_format=torch.channels_last)

@@ -1,0 +1,196 @@
+"""Launching the convolution kernels: forward, gradient of the input, gradient of the weight."""
+
+from typing import Any
+
+import torch
+import triton
+from torch import Tensor
+from triton.tools.tensor_descriptor import TensorDescriptor
+
+from .tiles import Geometry, Tiling, tiling
+from .triton_dgrad import conv_dgrad_kernel
+from .triton_fwd import conv_fwd_kernel
+from .triton_wgrad import conv_wgrad_kernel, conv_wgrad_reduce_kernel
+
+# fewer rows than this do not fill the tensor cores' instruction, so then pixels are the left operand
+LEAST_LEFT_CHANNELS = 64
+_REDUCE_BLOCK = 32
+
+
+def conv_fwd(
+    op: str,
+    x: Tensor,
+    weight: Tensor,
+    g: Geometry,
+    *,
+    prologue: Tensor | None = None,
+    fold: Tensor | None = None,
+    act: str = "identity",
+    negative_slope: float = 0.0,
+    statistics: bool = False,
+) -> tuple[Tensor, Tensor | None, int]:
+    """Return y, the tiles' mean and sum of squares [2, tiles, K] if asked for, and the pixels of a tile.
+
+    ``prologue`` and ``fold`` are BN's affine [5, C] and [5, K]; at most one is given.
+    """
+    assert prologue is None or fold is None
+    x, weight = channels_last(x), channels_last(weight)
+    t = tiling(op, "fwd", g.k, g.c, (g.n, g.p, g.q), x, descriptors=g.stride == 1)
+    n_tiles = _pixel_tiles(t, g.n, g.p, g.q)
+    y = torch.empty((g.n, g.k, g.p, g.q), dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+    partials = x.new_empty(2, n_tiles, g.k, dtype=torch.float32) if statistics else None
+    with torch.cuda.device_of(x):
+        conv_fwd_kernel[(n_tiles * triton.cdiv(g.k, t.channels),)](
+            _image(x, t, t.depth),
+            _matrix(weight, (g.k, g.r * g.s * g.c), (t.channels, t.depth), t),
+            y,
+            prologue if fold is None else fold,
+            partials,
+            *_sizes(g),
+            negative_slope,
+            TAPS=g.r * g.s,
+            KERNEL_W=g.s,
+            STRIDE=g.stride,
+            PADDING=g.padding,
+            PROLOGUE=prologue is not None,
+            STATISTICS=statistics,
+            FOLD=fold is not None,
+            ACT=act,
+            PIXELS_RIGHT=prologue is None and t.channels >= LEAST_LEFT_CHANNELS,
+            BLOCK_K=t.channels,
+            BLOCK_C=t.depth,
+            **_common(t, x),
+        )
+    return y, partials, t.pixels
+
+
+def conv_dgrad(
+    op: str,
+    dy: Tensor,
+    weight: Tensor,
+    g: Geometry,
+    *,
+    x: Tensor | None = None,
+    affine: Tensor | None = None,
+    frozen: bool = False,
+    act: str = "identity",
+    negative_slope: float = 0.0,
+) -> tuple[Tensor, Tensor | None]:
+    """Return dz; with x and BN's affine [5, C] da (frozen: dx) and the tiles' Σ da and Σ da·x̂ [2, tiles, C]."""
+    dy, weight = channels_last(dy), channels_last(weight)
+    phase = (g.n, triton.cdiv(g.h, g.stride), triton.cdiv(g.w, g.stride))
+    t = tiling(op, "dgrad", g.c, g.k, phase, dy)
+    n_tiles = _pixel_tiles(t, *phase) * g.stride**2
+    dx = torch.empty((g.n, g.c, g.h, g.w), dtype=dy.dtype, device=dy.device, memory_format=torch.channels_last)
+    partials = None if affine is None else dy.new_empty(2, n_tiles, g.c, dtype=torch.float32)
+    with torch.cuda.device_of(dy):
+        conv_dgrad_kernel[(n_tiles * triton.cdiv(g.c, t.channels),)](
+            _image(dy, t, t.depth),
+            _matrix(weight, (g.k, g.r * g.s * g.c), (t.depth, t.channels), t),
+            dx,
+            x if x is None else channels_last(x),
+            affine,
+            partials,
+            *_sizes(g),
+            negative_slope,
+            KERNEL_H=g.r,
+            KERNEL_W=g.s,
+            STRIDE=g.stride,
+            PADDING=g.padding,
+            BN=affine is not None,
+            FROZEN=frozen,
+            ACT=act,
+            PIXELS_RIGHT=t.channels >= LEAST_LEFT_CHANNELS,
+            BLOCK_C=t.channels,
+            BLOCK_K=t.depth,
+            **_common(t, dy),
+        )
+    return dx, partials
+
+
+def conv_wgrad(
+    op: str,
+    x: Tensor,
+    dy: Tensor,
+    g: Geometry,
+    *,
+    affine: Tensor | None = None,
+    act: str = "identity",
+    negative_slope: float = 0.0,
+) -> Tensor:
+    """dw [K, C, R, S], channels_last; of ``act(BN(x))`` with BN's affine [5, C]."""
+    x, dy = channels_last(x), channels_last(dy)
+    t = tiling(op, "wgrad", g.k, g.c, (g.n, g.p, g.q), x, descriptors=g.stride == 1)
+    n_tiles = _pixel_tiles(t, g.n, g.p, g.q)
+    taps = g.r * g.s
+    blocks = taps * triton.cdiv(g.k, t.channels) * triton.cdiv(g.c, t.depth)
+    per_split = triton.cdiv(n_tiles, max(1, t.programs // blocks))
+    splits = triton.cdiv(n_tiles, per_split)
+    partial = x.new_empty(splits, taps, g.c, g.k, dtype=torch.float32)
+    dw = torch.empty((g.k, g.c, g.r, g.s), dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+    with torch.cuda.device_of(x):
+        conv_wgrad_kernel[(blocks, splits)](
+            _image(x, t, t.depth),
+            _matrix(dy, (g.pixels, g.k), (t.pixels, t.channels), t),
+            partial,
+            affine,
+            *_sizes(g),
+            n_tiles,
+            per_split,
+            negative_slope,
+            TAPS=taps,
+            KERNEL_W=g.s,
+            STRIDE=g.stride,
+            PADDING=g.padding,
+            PROLOGUE=affine is not None,
+            ACT=act,
+            BLOCK_C=t.depth,
+            BLOCK_K=t.channels,
+            **_common(t, x),
+        )
+        conv_wgrad_reduce_kernel[(taps, triton.cdiv(g.c, _REDUCE_BLOCK), triton.cdiv(g.k, _REDUCE_BLOCK))](
+            partial, dw, splits, g.c, g.k, TAPS=taps, BLOCK_C=_REDUCE_BLOCK, BLOCK_K=_REDUCE_BLOCK, num_warps=4
+        )
+    return dw
+
+
+def channels_last(x: Tensor) -> Tensor:
+    """``x`` in channels_last storage: the same tensor if it has it."""
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+def _sizes(g: Geometry) -> tuple[int, ...]:
+    """The sizes that every kernel takes, in order; channels in groups of 8."""
+    return g.n, g.h, g.w, g.c // 8, g.p, g.q, g.k // 8
+
+
+def _common(t: Tiling, x: Tensor) -> dict[str, Any]:
+    """The compile-time settings that every kernel takes."""
+    box = dict(zip(("BOX_N", "BOX_H", "BOX_W"), t.box, strict=True))
+    precision = "tf32x3" if x.dtype == torch.float32 else "tf32"
+    if triton.knobs.runtime.interpret:
+        precision = "interpreted"
+    launch = {"num_warps": t.num_warps, "num_stages": t.num_stages}
+    return {"USE_TMA": t.descriptors, **box, "PRECISION": precision, **launch}
+
+
+def _pixel_tiles(t: Tiling, n: int, height: int, width: int) -> int:
+    """How many tiles of pixels there are."""
+    if not t.descriptors:
+        return triton.cdiv(n * height * width, t.pixels)
+    images, rows, columns = t.box
+    return triton.cdiv(n, images) * (height // rows) * (width // columns)
+
+
+def _image(x: Tensor, t: Tiling, channels: int) -> Tensor | TensorDescriptor:
+    """x [N, C, H, W] as what a kernel loads boxes of pixels from."""
+    if not t.descriptors:
+        return x
+    n, c, h, w = x.shape
+    # from the shape: the strides of dimensions of size 1 may be anything
+    return TensorDescriptor(x, [n, h, w, c], [h * w * c, w * c, c, 1], [*t.box, channels])
+
+
+def _matrix(x: Tensor, shape: tuple[int, int], block: tuple[int, int], t: Tiling) -> Tensor | TensorDescriptor:
+    """x as the row-major matrix that its storage is, for a kernel to load blocks from."""
+    return TensorDescriptor(x, list(shape), [shape[1], 1], list(block)) if t.descriptors else x

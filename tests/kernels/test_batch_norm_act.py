@@ -1,0 +1,255 @@
+"""Properties, agreement with torch, memory and errors of ``batch_norm_act``, beyond what its OpSpec generates."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from cifarfast.kernels import BatchNormAct2d, batch_norm_act, tuning
+from cifarfast.kernels.batch_norm_act import torch_impl
+from cifarfast.kernels.batch_norm_act.activations import ACTIVATIONS, activate
+from cifarfast.kernels.batch_norm_act.cases import channels_last, offset
+from cifarfast.kernels.check import assert_matches
+from cifarfast.kernels.spec import Inputs, Maker, OpSpec
+
+SETTINGS = settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+SIZES = {"n": st.integers(2, 4), "c": st.integers(1, 12), "h": st.integers(1, 4), "w": st.integers(1, 4)}
+ACT = st.sampled_from(ACTIVATIONS)
+
+
+def _draw(device: str, n: int, c: int, h: int, w: int, **changes: object) -> Inputs:
+    inputs = channels_last(n, c, h, w, **changes)(Maker(torch.float32, device))
+    inputs["x"].requires_grad_()
+    return inputs
+
+
+@SETTINGS
+@given(**SIZES, act=ACT, with_residual=st.booleans())
+def test_fused_is_composed(
+    n: int, c: int, h: int, w: int, act: str, with_residual: bool, spec: OpSpec, backend_name: str, implementation: str
+) -> None:
+    inputs = _draw(implementation, n, c, h, w, act=act, eps=0.1)
+    residual = torch.randn_like(inputs["x"]).requires_grad_() if with_residual else None
+    mean, var = inputs["running_mean"].clone(), inputs["running_var"].clone()
+    z = F.batch_norm(inputs["x"], mean, var, inputs["weight"], inputs["bias"], True, 0.1, 0.1)
+    composed = activate(z if residual is None else z + residual, act, 0.01)
+    fused = batch_norm_act(residual=residual, **inputs)
+    leaves = [inputs["x"]] if residual is None else [inputs["x"], residual]
+    cotangent = torch.randn_like(fused)
+    torch.testing.assert_close(fused, composed, rtol=1e-5, atol=1e-5)
+    for ours, torchs in zip(
+        torch.autograd.grad(fused, leaves, cotangent), torch.autograd.grad(composed, leaves, cotangent), strict=True
+    ):
+        torch.testing.assert_close(ours, torchs, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(inputs["running_mean"], mean)
+    torch.testing.assert_close(inputs["running_var"], var)
+
+
+@SETTINGS
+@given(**SIZES, act=ACT)
+def test_eval_is_a_folded_affine(
+    n: int, c: int, h: int, w: int, act: str, spec: OpSpec, backend_name: str, implementation: str
+) -> None:
+    inputs = _draw(implementation, n, c, h, w, act=act, training=False)
+    scale = inputs["weight"] / (inputs["running_var"] + 1e-5).sqrt()
+    shift = inputs["bias"] - inputs["running_mean"] * scale
+    folded = activate(inputs["x"] * scale[:, None, None] + shift[:, None, None], act, 0.01)
+    before = inputs["running_mean"].clone()
+    fused = batch_norm_act(**inputs)
+    torch.testing.assert_close(fused, folded, rtol=1e-5, atol=1e-5)
+    (ours,), (theirs,) = (torch.autograd.grad(y.sum(), inputs["x"]) for y in (fused, folded))
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+    assert torch.equal(inputs["running_mean"], before)
+
+
+@pytest.fixture
+def few_programs(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Tiles so small and programs so few that every program walks through several tiles."""
+    tables = dict(tuning.load("default"))
+    rows = [{"up_to": 2**31, "block_m": 16, "block_c": 16, "num_warps": 4, "stages": 4, "programs": 5}]
+    tables["batch_norm_act"] = rows
+    monkeypatch.setattr(tuning, "load", lambda device_name: tables)
+    tuning.tile.cache_clear()
+    yield
+    tuning.tile.cache_clear()
+
+
+@pytest.mark.usefixtures("few_programs", "poisoned_memory")
+@pytest.mark.parametrize("shape", [(3, 8, 9, 7), (2, 24, 7, 7)])
+def test_many_tiles_in_a_program(shape: tuple[int, ...], spec: OpSpec, backend_name: str, implementation: str) -> None:
+    assert_matches(spec, channels_last(*shape, act="leaky_relu")(Maker(torch.float32, implementation)))
+
+
+def test_large_mean_and_small_deviation(spec: OpSpec, backend_name: str, implementation: str) -> None:
+    inputs = offset(8, 4, 8, 8, act="identity", momentum=1.0)(Maker(torch.float32, implementation))
+    y = batch_norm_act(**inputs)
+    x = inputs["x"].double()
+    var, mean = torch.var_mean(x, dim=(0, 2, 3), correction=0)
+    x_hat = (x - mean[:, None, None]) / (var + 1e-5).sqrt()[:, None, None]
+    expected = x_hat * inputs["weight"][:, None, None] + inputs["bias"][:, None, None]
+    torch.testing.assert_close(y.double(), expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(inputs["running_var"].double(), x.var(dim=(0, 2, 3)), rtol=1e-5, atol=0)
+    torch.testing.assert_close(inputs["running_mean"].double(), mean, rtol=1e-7, atol=0)
+
+
+def test_relu_mask_is_that_of_the_rounded_output(spec: OpSpec, backend_name: str, implementation: str) -> None:
+    x = torch.tensor([-1.0, 1.0, 2.0, -2.0], dtype=torch.float16, device=implementation).view(4, 1, 1, 1)
+    statistics = torch.tensor([[0.0], [0.0], [1.0]], device=implementation)
+    weight = torch.full((1,), 2.0**-26, device=implementation)  # every y rounds to 0 in fp16
+    for residual in (None, torch.zeros_like(x)):
+        leaf = x.clone().requires_grad_()
+        bias = torch.zeros(1, device=implementation, requires_grad=True)
+        y = torch.ops.cifarfast.batch_norm_act(leaf, statistics, weight, bias, residual, False, "relu", 0.0)
+        assert not y.any()
+        gradients = torch.autograd.grad(y, [leaf, bias], torch.ones_like(y))
+        assert not any(gradient.any() for gradient in gradients)
+
+
+@pytest.mark.parametrize(("act", "extra"), [("identity", 0), ("relu", 1), ("silu", 1)])
+def test_backward_keeps_little(act: str, extra: int, spec: OpSpec, backend_name: str, implementation: str) -> None:
+    inputs = _draw(implementation, 2, 8, 4, 4, act=act)
+    statistics = torch_impl.batch_norm_statistics(inputs["x"].detach(), None, None, None, 0.0, 1e-5)
+    for residual, images in ((None, 1), (torch.randn_like(inputs["x"]), 1 + extra)):
+        kept: list[Tensor] = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):  # noqa: B023
+            arguments = (inputs["x"], statistics, inputs["weight"], inputs["bias"], residual, True, act, 0.0)
+            torch.ops.cifarfast.batch_norm_act(*arguments)
+        assert sum(tensor.dim() == 4 for tensor in kept) == images
+        assert len(kept) == images + 3
+
+
+@pytest.mark.parametrize("sample", ["relu", "residual", "residual identity", "residual sigmoid", "bare", "eval"])
+def test_other_ops_pass_opcheck(sample: str, spec: OpSpec, backend_name: str, implementation: str) -> None:
+    inputs = spec.cases[sample](Maker(torch.float32, implementation))
+    x, statistics, weight, bias, residual, training, act, slope = spec.op_arguments(inputs)
+    buffers = (inputs["running_mean"], inputs["running_var"], torch.tensor(3, device=implementation))
+    torch.library.opcheck(torch.ops.cifarfast.batch_norm_statistics.default, (x, *buffers, 0.1, 1e-5))
+    saved = None
+    if residual is not None and act != "identity":
+        saved = torch.ops.cifarfast.batch_norm_act(x, statistics, weight, bias, residual, training, act, slope)
+    settings = (residual is not None, training, act, slope)
+    arguments = (torch.randn_like(x), x, statistics, weight, bias, saved, *settings)
+    torch.library.opcheck(torch.ops.cifarfast.batch_norm_act_backward.default, arguments)
+
+
+def test_second_derivative(spec: OpSpec, backend_name: str, implementation: str) -> None:
+    x = _draw(implementation, 2, 3, 2, 2)["x"]
+    statistics = torch_impl.batch_norm_statistics(x.detach(), None, None, None, 0.0, 1e-5)
+    y = torch.ops.cifarfast.batch_norm_act(x, statistics, None, None, None, True, "silu", 0.0)
+    (gradient,) = torch.autograd.grad(y.sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="no second derivative"):
+        gradient.square().sum().backward()
+
+
+def test_nan_stays_nan(spec: OpSpec, backend_name: str, implementation: str) -> None:
+    for act in ACTIVATIONS:
+        inputs = _draw(implementation, 2, 2, 2, 2, act=act, training=False)
+        x = inputs.pop("x").detach()
+        x[0, 0, 0, 0] = torch.nan
+        y = batch_norm_act(x, **inputs)
+        assert y[0, 0, 0, 0].isnan()
+        assert y.isnan().sum() == 1
+
+
+def test_half_precision_parameters(spec: OpSpec, backend_name: str, implementation: str) -> None:
+    inputs = channels_last(3, 5, 4, 4)(Maker(torch.bfloat16, implementation))
+    wide = batch_norm_act(
+        **{name: value.clone() if torch.is_tensor(value) else value for name, value in inputs.items()}
+    )
+    for name in ("weight", "bias", "running_mean", "running_var"):
+        inputs[name] = inputs[name].bfloat16()
+    inputs["weight"].requires_grad_()
+    y = batch_norm_act(**inputs)
+    torch.testing.assert_close(y, wide, rtol=0.05, atol=0.05)
+    (gradient,) = torch.autograd.grad(y.sum(), inputs["weight"])
+    assert gradient.dtype == inputs["running_var"].dtype == torch.bfloat16
+
+
+def test_empty_batch_in_eval(spec: OpSpec, backend_name: str, implementation: str) -> None:
+    inputs = _draw(implementation, 2, 3, 4, 4, training=False)
+    y = batch_norm_act(**{**inputs, "x": inputs["x"][:0]})
+    assert y.shape == (0, 3, 4, 4)
+
+
+@pytest.mark.parametrize("momentum", [0.3, None])
+@pytest.mark.parametrize("options", [{}, {"affine": False}, {"track_running_stats": False}], ids=str)
+def test_module_mirrors_torch(
+    momentum: float | None, options: dict[str, bool], spec: OpSpec, backend_name: str, implementation: str
+) -> None:
+    torchs = nn.BatchNorm2d(6, momentum=momentum, **options).to(implementation)
+    ours = BatchNormAct2d(6, momentum=momentum, act="relu", **options).to(implementation)
+    ours.load_state_dict(torchs.state_dict())
+    assert isinstance(ours, nn.BatchNorm2d)
+    make = Maker(torch.float32, implementation)
+    for training in (True, True, False):
+        x = make.randn(3, 6, 4, 5) * 2 + 1
+        ours.train(training)
+        torchs.train(training)
+        torch.testing.assert_close(ours(x), F.relu(torchs(x)), rtol=1e-5, atol=1e-5)
+    for (name, mine), theirs in zip(ours.state_dict().items(), torchs.state_dict().values(), strict=True):
+        torch.testing.assert_close(mine, theirs, msg=name)
+
+
+def test_module_settings() -> None:
+    module = BatchNormAct2d(4, act="leaky_relu", negative_slope=0.2)
+    assert "act='leaky_relu', negative_slope=0.2" in repr(module)
+    with pytest.raises(ValueError, match="act must be one of identity, relu"):
+        BatchNormAct2d(4, act="swish")
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_module_compiles_fullgraph(training: bool, spec: OpSpec, backend_name: str, implementation: str) -> None:
+    torch.compiler.reset()
+    module = BatchNormAct2d(5).to(implementation).train(training)
+    compiled = torch.compile(module, fullgraph=True, backend="aot_eager")
+    x = Maker(torch.float32, implementation).randn(2, 5, 3, 3).requires_grad_()
+    ours, eager = compiled(x, x), module(x, x)
+    torch.testing.assert_close(ours, eager)
+    torch.testing.assert_close(torch.autograd.grad(ours.sum(), x), torch.autograd.grad(eager.sum(), x))
+    assert module.num_batches_tracked.item() == 2 * training
+
+
+def _arguments(**changes: object) -> dict[str, object]:
+    vectors = {name: torch.ones(3) for name in ("running_mean", "running_var", "weight", "bias")}
+    return {"x": torch.zeros(2, 3, 4, 4), **vectors, "training": True, **changes}
+
+
+WRONG = {
+    "three dimensions": (_arguments(x=torch.zeros(2, 3, 4)), "x"),
+    "integers": (_arguments(x=torch.zeros(2, 3, 4, 4, dtype=torch.int64)), "x"),
+    "empty batch": (_arguments(x=torch.zeros(0, 3, 4, 4)), "x"),
+    "no pixels": (_arguments(x=torch.zeros(2, 3, 0, 4), training=False), "x"),
+    "one value per channel": (_arguments(x=torch.zeros(1, 3, 1, 1)), "x"),
+    "number of channels": (_arguments(x=torch.zeros(2, 4, 4, 4)), "running_mean"),
+    "weight shape": (_arguments(weight=torch.ones(1)), "weight"),
+    "weight dtype": (_arguments(weight=torch.ones(3).half(), bias=torch.ones(3).half()), "weight"),
+    "fp64 x": (_arguments(x=torch.zeros(2, 3, 4, 4).double()), "running_mean"),
+    "mixed parameters": (_arguments(x=torch.zeros(2, 3, 4, 4).half(), bias=torch.ones(3).half()), "bias"),
+    "weight alone": (_arguments(bias=None), "bias"),
+    "mean alone": (_arguments(running_var=None), "running_var"),
+    "other device": (_arguments(bias=torch.ones(3, device="meta")), "bias"),
+    "mean with gradient": (_arguments(running_mean=torch.ones(3, requires_grad=True)), "running_mean"),
+    "var with gaps": (_arguments(running_var=torch.ones(6)[::2]), "running_var"),
+    "no statistics in eval": (_arguments(running_mean=None, running_var=None, training=False), "running_mean"),
+    "residual shape": (_arguments(residual=torch.zeros(2, 3, 1, 1)), "residual"),
+    "residual dtype": (_arguments(residual=torch.zeros(2, 3, 4, 4).half()), "residual"),
+    "residual device": (_arguments(residual=torch.zeros(2, 3, 4, 4, device="meta")), "residual"),
+    "count dtype": (_arguments(num_batches_tracked=torch.tensor(1.0)), "num_batches_tracked"),
+    "count device": (_arguments(num_batches_tracked=torch.tensor(1, device="meta")), "num_batches_tracked"),
+    "cumulative without count": (_arguments(momentum=None), "num_batches_tracked"),
+    "momentum": (_arguments(momentum=1.5), "momentum"),
+    "eps": (_arguments(eps=-1.0), "eps"),
+    "act": (_arguments(act="swish"), "act"),
+    "slope": (_arguments(negative_slope=-0.1), "negative_slope"),
+}
+
+
+@pytest.mark.parametrize("mistake", WRONG)
+def test_mistakes_name_the_argument(mistake: str) -> None:
+    arguments, name = WRONG[mistake]
+    with pytest.raises(ValueError, match=rf"^{name} "):
+        batch_norm_act(**arguments)

@@ -1,0 +1,184 @@
+"""Properties, agreement with torch's modules, and errors of ``bn_act_conv2d``, beyond what its OpSpec generates."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from cifarfast.kernels import BNActConv2d, batch_norm_act, bn_act_conv2d, bn_act_conv2d_stats, conv2d_stats
+from cifarfast.kernels.spec import Maker, OpSpec
+
+SETTINGS = settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+def _draw(seed: int, device: str, c: int = 8, k: int = 16, h: int = 4, w: int = 3, size: int = 3) -> dict[str, Tensor]:
+    make = Maker(torch.float32, device, seed)
+    return {
+        "x": make.randn(2, c, h, w).requires_grad_(),
+        "conv_weight": make.randn(k, c, size, size, scale=0.1).requires_grad_(),
+        "running_mean": make.randn(c),
+        "running_var": make.rand(c) + 0.5,
+        "weight": (make.randn(c, scale=0.3) + 1).requires_grad_(),
+        "bias": make.randn(c, scale=0.3).requires_grad_(),
+    }
+
+
+def _leaves(inputs: dict[str, Tensor]) -> list[Tensor]:
+    return [inputs[name] for name in ("x", "conv_weight", "weight", "bias")]
+
+
+@SETTINGS
+@given(
+    seed=st.integers(0, 100),
+    size=st.sampled_from([1, 3]),
+    stride=st.integers(1, 2),
+    padding=st.integers(0, 2),
+    training=st.booleans(),
+    act=st.sampled_from(["silu", "identity", "sigmoid"]),
+)
+def test_fused_equals_composed(
+    seed: int,
+    size: int,
+    stride: int,
+    padding: int,
+    training: bool,
+    act: str,
+    spec: OpSpec,
+    backend_name: str,
+    implementation: str,
+) -> None:
+    inputs = _draw(seed, implementation, size=size)
+    options = {"training": training, "act": act, "eps": 0.1}
+    geometry = {"stride": stride, "padding": padding}
+    fused_inputs = {name: value.clone() if "running" in name else value for name, value in inputs.items()}
+    fused = bn_act_conv2d(**fused_inputs, **geometry, **options)
+    conv_weight = inputs["conv_weight"]
+    bn = {name: value for name, value in inputs.items() if name != "conv_weight"}
+    composed = F.conv2d(batch_norm_act(**bn, **options), conv_weight, **geometry)
+    torch.testing.assert_close(fused, composed, rtol=1e-5, atol=1e-5)
+    for name in ("running_mean", "running_var"):
+        torch.testing.assert_close(fused_inputs[name], inputs[name])
+    leaves, cotangent = _leaves(inputs), torch.ones_like(fused)
+    for a, b in zip(
+        torch.autograd.grad(fused, leaves, cotangent), torch.autograd.grad(composed, leaves, cotangent), strict=True
+    ):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+
+
+def test_statistics_of_the_convolution_before(spec: OpSpec, backend_name: str, implementation: str) -> None:
+    first, second = _draw(0, implementation, k=8), _draw(1, implementation, k=8)
+
+    def block(given: bool) -> tuple[Tensor, Tensor, Tensor]:
+        y, mean, var = conv2d_stats(first["x"], first["conv_weight"], padding=1)
+        inputs = {name: value.clone() for name, value in second.items() if name != "x"}
+        statistics = (mean, var) if given else None
+        out, out_mean, _ = bn_act_conv2d_stats(y, **inputs, training=True, statistics=statistics, act="silu")
+        return out, out_mean, inputs["running_var"]
+
+    chained, separate = block(True), block(False)
+    for a, b in zip(chained, separate, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+    leaves = [first["x"], first["conv_weight"], second["weight"], second["conv_weight"]]
+    gradients = [torch.autograd.grad((out.square().sum() + mean.sum()), leaves) for out, mean, _ in (chained, separate)]
+    for a, b in zip(*gradients, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-3)
+
+
+def test_padded_pixels_are_zero(spec: OpSpec, backend_name: str, implementation: str) -> None:
+    inputs = _draw(0, implementation)
+    inputs["bias"] = torch.full_like(inputs["bias"], 50.0)
+    y = bn_act_conv2d(**inputs, padding=1, act="relu")
+    scale = (inputs["weight"] / (inputs["running_var"] + 1e-5).sqrt())[:, None, None]
+    z = F.relu((inputs["x"] - inputs["running_mean"][:, None, None]) * scale + 50.0)
+    torch.testing.assert_close(y, F.conv2d(z, inputs["conv_weight"], padding=1), rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["x", "conv_weight", "weight", "bias"])
+def test_gradient_only_where_needed(name: str, spec: OpSpec, backend_name: str, implementation: str) -> None:
+    inputs = spec.cases["3x3"](Maker(torch.float32, implementation))
+
+    def gradients(*names: str) -> dict[str, Tensor]:
+        leaves = {leaf: inputs[leaf].clone().requires_grad_() for leaf in names}
+        y = torch.ops.cifarfast.bn_act_conv2d(*spec.op_arguments({**inputs, **leaves}))[0]
+        y.square().sum().backward()
+        return {leaf: value.grad for leaf, value in leaves.items()}
+
+    torch.testing.assert_close(gradients(name)[name], gradients("x", "conv_weight", "weight", "bias")[name])
+
+
+def test_module_equals_torchs(spec: OpSpec, backend_name: str, implementation: str) -> None:
+    ours = BNActConv2d(8, 16, 3, stride=2, padding=1).to(implementation)
+    bn, conv = nn.BatchNorm2d(8).to(implementation), nn.Conv2d(8, 16, 3, 2, 1, bias=False).to(implementation)
+    torchs = nn.ModuleDict({"conv": conv, "bn": bn})
+    assert ours.state_dict().keys() == torchs.state_dict().keys()
+    torchs.load_state_dict(ours.state_dict())
+    x = torch.randn(3, 8, 5, 5, device=implementation)
+    for training in (True, False):
+        ours.train(training)
+        torchs.train(training)
+        torch.testing.assert_close(ours(x), conv(F.relu(bn(x))), rtol=1e-5, atol=1e-5)
+    for name, value in torchs.state_dict().items():
+        torch.testing.assert_close(ours.state_dict()[name], value)
+    assert ours.bn.num_batches_tracked.item() == 1
+
+
+def test_module_takes_statistics_in_training_only() -> None:
+    module = BNActConv2d(8, 8, 1, momentum=None)
+    x = torch.randn(4, 8, 3, 3)
+    statistics = (x.mean(dim=(0, 2, 3)), x.var(dim=(0, 2, 3), correction=0))
+    torch.testing.assert_close(module(x, statistics), module(x))
+    assert module.bn.num_batches_tracked.item() == 2
+    module.eval()
+    torch.testing.assert_close(module(x, statistics), module(x))
+
+
+def test_module_compiles_fullgraph() -> None:
+    module = BNActConv2d(8, 8, 3, padding=1, act="silu")
+    x = torch.randn(2, 8, 4, 4)
+    expected = module(x)
+    compiled = torch.compile(module, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(x), expected)
+
+
+def _arguments(**changes: object) -> dict[str, object]:
+    arguments = {
+        "x": torch.zeros(2, 8, 5, 5),
+        "conv_weight": torch.zeros(16, 8, 3, 3),
+        "running_mean": torch.zeros(8),
+        "running_var": torch.ones(8),
+    }
+    return {**arguments, **changes}
+
+
+ROW = torch.zeros(8)
+WRONG = {
+    "empty batch": (_arguments(x=torch.zeros(0, 8, 5, 5)), "x"),
+    "12 channels": (_arguments(x=torch.zeros(2, 12, 5, 5)), "x"),
+    "output channels": (_arguments(conv_weight=torch.zeros(12, 8, 3, 3)), "conv_weight"),
+    "running_mean of the output": (_arguments(running_mean=torch.zeros(16)), "running_mean"),
+    "one value": (_arguments(x=torch.zeros(1, 8, 1, 1), padding=1, training=True), "x"),
+    "act": (_arguments(act="swish"), "act"),
+    "bias alone": (_arguments(bias=ROW), "bias"),
+    "statistics in eval": (_arguments(statistics=(ROW, ROW)), "statistics"),
+    "one statistic": (_arguments(statistics=(ROW,), training=True), "statistics"),
+    "shape of statistics": (_arguments(statistics=(ROW, torch.zeros(16)), training=True), "statistics"),
+    "dtype of statistics": (_arguments(statistics=(ROW, ROW.half()), training=True), "statistics"),
+}
+
+
+@pytest.mark.parametrize("mistake", WRONG)
+def test_mistakes_name_the_argument(mistake: str) -> None:
+    arguments, name = WRONG[mistake]
+    with pytest.raises(ValueError, match=rf"^{name} "):
+        bn_act_conv2d(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("changes", "name"),
+    [({"in_channels": 12}, "in_channels"), ({"out_channels": 3}, "out_channels"), ({"kernel_size": 5}, "kernel_size")],
+)
+def test_module_mistakes(changes: dict[str, int], name: str) -> None:
+    with pytest.raises(ValueError, match=rf"^{name} "):
+        BNActConv2d(**{"in_channels": 8, "out_channels": 8, "kernel_size": 3, **changes})

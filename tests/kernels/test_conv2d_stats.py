@@ -1,0 +1,131 @@
+"""Agreement with torch, tiles, and errors of ``conv2d_stats``, beyond what its OpSpec generates."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from cifarfast.kernels import conv2d_stats
+from cifarfast.kernels.conv_bn_act.tiles import fit, geometry, pixel_box
+from cifarfast.kernels.report import Compiled
+from cifarfast.kernels.spec import Maker, OpSpec
+
+ROW = {"pixels": 128, "channels": 128, "depth": 64, "warps": 8, "stages": 3}
+
+
+def _arguments(**changes: object) -> dict[str, object]:
+    return {"x": torch.zeros(2, 8, 5, 5), "weight": torch.zeros(16, 8, 3, 3), **changes}
+
+
+WRONG = {
+    "empty batch": (_arguments(x=torch.zeros(0, 8, 5, 5)), "x"),
+    "three dimensions": (_arguments(x=torch.zeros(8, 5, 5)), "x"),
+    "integer x": (_arguments(x=torch.zeros(2, 8, 5, 5, dtype=torch.int32)), "x"),
+    "7 channels": (_arguments(x=torch.zeros(2, 7, 5, 5), weight=torch.zeros(16, 7, 3, 3)), "x"),
+    "smaller than the kernel": (_arguments(x=torch.zeros(2, 8, 2, 5)), "x"),
+    "7 output channels": (_arguments(weight=torch.zeros(7, 8, 3, 3)), "weight"),
+    "input channels": (_arguments(weight=torch.zeros(16, 16, 3, 3)), "weight"),
+    "5x5": (_arguments(weight=torch.zeros(16, 8, 5, 5)), "weight"),
+    "1x3": (_arguments(weight=torch.zeros(16, 8, 1, 3)), "weight"),
+    "weight dimensions": (_arguments(weight=torch.zeros(16, 8)), "weight"),
+    "weight dtype": (_arguments(weight=torch.zeros(16, 8, 3, 3).half()), "weight"),
+    "weight device": (_arguments(weight=torch.zeros(16, 8, 3, 3, device="meta")), "weight"),
+    "stride 3": (_arguments(stride=3), "stride"),
+    "unequal strides": (_arguments(stride=(1, 2)), "stride"),
+    "negative padding": (_arguments(padding=-1), "padding"),
+    "same padding": (_arguments(padding="same"), "padding"),
+}
+
+
+@pytest.mark.parametrize("mistake", WRONG)
+def test_mistakes_name_the_argument(mistake: str) -> None:
+    arguments, name = WRONG[mistake]
+    with pytest.raises(ValueError, match=rf"^{name} "):
+        conv2d_stats(**arguments)
+
+
+def test_takes_the_pairs_that_torch_modules_keep() -> None:
+    conv = torch.nn.Conv2d(8, 8, 3, stride=2, padding=1, bias=False)
+    x = torch.randn(2, 8, 5, 5)
+    y, _, _ = conv2d_stats(x, conv.weight, stride=conv.stride, padding=conv.padding)
+    torch.testing.assert_close(y, conv(x))
+
+
+def test_statistics_of_a_large_mean(spec: OpSpec, backend_name: str, implementation: str) -> None:
+    make = Maker(torch.float32, implementation)
+    x = 1 + make.randn(5, 8, 4, 5, scale=1e-4)
+    weight = torch.full((8, 8, 1, 1), 12.5, device=implementation)
+    y, mean, var = torch.ops.cifarfast.conv2d_stats(x, weight, 1, 0)[0], *conv2d_stats(x, weight)[1:]
+    wide = y.double()
+    torch.testing.assert_close(mean.double(), wide.mean(dim=(0, 2, 3)), rtol=1e-7, atol=0)
+    torch.testing.assert_close(var.double(), wide.var(dim=(0, 2, 3), correction=0), rtol=1e-3, atol=0)
+
+
+def test_statistics_over_several_tiles(spec: OpSpec, backend_name: str, implementation: str) -> None:
+    make = Maker(torch.float32, implementation)
+    x, weight = make.randn(3, 8, 9, 11), make.randn(8, 8, 1, 1)
+    y, mean, var = conv2d_stats(x, weight)
+    torch.testing.assert_close(mean, y.mean(dim=(0, 2, 3)))
+    torch.testing.assert_close(var, y.var(dim=(0, 2, 3), correction=0))
+
+
+def test_gradient_only_where_needed(spec: OpSpec, backend_name: str, implementation: str) -> None:
+    make = Maker(torch.float32, implementation)
+    x, weight = make.randn(2, 8, 3, 3), make.randn(8, 8, 3, 3)
+    for needs_x in (True, False):
+        a, b = x.clone().requires_grad_(needs_x), weight.clone().requires_grad_(not needs_x)
+        torch.ops.cifarfast.conv2d_stats(a, b, 1, 1)[0].sum().backward()
+        assert (a.grad is not None) == needs_x
+        assert (b.grad is not None) != needs_x
+
+
+def test_second_derivative(spec: OpSpec, backend_name: str, implementation: str) -> None:
+    x = torch.randn(1, 8, 3, 3, device=implementation, requires_grad=True)
+    y, _ = torch.ops.cifarfast.conv2d_stats(x, torch.randn(8, 8, 1, 1, device=implementation), 1, 0)
+    (gradient,) = torch.autograd.grad(y.sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="no second derivative"):
+        gradient.square().sum().backward()
+
+
+def test_geometry_is_torchs() -> None:
+    for stride in (1, 2):
+        for padding in (0, 1, 2):
+            x, weight = torch.zeros(2, 8, 7, 5), torch.zeros(16, 8, 3, 3)
+            g = geometry(x.shape, weight.shape, stride, padding)
+            assert F.conv2d(x, weight, stride=stride, padding=padding).shape == (g.n, g.k, g.p, g.q)
+
+
+@pytest.mark.parametrize(
+    ("pixels", "grid", "whole_rows", "box"),
+    [
+        (128, (128, 32, 32), False, (1, 8, 16)),
+        (128, (128, 8, 8), False, (2, 8, 8)),
+        (128, (3, 1, 1), False, (128, 1, 1)),
+        (64, (128, 32, 32), True, (1, 2, 32)),
+        (64, (128, 4, 4), True, (4, 4, 4)),
+        (128, (128, 12, 12), False, None),  # boxes of 4 by 4 would need more than one image
+        (128, (128, 7, 7), False, None),
+        (64, (128, 32, 24), True, None),
+    ],
+)
+def test_boxes_of_pixels(
+    pixels: int, grid: tuple[int, int, int], whole_rows: bool, box: tuple[int, int, int] | None
+) -> None:
+    assert pixel_box(pixels, grid, whole_rows=whole_rows) == box
+
+
+@pytest.mark.parametrize(("channels", "depth"), [(8, 16), (24, 32), (72, 32), (120, 64), (168, 64), (512, 64)])
+def test_depth_fits_the_channels(channels: int, depth: int) -> None:
+    tiling = fit(ROW, "fwd", channels, (128, 32, 32), torch.bfloat16, descriptors=True)
+    assert (tiling.depth, tiling.pixels, tiling.descriptors) == (depth, 128, True)
+
+
+def test_fp32_gets_smaller_tiles_without_descriptors() -> None:
+    tiling = fit(ROW, "fwd", 128, (128, 32, 32), torch.float32, descriptors=False)
+    assert (tiling.pixels, tiling.channels, tiling.depth, tiling.box) == (64, 64, 32, (1, 1, 64))
+
+
+def test_a_convolution_without_wgmma_is_a_problem() -> None:
+    slow = Compiled("conv_fwd_kernel", "", "sm_90", 128, 0, 0, "mma", needs_wgmma=True)
+    assert slow.problem == "does not use wgmma"
+    assert Compiled("conv_fwd_kernel", "", "sm_80", 128, 0, 0, "mma", needs_wgmma=True).problem is None
+    assert Compiled("conv_fwd_kernel", "", "sm_90", 128, 0, 0, "wgmma", needs_wgmma=True).problem is None
