@@ -54,11 +54,11 @@ def overhead() -> str:
                     f"{row['test_accuracy_percent']:.2f}",
                     f"{row['seconds']:.1f}",
                     f"{row['bare_loop_seconds']:.1f}",
-                    f"{row['ratio']:.3f} ({epoch['p20']:.3f} … {epoch['p80']:.3f})",
+                    f"{epoch['median']:.3f} ({epoch['p20']:.3f} … {epoch['p80']:.3f})",
                     document["environment"]["cpu"],
                 )
             )
-    header = ("recipe", "CIFAR-10", "best %", "last %", "train s", "bare loop s", "ratio (20 … 80 % of epochs)", "on")
+    header = ("recipe", "CIFAR-10", "best %", "last %", "train s", "bare loop s", "ratio of an epoch (20 … 80 %)", "on")
     return markdown(header, rows)
 
 

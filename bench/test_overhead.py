@@ -78,7 +78,6 @@ def test_overhead(name: str, real_data: Path, tmp_path: Path, record: Callable[[
         "epochs": len(ours),
         "seconds": sum(ours),
         "bare_loop_seconds": sum(theirs),
-        "ratio": sum(ours) / sum(theirs),
         "ratio_of_an_epoch": dict(zip(("p20", "median", "p80"), quantiles(ratios), strict=True)),
         "test_accuracy_percent": result["test_accuracy_percent"],
         "best_test_accuracy_percent": result["best_test_accuracy_percent"],
@@ -86,7 +85,7 @@ def test_overhead(name: str, real_data: Path, tmp_path: Path, record: Callable[[
     record(f"overhead_{name}", figures)
     print(figures)
     assert result["best_test_accuracy_percent"] >= NEEDED_ACCURACY_PERCENT
-    assert figures["ratio"] <= ALLOWED_RATIO
+    assert statistics.median(ratios) <= ALLOWED_RATIO  # the median epoch: other programs disturb single ones
 
 
 def quantiles(values: list[float]) -> tuple[float, float, float]:
