@@ -97,7 +97,10 @@ setup(
     packages=[*find_packages(include=["cifarfast", "cifarfast.*"]), *kernels],
     include_package_data=False,  # package_data says it all; otherwise recipes/ would have to be a package
     package_dir={"cifarfast.kernels": "kernels"},
-    package_data={"cifarfast": ["recipes/*.toml", "py.typed"], "cifarfast.kernels": ["tuning/*.json"]},
+    package_data={
+        "cifarfast": ["recipes/*.toml", "report/*.css", "report/*.html", "report/*.js", "py.typed"],
+        "cifarfast.kernels": ["tuning/*.json"],
+    },
     ext_modules=[] if missing() else [extension()],
     cmdclass={"build_py": BuildPy, "build_ext": BuildExt, "sdist": SourceDist},
 )

@@ -76,7 +76,7 @@ def _module(name: str) -> Callable[[list[str]], int]:
 COMMANDS: dict[str, tuple[Callable[[list[str]], int], str]] = {
     "train": (_module("train"), "train a model and leave a run folder"),
     "evaluate": (_module("evaluate"), "score a run's weights on its test set"),
-    "report": (_module("report.__main__"), "compare runs"),
+    "report": (_module("report.__main__"), "compare runs: a table and an HTML file"),
     "augment-preview": (_module("augment_preview"), "draw what a recipe's augmentation does"),
     "models": (list_models_command, "list models, parameters, MACs"),
     "recipes": (list_recipes_command, "list recipes"),

@@ -3,7 +3,8 @@
 With probabilities p = softmax(logits) in float64 and the prediction argmax_c logits (the first of equals):
 
 * loss: mean of −ln p[label]; top-5: at most four classes have a higher logit than the label;
-* per class, one against the rest: precision, recall, F1, area under the ROC curve, average precision Σ (R_n − R_{n−1}) P_n;
+* per class, one against the rest: precision, recall, F1, area under the ROC curve, average precision
+  Σ (R_n − R_{n−1}) P_n;
 * macro: the mean over the classes that have samples;
 * expected calibration error: Σ_b |bin b| / N · |accuracy_b − mean confidence_b| over 15 bins of equal width in (0, 1].
 
@@ -24,7 +25,7 @@ CALIBRATION_BINS = 15
 
 @dataclass(frozen=True)
 class ClassScores:
-    """Scores of one class against the rest, in 0…1; the areas are None where the class has no samples or all of them."""
+    """Scores of one class against the rest, in 0…1; areas are None where the class has no samples (ROC: or all)."""
 
     name: str
     support: int
@@ -134,7 +135,7 @@ def score_predictions(logits: np.ndarray, labels: np.ndarray, classes: Sequence[
             roc_auc=float(roc_auc_score(labels == c, p[:, c])) if 0 < support[c] < len(labels) else None,
             average_precision=float(average_precision_score(labels == c, p[:, c])) if support[c] else None,
         )
-        for c in numbers
+        for c in range(num_classes)
     ]
     present = [row for row in rows if row.support]
     return PredictionScores(

@@ -1,0 +1,118 @@
+"""A map of the penultimate features by t-SNE, and the layers of a model with shapes, parameters and MACs."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.manifold import TSNE
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from ..augment import Augment
+from ..data import Dataset
+from ..inference import autocast
+from .figures import INK, PAPER, class_color, new_figure, short, style, to_svg
+
+SAMPLES = 600
+_MAC_BUDGET = 3e11  # on a CPU, some ten seconds
+_FEWEST = 50
+
+
+def sample_count(macs: float, device: str, available: int) -> int:
+    """How many images' features to compute for a model of so many multiply-accumulates an image."""
+    affordable = SAMPLES if device == "cuda" else max(_FEWEST, int(_MAC_BUDGET / max(macs, 1)))
+    return min(SAMPLES, affordable, available)
+
+
+@torch.inference_mode()
+def penultimate_features(
+    model: nn.Module, data: Dataset, prepare: Augment, *, indices: Tensor, precision: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Inputs of the model's last linear layer, float32 [M, F], and its predictions, int64 [M], for some images."""
+    layers = [module for module in model.modules() if isinstance(module, nn.Linear)]
+    if not layers:
+        raise ValueError("the model has no linear layer")
+    seen: list[Tensor] = []
+    hook = layers[-1].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].float().flatten(1)))
+    predicted = []
+    try:
+        for part in indices.split(100):
+            with autocast(part.device, precision):
+                predicted.append(model(prepare(data.images, data.labels, part, 0).images).argmax(1))
+    finally:
+        hook.remove()
+    return torch.cat(seen).cpu().numpy(), torch.cat(predicted).cpu().numpy()
+
+
+def feature_map(features: np.ndarray, labels: np.ndarray, predicted: np.ndarray, classes: Sequence[str]) -> str:
+    """t-SNE of features [M, F] as an SVG: a point for each image, coloured by label, rings where the model is wrong."""
+    spread = features.std(axis=0)
+    scaled = features[:, spread > 0] / spread[spread > 0].mean() if (spread > 0).any() else features
+    perplexity = min(30, (len(features) - 1) / 3)
+    places = TSNE(2, init="pca", random_state=0, perplexity=perplexity, max_iter=500).fit_transform(scaled)
+    with style():
+        figure, axes = new_figure(4.8, 4.2)
+        for label in np.unique(labels):
+            right = (labels == label) & (predicted == label)
+            wrong = (labels == label) & (predicted != label)
+            color = class_color(int(label))
+            axes.plot(*places[right].T, "o", color=color, markersize=3.2, markeredgewidth=0)
+            axes.plot(*places[wrong].T, "o", markersize=3.2, markerfacecolor="none", markeredgecolor=color, mew=1)
+        _name_clusters(axes, places, labels, classes)
+        axes.set_xticks([])
+        axes.set_yticks([])
+        axes.spines[:].set_visible(False)
+        return to_svg(figure, "t-SNE of the penultimate features")
+
+
+def _name_clusters(axes: Any, places: np.ndarray, labels: np.ndarray, classes: Sequence[str]) -> None:
+    """Each class's name at the median of its points."""
+    names = short(classes)
+    box = {"facecolor": PAPER, "alpha": 0.72, "linewidth": 0, "boxstyle": "round,pad=0.18"}
+    for label in np.unique(labels):
+        x, y = np.median(places[labels == label], axis=0)
+        axes.text(x, y, names[label], ha="center", va="center", fontsize=8, color=INK, weight="bold", bbox=box)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A module without children: its name, kind, output shape for one image, parameters, multiply-accumulates."""
+
+    name: str
+    kind: str
+    shape: str
+    parameters: int
+    macs: int
+
+
+def model_layers(model: nn.Module, in_channels: int, image_size: int) -> list[Layer]:
+    """The layers of a model in the order in which they run, from a forward pass on the meta device.
+
+    A parameter that a module holds itself although it has children is not in the list.
+    """
+    layers: list[Layer] = []
+    started: dict[nn.Module, int] = {}
+    counter = FlopCounterMode(display=False)
+
+    def before(module: nn.Module, _: Any) -> None:
+        started[module] = counter.get_total_flops()
+
+    def after(name: str) -> Any:
+        def hook(module: nn.Module, _: Any, output: Any) -> None:
+            shape = "×".join(map(str, output.shape[1:])) if isinstance(output, Tensor) else ""
+            parameters = sum(p.numel() for p in module.parameters() if p.requires_grad)
+            macs = (counter.get_total_flops() - started[module]) // 2
+            layers.append(Layer(name, type(module).__name__, shape, parameters, macs))
+
+        return hook
+
+    model = model.to("meta").eval()
+    for name, module in model.named_modules():
+        if not any(module.children()):
+            module.register_forward_pre_hook(before)
+            module.register_forward_hook(after(name))
+    with torch.no_grad(), counter:
+        model(torch.empty(1, in_channels, image_size, image_size, device="meta"))
+    return layers

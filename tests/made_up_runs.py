@@ -1,0 +1,106 @@
+"""Run folders with made-up predictions, and one report of five of them for all tests."""
+
+import dataclasses
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from cifarfast.checkpoint import Checkpoint, save_checkpoint
+from cifarfast.data import load_dataset
+from cifarfast.inference import build_model
+from cifarfast.recipe import Recipe, parse_recipe
+from cifarfast.run import RunFolder
+
+EPOCHS = 12
+MakeRun = Callable[..., RunFolder]
+
+
+def make_run(path: Path, *, dataset: str, seed: int = 0, quality: float = 3.0, **settings: Any) -> RunFolder:
+    """A finished run that was never trained: random weights, predictions the better the higher ``quality``."""
+    text = f'dataset = "{dataset}"\narch = "lenet"\nepochs = {EPOCHS}\nseed = {seed}\n'
+    recipe = dataclasses.replace(parse_recipe(text, where="test", name=path.name)[0].resolved("cpu"), **settings)
+    splits = load_dataset(recipe.dataset, seed=recipe.seed, val_split=recipe.val_split)
+    draws, labels, classes = np.random.default_rng(seed), splits.test.labels.numpy(), splits.test.num_classes
+    logits = draws.normal(size=(len(labels), classes)).astype(np.float32) * 1.5
+    favoured = np.where(np.arange(len(labels)) % 97 == 5, (labels + 1) % classes, labels)  # some labels look wrong
+    logits[np.arange(len(labels)), favoured] += quality
+    run = RunFolder(path)
+    with run.writing(resume=False):
+        run.write_config(recipe)
+        run.write_environment({"cifarfast": "0", "packages": {"torch": "2"}, "gpu": None, "argv": ["<train> & more"]})
+        epochs = range(1, EPOCHS + 1)
+        rows = [
+            {
+                "epoch": epoch,
+                "lr": 0.1 * (1 - epoch / EPOCHS),
+                "train_loss": 2.3 * 0.7**epoch,
+                "train_accuracy_percent": 100 - 60 * 0.7**epoch,
+                "test_loss": 1 + 0.02 * (epoch - 6) ** 2,
+                "test_accuracy_percent": 60 + epoch + seed,
+            }
+            for epoch in epochs
+        ]
+        run.write_metrics(rows)
+        timing = {"images": 2000, "train_seconds": 2.0 + seed, "images_per_second": 1000.0, "evaluation_seconds": 0.5}
+        run.write_timing([{"epoch": epoch} | timing for epoch in epochs])
+        run.write_predictions(logits, labels)
+        accuracy = 100 * float((logits.argmax(1) == labels).mean())
+        result = {"recipe": recipe.name, "arch": recipe.arch, "dataset": dataset, "seed": seed, "epochs": EPOCHS}
+        result |= {"official": splits.official, "fingerprint": splits.fingerprint, "images_per_second": 1000.0}
+        result |= {"test_accuracy_percent": accuracy, "best_test_accuracy_percent": accuracy + 1, "best_epoch": 9}
+        result |= {"train_seconds": 24.0, "parameters": 62006, "macs": 651720}
+        run.write_result(result)
+        _write_checkpoint(run, recipe, splits)
+    return run
+
+
+def _write_checkpoint(run: RunFolder, recipe: Recipe, splits: Any) -> None:
+    test = splits.test
+    state = {
+        "recipe": dataclasses.asdict(recipe),
+        "preprocessing": {"mean": [0.5] * test.in_channels, "std": [0.25] * test.in_channels},
+        "classes": test.classes,
+        "image_size": test.image_size,
+        "in_channels": test.in_channels,
+        "fingerprint": splits.fingerprint,
+    }
+    state |= {"progress": {}, "running": [], "schedule": {}, "scaler": {}}  # what only a resumed training reads
+    tensors = {"model": build_model(recipe, test).state_dict(), "optimizer": {}}
+    save_checkpoint(run.checkpoints, 1, Checkpoint(tensors, json.loads(json.dumps(state))))
+
+
+@dataclasses.dataclass(frozen=True)
+class Rendered:
+    """A report, its text and the processor seconds that it took."""
+
+    path: Path
+    text: str
+    seconds: float
+
+
+@pytest.fixture(scope="session")
+def five_runs(tmp_path_factory: pytest.TempPathFactory) -> list[RunFolder]:
+    folder = tmp_path_factory.mktemp("five")
+    data = "synthetic:classes=10,train=500,test=10000"
+    settings: list[dict[str, Any]] = [{}, {"crop_padding": 0, "flip": "none"}, {"mixup_alpha": 1.0}, {}, {"cutout": 8}]
+    return [make_run(folder / f"run-{i}", dataset=data, seed=i, quality=2.5 + i / 2, **settings[i]) for i in range(5)]
+
+
+@pytest.fixture(scope="session")
+def report_of_five(five_runs: list[RunFolder], tmp_path_factory: pytest.TempPathFactory) -> Rendered:
+    from cifarfast.report.page import write_report
+
+    path = tmp_path_factory.mktemp("report") / "five.html"
+    started = time.process_time()
+    written = write_report([run.path for run in five_runs], out=path)
+    seconds = time.process_time() - started
+    assert written.problems == []
+    assert written.notes == []
+    torch.manual_seed(0)
+    return Rendered(path, path.read_text(encoding="utf-8"), seconds)

@@ -1,0 +1,269 @@
+"""The HTML report: what is in it, how long it takes, and run folders that are not as they should be."""
+
+import json
+import re
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from made_up_runs import Rendered, make_run
+
+from cifarfast import cli
+from cifarfast.report.label_errors import rank_label_errors
+from cifarfast.report.page import write_report
+from cifarfast.report.prediction_figures import best_f1
+from cifarfast.run import RunFolder
+
+SMALL = "synthetic:classes=3,train=60,test=40"
+SECTIONS = ["comparison", "curves", "confusion", "classes", "pr", "roc", "hardest", "labels", "images"]
+SECTIONS += ["features", "model", "settings"]
+
+
+def section(text: str, name: str) -> str:
+    start = text.index(f'<section id="{name}">')
+    return text[start : text.index("</section>", start)]
+
+
+def test_five_runs_of_ten_thousand_images_are_quick_and_small(report_of_five: Rendered) -> None:
+    assert report_of_five.seconds < 30
+    assert report_of_five.path.stat().st_size < 5e6
+
+
+def test_everything_is_there(report_of_five: Rendered) -> None:
+    text = report_of_five.text
+    for name in SECTIONS:
+        assert f'href="#{name}"' in text
+        assert section(text, name)
+    assert section(text, "curves").count("<svg") == 4
+    assert section(text, "curves").count("Overfitting from epoch 6") == 5
+    assert section(text, "confusion").count("<svg") == 5
+    assert section(text, "pr").count("<svg") == section(text, "roc").count("<svg") == 11
+    assert section(text, "hardest").count("<img") == 5 * 24
+    assert section(text, "labels").count("<img") == 24
+    assert section(text, "features").count("<svg") == 5
+    assert "62,006 parameters" in section(text, "model")
+    assert "As they are: these runs do not augment" in section(text, "images")
+    assert "&lt;train&gt; &amp; more" in section(text, "settings")
+
+
+def test_it_needs_nothing_else(report_of_five: Rendered) -> None:
+    addresses = re.findall(r'(?:src|href)="([^"]*)"', report_of_five.text)
+    assert addresses
+    assert all(address.startswith(("data:", "#")) for address in addresses)
+    assert "url(http" not in report_of_five.text
+    assert "@import" not in report_of_five.text
+
+
+def test_accuracies_on_other_than_official_data_say_so(report_of_five: Rendered) -> None:
+    assert "Not the official data." in report_of_five.text
+    for name in ("comparison", "curves", "confusion"):
+        assert "not official data" in section(report_of_five.text, name)
+
+
+def test_official_data_need_no_mark(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "digits", dataset="digits", crop_padding=0)
+    text = write_report([run.path]).path.read_text()
+    assert "not official data" not in text
+    assert "Not the official data" not in text
+
+
+class Balance(HTMLParser):
+    """Counts opened and closed elements."""
+
+    VOID = frozenset(("meta", "link", "img"))
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stack: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: object) -> None:
+        if tag not in self.VOID:
+            self.stack.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.stack.pop() == tag
+
+
+def test_every_element_is_closed(report_of_five: Rendered) -> None:
+    parser = Balance()
+    parser.feed(report_of_five.text)
+    assert parser.stack == []
+
+
+def test_the_same_runs_give_the_same_file(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", dataset=SMALL)
+    first = write_report([run.path], out=tmp_path / "a.html").path.read_bytes()
+    assert write_report([run.path], out=tmp_path / "b.html").path.read_bytes() == first
+
+
+def test_without_data_there_are_no_pictures_and_it_says_so(tmp_path: Path) -> None:
+    from PIL import Image
+
+    for name in ("cat", "dog"):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        for i in range(20):
+            Image.new("RGB", (32, 32), (5 * i, 9 * i, i)).save(tmp_path / "data" / name / f"{i}.png")
+    run = make_run(tmp_path / "run", dataset=f"folder:{tmp_path / 'data'}")
+    assert "<img" in write_report([run.path]).path.read_text()
+    shutil.rmtree(tmp_path / "data")
+    written = write_report([run.path])
+    text = written.path.read_text()
+    assert any("no pictures of samples" in note for note in written.notes)
+    assert "no pictures of samples" in text
+    assert "<img" not in text
+    assert section(text, "curves")
+
+
+def test_other_data_under_the_same_name_are_not_shown(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", dataset=SMALL)
+    run.write_result(run.read_result() | {"fingerprint": "sha256:0"})
+    written = write_report([run.path])
+    assert "not the data of these runs" in written.notes[0]
+    assert "<img" not in written.path.read_text()
+
+
+def test_many_classes_and_odd_names(tmp_path: Path) -> None:
+    run = make_run(
+        tmp_path / "a<b&c", dataset="synthetic:classes=30,train=60,test=120,channels=1,size=16", arch="linear"
+    )
+    text = write_report([run.path]).path.read_text()
+    assert "a&lt;b&amp;c" in text
+    assert "a<b" not in text
+    assert "12 hardest of 30 classes" in text
+
+
+def test_a_reported_accuracy_is_compared_when_the_recipe_is_that(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "x", dataset=SMALL, name="b01_lenet")
+    assert "59.48" not in write_report([run.path]).path.read_text()  # another data set
+
+
+def test_the_command(five_runs: list[RunFolder], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runs = [str(make_run(tmp_path / name, dataset=SMALL, seed=i).path) for i, name in enumerate("ab")]
+    assert cli.main(["report", *runs]) == 0
+    out = capsys.readouterr().out
+    assert "| a " in out
+    assert f"report: {tmp_path / 'a' / 'report.html'}" in out
+    assert (tmp_path / "a" / "report.html").exists()
+    assert cli.main(["report", "--table", *runs, str(five_runs[0].path)]) == 0
+    assert capsys.readouterr().out.count("\n") == 5
+    assert cli.main(["report", *runs, f"--out={tmp_path / 'a' / 'config.toml' / 'r.html'}"]) == 2
+    assert "cannot write" in capsys.readouterr().err
+
+
+def break_result(run: RunFolder) -> None:
+    (run.path / "result.json").unlink()
+
+
+def break_version(run: RunFolder) -> None:
+    result = run.read_result()
+    del result["official"]
+    run.write_result(result)
+
+
+def break_config(run: RunFolder) -> None:
+    (run.path / "config.toml").write_text("a_setting_of_tomorrow = 1\n")
+
+
+def break_metrics(run: RunFolder) -> None:
+    (run.path / "metrics.csv").write_text("epoch,train_loss\n1,abc\n")
+
+
+def break_predictions(run: RunFolder) -> None:
+    path = run.path / "predictions.npz"
+    path.write_bytes(path.read_bytes()[:100])
+
+
+def break_classes(run: RunFolder) -> None:
+    logits, labels = run.read_predictions()
+    run.write_predictions(logits[:, :2], labels.clip(max=1))
+
+
+def break_json(run: RunFolder) -> None:
+    (run.path / "result.json").write_text("[1, 2")
+
+
+@pytest.mark.parametrize(
+    ("damage", "part"),
+    [
+        (break_result, "no result.json"),
+        (break_version, "lacks official: was it written by another version"),
+        (break_config, "a_setting_of_tomorrow"),
+        (break_metrics, "metrics.csv"),
+        (break_predictions, "predictions.npz"),
+        (break_classes, "not of one run"),
+        (break_json, "not JSON"),
+        (lambda run: shutil.rmtree(run.path), "config.toml"),
+    ],
+)
+def test_a_broken_run_is_left_out_and_the_others_reported(
+    damage: object, part: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good, bad = (make_run(tmp_path / name, dataset=SMALL) for name in ("good", "bad"))
+    assert callable(damage)
+    damage(bad)
+    assert cli.main(["report", str(bad.path), str(good.path)]) == 2
+    captured = capsys.readouterr()
+    assert captured.err.count("\n") == 1
+    assert part in captured.err
+    assert (good.path / "report.html").exists()
+    assert cli.main(["report", str(bad.path)]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("dataset", "part"),
+    [("synthetic:classes=4,train=60,test=40", "has 4 classes"), ("synthetic:classes=3,train=60,test=41", "other data")],
+)
+def test_runs_that_cannot_be_compared(
+    dataset: str, part: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, other = make_run(tmp_path / "first", dataset=SMALL), make_run(tmp_path / "other", dataset=dataset)
+    assert cli.main(["report", str(first.path), str(other.path)]) == 2
+    error = capsys.readouterr().err
+    assert part in error
+    assert error.count("\n") == 1
+    assert "left out" in (first.path / "report.html").read_text()
+
+
+def test_a_damaged_checkpoint_or_none_costs_only_the_map(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", dataset=SMALL)
+    (next(run.checkpoints.iterdir()) / "model.safetensors").write_bytes(b"0")
+    written = write_report([run.path])
+    assert any("checksum" in note for note in written.notes)
+    shutil.rmtree(run.checkpoints)
+    (run.path / "metrics.csv").unlink()
+    (run.path / "timing.csv").unlink()
+    text = write_report([run.path]).path.read_text()
+    assert 'id="features"' not in text
+    assert 'id="curves"' not in text
+    assert "pattern 2" in section(text, "classes")
+
+
+def test_label_errors_are_found() -> None:
+    draws = np.random.default_rng(0)
+    truth = draws.integers(0, 5, 400)
+    logits = draws.normal(size=(400, 5))
+    logits[np.arange(400), truth] += 9
+    p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    labels = truth.copy()
+    wrong = draws.choice(400, 12, replace=False)
+    labels[wrong] = (labels[wrong] + 1) % 5
+    ranked = rank_label_errors(p, labels)
+    assert len(set(ranked[:12].tolist()) & set(wrong.tolist())) >= 11
+    assert len(rank_label_errors(np.eye(5)[truth], truth)) == 0
+
+
+def test_best_f1_by_brute_force() -> None:
+    draws = np.random.default_rng(1)
+    truth, score = draws.random(50) < 0.3, draws.random(50)
+    found, threshold = best_f1(truth, score)
+
+    def f1(t: float) -> float:
+        hits = ((score >= t) & truth).sum()
+        return 2 * hits / ((score >= t).sum() + truth.sum())
+
+    assert found == pytest.approx(max(f1(t) for t in score))
+    assert f1(threshold) == pytest.approx(found)
+    json.dumps([found, threshold])
