@@ -5,7 +5,7 @@ C classes and ln C, the loss of guessing, as the yardstick. In this order:
 
 * **too short**: fewer than 4 evaluated epochs;
 * **not learning**: h never came below 0.97 ln C;
-* **unstable**: h jumps by 5 % from epoch to epoch, even at the end;
+* **unstable**: h jumps by 5 %, and 0.005 ln C, from epoch to epoch, even at the end;
 * **overfitting** from epoch k, where h is lowest: since then h rose by 3.5 % or more and by more than its
   noise, while t fell;
 * **still improving**: the mean of h over the last 20 % of the epochs is 2 % or more below that of the 20 % before
@@ -114,7 +114,7 @@ def _classify(curves: _Curves, raw: np.ndarray, guessing: float) -> Kind:
     lowest = float(held_out[best])
     if lowest > 0.97 * guessing:
         return "not learning"
-    if noise > _JUMP * end:
+    if noise > max(_JUMP * end, 0.005 * guessing):
         return "unstable"
     rise = end - lowest
     if rise >= max(_RISE * lowest, 2 * noise, 0.005 * guessing) and train[-1] < train[best] and count - 1 - best >= 2:
