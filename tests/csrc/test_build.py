@@ -1,6 +1,7 @@
 """cifarfast/_build.py: finding compilers, the cache, many processes at once, and doing without a compiler."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,11 +12,24 @@ from cifarfast import _build
 
 ROOT = Path(__file__).parents[2]
 CSRC = ROOT / "csrc"
+ROOT_OF_RUNS = ROOT  # see ``checkout``
+
+
+@pytest.fixture(scope="module", autouse=True)
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkout without a compiled extension, which an editable install leaves in the real one."""
+    global ROOT_OF_RUNS
+    ROOT_OF_RUNS = tmp_path_factory.mktemp("checkout")
+    ignore = shutil.ignore_patterns("*.so", "__pycache__")
+    for name in ("cifarfast", "kernels", "csrc"):
+        shutil.copytree(ROOT / name, ROOT_OF_RUNS / name, ignore=ignore)
+    return ROOT_OF_RUNS
 
 
 def run_python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    variables = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
-    return subprocess.run([sys.executable, "-c", code], env=variables, capture_output=True, text=True)
+    variables = {**os.environ, "PYTHONPATH": str(ROOT_OF_RUNS), **environment}
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, env=variables, cwd=ROOT_OF_RUNS, capture_output=True, text=True)
 
 
 def test_import_compiles_nothing(tmp_path):
@@ -57,9 +71,12 @@ from cifarfast import _build
 print(_build._cached_build(Path({str(CSRC)!r}), has_gpu=False, may_compile=True)[0])
 """
     variables = {"CIFARFAST_CACHE_DIR": str(cache), "CXX": str(fake_compiler(tmp_path)), "CIFARFAST_BUILD_CUDA": "0"}
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), **variables}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT_OF_RUNS), **variables}
     command = [sys.executable, "-c", code]
-    started = [subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(4)]
+    started = [
+        subprocess.Popen(command, env=environment, cwd=ROOT_OF_RUNS, stdout=subprocess.PIPE, text=True)
+        for _ in range(4)
+    ]
     paths = {process.communicate()[0].strip() for process in started}
     assert [process.returncode for process in started] == [0] * 4
     assert len(paths) == 1

@@ -13,6 +13,13 @@ SMALL = "ARGS=--recipe quickstart --epochs 1 --limit-train 64 --quiet"
 pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
 
 
+@pytest.fixture(autouse=True)
+def not_inside_make(monkeypatch: pytest.MonkeyPatch) -> None:
+    """These tests may themselves be run by make, which tells the makes below it so."""
+    for name in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS", "MAKEOVERRIDES"):
+        monkeypatch.delenv(name, raising=False)
+
+
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
     return copy_checkout(tmp_path / "checkout")
