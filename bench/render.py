@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from cifarfast.kernels.spec import all_specs
 from cifarfast.models import list_models, model_info
 from cifarfast.report.recipes import recipe_table
 
@@ -62,7 +63,13 @@ def overhead() -> str:
     return markdown(header, rows)
 
 
-TABLES: dict[str, Callable[[], str]] = {"recipes": recipe_table, "models": models, "overhead": overhead}
+def ops() -> str:
+    """Every fused op, from its OpSpec."""
+    lines = ["| op | replaces | what it does | backends |", "| --- | --- | --- | --- |"]
+    return "\n".join([*lines, *(spec.docs_row() for spec in all_specs())])
+
+
+TABLES: dict[str, Callable[[], str]] = {"recipes": recipe_table, "models": models, "ops": ops, "overhead": overhead}
 
 
 def render(text: str) -> str:
