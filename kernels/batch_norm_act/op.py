@@ -131,6 +131,11 @@ def statistics(
     """
     if training:
         momentum = None if momentum is None else float(momentum)
+        if running_mean is None and running_var is None and torch.compiler.is_compiling():
+            # inductor cannot lower a mutating op when nothing that it mutates is there
+            dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+            running_mean, running_var = x.new_zeros((2, x.shape[1]), dtype=dtype).unbind()
+            momentum = 0.0
         return torch.ops.cifarfast.batch_norm_statistics(
             x.detach(), running_mean, running_var, num_batches_tracked, momentum, float(eps)
         )
