@@ -81,6 +81,14 @@ class KillAtCall:
         setattr(os, self.function, counted)
 
 
+@dataclass(frozen=True)
+class InForeground:
+    """A ``prepare`` that undoes what a shell does to a background job: SIGINT ignored, which the trainer respects."""
+
+    def __call__(self) -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def run_inline(arguments: Sequence[str]) -> Finished:
     """Run ``cifarfast train`` in this process, for what needs no process of its own."""
     from cifarfast.train import main

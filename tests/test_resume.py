@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from processes import KillAtCall, finish, run_inline, start_train, train
+from processes import InForeground, KillAtCall, finish, run_inline, start_train, train
 
 from cifarfast.checkpoint import checkpoint_folders, load_checkpoint
 from cifarfast.engine import Trainer
@@ -114,7 +114,7 @@ def test_resume_of_a_folder_that_is_not_there_starts_the_run(uninterrupted: Path
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_asked_to_stop(signum: signal.Signals, code: int, uninterrupted: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    process = start_train([*SETTINGS, "--epochs=2000", f"--out={run}"], tmp_path / "log")
+    process = start_train([*SETTINGS, "--epochs=2000", f"--out={run}"], tmp_path / "log", prepare=InForeground())
     wait_for(run / "metrics.csv")
     assert process.pid is not None
     os.kill(process.pid, signum)

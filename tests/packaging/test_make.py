@@ -16,7 +16,7 @@ pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="needs make
 @pytest.fixture(autouse=True)
 def not_inside_make(monkeypatch: pytest.MonkeyPatch) -> None:
     """These tests may themselves be run by make, which tells the makes below it so."""
-    for name in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS", "MAKEOVERRIDES"):
+    for name in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS", "MAKEOVERRIDES", "VENV", "CONSTRAINTS", "PYTHON", "ARGS"):
         monkeypatch.delenv(name, raising=False)
 
 
