@@ -33,6 +33,7 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
         return
     for suite, rows in session.config.stash[ROWS].items():
         environment = collect_environment()
+        environment["argv"] = [Path(argument).name for argument in environment["argv"]]  # no paths of this machine
         device = slug(environment["gpu"]["name"]) if environment["gpu"] else "cpu"
         path = _FOLDER / "results" / device / f"{suite}.json"
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -85,7 +85,8 @@ def test_overhead(name: str, real_data: Path, tmp_path: Path, record: Callable[[
     record(f"overhead_{name}", figures)
     print(figures)
     assert result["best_test_accuracy_percent"] >= NEEDED_ACCURACY_PERCENT
-    assert statistics.median(ratios) <= ALLOWED_RATIO  # the median epoch: other programs disturb single ones
+    assert sum(ours) / sum(theirs) <= ALLOWED_RATIO
+    assert statistics.median(ratios) <= ALLOWED_RATIO  # other programs disturb single epochs, of either side
 
 
 def quantiles(values: list[float]) -> tuple[float, float, float]:
