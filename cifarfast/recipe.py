@@ -6,6 +6,7 @@ run's ``config.toml`` are the field names below. A recipe file may also have an 
 
 import dataclasses
 import json
+import math
 import tomllib
 from dataclasses import dataclass, field
 from importlib import resources
@@ -64,12 +65,12 @@ class Recipe(AugmentSettings):
     """Passes over the training set."""
     batch_size: Positive = 128
     """Images a step."""
-    optimizer: Literal["sgd", "adam", "adamw", "nadam", "adamax", "rmsprop", "adagrad"] = "sgd"
-    """Optimizer, as in torch.optim."""
+    optimizer: Literal["sgd", "adam", "adamw", "nadam", "adamax", "rmsprop", "adagrad", "muon"] = "sgd"
+    """Optimizer, as in torch.optim; muon takes the weights of inner layers, and SGD the rest."""
     lr: Annotated[float, Gt(0)] | None = None
-    """Peak learning rate a step; default: sgd 0.1, adagrad 0.01, nadam and adamax 0.002, the others 0.001."""
+    """Peak learning rate a step; default: sgd 0.1, muon 0.02, adagrad 0.01, nadam and adamax 0.002, the others 0.001."""
     momentum: FractionBelow1 | None = None
-    """SGD's and RMSprop's momentum; default: sgd 0.9, rmsprop 0."""
+    """SGD's, Muon's and RMSprop's momentum; default: sgd 0.9, muon 0.95, rmsprop 0."""
     nesterov: bool = True
     """Nesterov's form of SGD's momentum."""
     betas: tuple[FractionBelow1, FractionBelow1] = (0.9, 0.999)
@@ -78,16 +79,44 @@ class Recipe(AugmentSettings):
     """Added to the denominator; default: torch's own for the optimizer (1e-8, adagrad 1e-10)."""
     rms_alpha: FractionBelow1 = 0.99
     """RMSprop's smoothing constant of the squared gradient."""
+    muon_steps: Annotated[int, Ge(1), Le(20)] = 5
+    """Newton–Schulz iterations of Muon."""
+    muon_rest_lr: Annotated[float, Gt(0)] = 0.1
+    """Peak learning rate of what SGD updates beside Muon: first convolution, last layer, norms, biases."""
     weight_decay: NonNegative | None = None
-    """Coupled for all but adamw; default: sgd 5e-4, adamw 0.01, the others 0."""
+    """Weight decay; default: sgd 5e-4, adamw and muon 0.01, the others 0."""
+    decoupled_weight_decay: bool = False
+    """Take lr·weight_decay·w from the weights instead of adding weight_decay·w to the gradient, as adamw and muon
+    always do; also for sgd, adam and nadam."""
     decay_norm_and_bias: bool = True
     """Apply weight decay to batch-norm weights and to biases too."""
     l2: dict[str, float] = field(default_factory=dict)
     """L2 penalty on single layers, layer name → c: adds c·Σw² of the layer's weight to the loss."""
     label_smoothing: FractionBelow1 = 0.0
     """Share of the label's mass spread evenly over all classes."""
+    lr_scale: dict[str, float] = field(default_factory=dict)
+    """Factors on the learning rate, first part of the parameters' names → factor; 0 freezes them."""
+    sam: Literal["none", "sam", "asam"] = "none"
+    """Take the gradient at weights perturbed towards a higher loss: SAM, or its scale-invariant form ASAM."""
+    sam_rho: NonNegative | None = None
+    """Radius of the perturbation; default: sam 0.05, asam 0.5."""
+    sam_eta: NonNegative = 0.0
+    """Added to |w| in ASAM's perturbation."""
+    sam_every: Positive = 1
+    """Perturb at each step whose number is a multiple of this; the others are plain steps."""
+    clip_norm: NonNegative = 0.0
+    """Largest norm of the gradient over all parameters; a longer one is scaled down; 0 = off."""
     ema_decay: FractionBelow1 = 0.0
     """Decay a step of an exponential moving average of the weights, which then is what is evaluated; 0 = off."""
+    ema_warmup: bool = False
+    """Begin with a shorter average: step t's decay is at most (1 + t) / (10 + t)."""
+    lookahead_every: Annotated[int, Ge(0)] = 0
+    """Steps of the fast weights for one of Lookahead's slow weights; 0 = off."""
+    lookahead_alpha: Fraction = 0.5
+    """Lookahead's step of the slow weights."""
+    on_nonfinite: Literal["stop", "skip", "rollback"] = "stop"
+    """A loss or gradient norm that is not finite: stop, leave the step out, or go back to the last checkpoint and leave
+    that batch out."""
 
     # ── learning-rate schedule ──
     schedule: Literal["cosine", "constant", "step", "one_cycle", "plateau"] = "cosine"
@@ -122,6 +151,14 @@ class Recipe(AugmentSettings):
     """Store activations and convolution weights NHWC."""
     deterministic: bool = True
     """Ask torch and cuDNN for deterministic algorithms."""
+    backend: Literal["auto", "fused", "torch"] = "auto"
+    """Ops of the model: this package's fused ones or torch's; auto is fused on a GPU and torch on a CPU."""
+    graph: bool = True
+    """On a GPU, capture the training step as one CUDA graph."""
+    compile: bool = False
+    """Let torch.compile make the model's kernels; takes backend torch and no graph."""
+    sync_batch_norm: bool = False
+    """With several processes: batch norm's statistics over all of them."""
     eval_every: Positive = 1
     """Evaluate each time this many epochs are done, and after the last."""
     eval_batch_size: Positive = 500
@@ -140,20 +177,31 @@ class Recipe(AugmentSettings):
         for layer, coefficient in self.l2.items():
             if not coefficient >= 0:
                 raise UserError(f"l2 of layer {layer!r} is {coefficient}: it must be at least 0")
+        for prefix, factor in self.lr_scale.items():
+            if not 0 <= factor < math.inf:
+                raise UserError(f"lr_scale of {prefix!r} is {factor}: it must be finite and at least 0")
+        if self.decoupled_weight_decay and self.optimizer not in ("sgd", "adam", "adamw", "nadam", "muon"):
+            raise UserError(f"decoupled_weight_decay is for sgd, adam, adamw, nadam and muon, not {self.optimizer}")
+        if self.compile and self.backend == "fused":
+            raise UserError("compile = true makes the model's kernels with torch.compile: backend must be torch")
         if list(self.step_milestones) != sorted(set(self.step_milestones)):
             raise UserError(f"step_milestones {list(self.step_milestones)} must increase")
 
     def resolved(self, device: Literal["cpu", "cuda"]) -> "Recipe":
         """Return the recipe with every choice that depends on others or on the machine made explicit."""
-        lrs = {"sgd": 0.1, "adagrad": 0.01, "nadam": 0.002, "adamax": 0.002}
+        lrs = {"sgd": 0.1, "muon": 0.02, "adagrad": 0.01, "nadam": 0.002, "adamax": 0.002}
         eps = {"adagrad": 1e-10}
-        decay = {"sgd": 5e-4, "adamw": 0.01}
-        momentum = 0.9 if self.optimizer == "sgd" else 0.0
+        decay = {"sgd": 5e-4, "adamw": 0.01, "muon": 0.01}
+        momentum = {"sgd": 0.9, "muon": 0.95}.get(self.optimizer, 0.0)
+        fused = device == "cuda" and not self.compile
+        rho = {"asam": 0.5}.get(self.sam, 0.05)
         precision = self.precision if self.precision != "auto" else ("bf16" if device == "cuda" else "fp32")
         return dataclasses.replace(
             self,
             device=device,
             precision=precision,
+            backend=self.backend if self.backend != "auto" else ("fused" if fused else "torch"),
+            sam_rho=self.sam_rho if self.sam_rho is not None else rho,
             lr=self.lr if self.lr is not None else lrs.get(self.optimizer, 1e-3),
             momentum=self.momentum if self.momentum is not None else momentum,
             eps=self.eps if self.eps is not None else eps.get(self.optimizer, 1e-8),
@@ -174,7 +222,7 @@ class About:
 
 
 # Settings that do not change what is computed: a resumed run may have others.
-NOT_IDENTITY = ("data_dir", "checkpoint_seconds", "tensorboard")
+NOT_IDENTITY = ("data_dir", "checkpoint_seconds", "tensorboard", "graph")
 
 _RECIPE = TypeAdapter(Recipe)
 _ABOUT = TypeAdapter(About)
