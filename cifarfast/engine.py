@@ -2,7 +2,9 @@
 
 import contextlib
 import dataclasses
+import json
 import math
+import signal
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -11,29 +13,33 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from .capture import Graphs
 from .checkpoint import Checkpoint, checkpoint_folders, newest_checkpoint, save_checkpoint, set_aside_newer
 from .data import Dataset, Splits
 from .data.statistics import channel_statistics
+from .distributed import World
 from .errors import UserError
 from .events import EventLog
-from .inference import autocast, build_augment, build_model, predict_logits
-from .losses import build_loss
-from .metrics import RunningMean, Scores, score
-from .optim import (
-    ExponentialMovingAverage,
-    LearningRate,
-    add_l2_gradients,
-    build_optimizer,
-    load_optimizer_tensors,
-    optimizer_tensors,
-    segment_table,
-)
+from .inference import build_augment, build_model, predict_logits
+from .metrics import RecentValue, Scores, score
+from .models import stored_in_channels
+from .optim import LearningRate
 from .outcome import build_result
 from .progress import Progress, describe
 from .random import Purpose, permutation, step_seeds
 from .recipe import Recipe, differences, validate
 from .run import Row, RunFolder
 from .signals import Interrupted, StopRequest
+from .step import TrainStep
+from .storage import write_durable
+
+# processes that train together agree this often on whether to stop or to save
+STEPS_BETWEEN_AGREEMENTS = 16
+MOST_ROLLBACKS = 20
+
+
+class WentBack(Exception):
+    """A step was not finite and the state is that of the last checkpoint again."""
 
 
 @contextlib.contextmanager
@@ -52,52 +58,60 @@ def explained() -> Iterator[None]:
 class Trainer:
     """Trains one model by a resolved recipe on splits that lie on the device, and keeps its run folder up to date."""
 
-    def __init__(self, recipe: Recipe, splits: Splits, run: RunFolder, *, show_progress: bool = True) -> None:
+    def __init__(
+        self, recipe: Recipe, splits: Splits, run: RunFolder, *, world: World | None = None, show_progress: bool = True
+    ) -> None:
         self.recipe, self.splits, self.run = recipe, splits, run
+        self.world = world or World()
         self.device = splits.train.images.device
-        self._show_progress = show_progress
+        self._show_progress = show_progress and self.world.writes
         count, batch = len(splits.train) * (2 if recipe.augmented_copy else 1), recipe.batch_size
         if recipe.early_stopping_patience and splits.val is None:
             raise UserError("early stopping needs a validation part: set --val-split (for example 0.1)")
         if batch > count:
             raise UserError(f"batch_size {batch} is above the {count} training images: lower --batch-size")
-        self.samples = count  # with augmented_copy, sample N + i is the augmented copy of image i
         # a last batch of one image is left out: batch norm cannot train on one value a channel
         self.steps_per_epoch = count // batch if count % batch == 1 and batch > 1 else math.ceil(count / batch)
         self.images_per_epoch = min(self.steps_per_epoch * batch, count)
-        self.model = build_model(recipe, splits.train)
-        self.parameters = dict(self.model.named_parameters())
-        self.segments = segment_table(
-            self.model,
-            weight_decay=recipe.weight_decay or 0.0,
-            decay_norm_and_bias=recipe.decay_norm_and_bias,
-            l2=recipe.l2,
-        )
-        self.optimizer = build_optimizer(self.model, self.segments, recipe)
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=recipe.precision == "fp16")
-        self.ema = ExponentialMovingAverage(self.model, recipe.ema_decay) if recipe.ema_decay else None
-        self.schedule = LearningRate(
-            recipe, total_steps=recipe.epochs * self.steps_per_epoch, steps_per_epoch=self.steps_per_epoch
-        )
-        self.loss = build_loss(recipe)
         if recipe.normalize == "standard":
             self.mean, self.std = channel_statistics(splits.train.images)
         else:
             channels = splits.train.in_channels
             self.mean, self.std = (0.0,) * channels, (1.0,) * channels
-        self.augment = build_augment(recipe, self.mean, self.std, training=True)
-        self.prepare = build_augment(recipe, self.mean, self.std, training=False)
-        train = splits.train  # a first call now: settings that do not fit these images are an error before the run
-        self.augment(train.images, train.labels, torch.zeros(1, dtype=torch.int64, device=self.device), 0)
-        self.running = RunningMean(self.device)
+        train = splits.train
+        self.model = build_model(recipe, train)
+        stored_channels = stored_in_channels(self.model) if recipe.backend == "fused" else None
+        augment, self.prepare = (
+            build_augment(recipe, self.mean, self.std, training=training, channels=stored_channels)
+            for training in (True, False)
+        )
+        # a first call now: settings that do not fit these images are an error before the run
+        augment(train.images, train.labels, torch.zeros(1, dtype=torch.int64, device=self.device), 0)
+        self.step = TrainStep(
+            *(recipe, self.model, train, augment),
+            samples=count,
+            steps_per_epoch=self.steps_per_epoch,
+            world=self.world,
+        )
+        self.step_sizes = self.step.sizes(self.steps_per_epoch)
+        if min(self.step_sizes) < self.world.size:
+            raise UserError(
+                f"a batch of {min(self.step_sizes)} images cannot be split over {self.world.size} processes: "
+                "choose another --batch-size"
+            )
+        self.graphs = Graphs(self.device, enabled=recipe.graph and not recipe.compile)
+        self.schedule = LearningRate(
+            recipe, total_steps=recipe.epochs * self.steps_per_epoch, steps_per_epoch=self.steps_per_epoch
+        )
         self.progress = Progress()
+        self._stopped = RecentValue(self.step.stopped)
         self._saved_at = time.monotonic()
         self._test_logits: Tensor | None = None
 
     @property
     def evaluated_model(self) -> nn.Module:
         """The model whose accuracy counts: the averaged weights when there is an EMA."""
-        return self.ema.module if self.ema else self.model
+        return self.step.ema.module if self.step.ema else self.model
 
     # ── checkpoint ──
 
@@ -107,20 +121,25 @@ class Trainer:
         Raises:
             UserError: the loss is no longer finite; the checkpoints before it are kept.
         """
-        sums = self.running.state()
-        finite = torch.stack([parameter.isfinite().all() for parameter in self.parameters.values()]).all().item()
+        self._look_for_nonfinite(wait=True)
+        self.step.share_statistics()
+        sums = self.world.total(self.step.running.sums).tolist()
+        finite = torch.stack([parameter.isfinite().all() for parameter in self.model.parameters()]).all().item()
         if not (finite and math.isfinite(sums[0])):
             raise self._diverged("the loss or a weight is not finite")
-        tensors = {"model": self.model.state_dict(), "optimizer": optimizer_tensors(self.optimizer, self.model)}
-        if self.ema:
-            tensors["ema"] = self.ema.module.state_dict()
+        self._saved_at = time.monotonic()
+        if not self.world.writes:
+            return
+        tensors = {"model": self.model.state_dict(), "optimizer": self.step.optimizer.tensors()}
+        if self.step.ema:
+            tensors["ema"] = self.step.ema.module.state_dict()
         train = self.splits.train
         state = {
             "recipe": dataclasses.asdict(self.recipe),
             "progress": dataclasses.asdict(self.progress),
             "running": sums,
             "schedule": self.schedule.state(),
-            "scaler": self.scaler.state_dict(),
+            "scaler": self.step.loss_scale.state() if self.step.loss_scale else {},
             "preprocessing": {"mean": self.mean, "std": self.std},
             "classes": train.classes,
             "image_size": train.image_size,
@@ -130,7 +149,6 @@ class Trainer:
         step = self.progress.epoch * self.steps_per_epoch + self.progress.step_in_epoch
         evaluated = "-evaluated" if step and not self.progress.step_in_epoch else ""
         save_checkpoint(self.run.checkpoints, f"{step:09d}{evaluated}", Checkpoint(tensors, state))
-        self._saved_at = time.monotonic()
 
     def resume(self) -> str:
         """Continue from the newest checkpoint that verifies; return a line about what was found.
@@ -142,40 +160,39 @@ class Trainer:
         if found is None:
             return f"{self.run.path} has no checkpoint yet: starting from the beginning"
         path, checkpoint, problems = found
-        state, tensors = checkpoint.state, checkpoint.tensors
+        state = checkpoint.state
         theirs = validate(state["recipe"], str(path))
         if lines := differences(self.recipe, theirs):
             raise UserError(f"{path} was made with other settings: {'; '.join(lines)}")
         if state["fingerprint"] != self.splits.fingerprint:
             raise UserError(f"{path} was trained on other data ({state['fingerprint']}, now {self.splits.fingerprint})")
         try:
-            self.model.load_state_dict(tensors["model"])
-            load_optimizer_tensors(self.optimizer, self.model, tensors["optimizer"])
-            if self.ema:
-                self.ema.module.load_state_dict(tensors["ema"])
-            self.progress = Progress(**state["progress"])
-            self.running.load(state["running"])
-            self.schedule.load(state["schedule"])
-            self.scaler.load_state_dict(state["scaler"])
+            self._load(checkpoint)
         except (KeyError, TypeError, RuntimeError) as error:
             raise UserError(f"{path} does not fit this model: {str(error).splitlines()[0]}") from None
-        set_aside_newer(self.run.checkpoints, path)
+        if self.world.writes:
+            set_aside_newer(self.run.checkpoints, path)
         where = f"epoch {self.progress.epoch + 1}, step {self.progress.step_in_epoch}"
         return "; ".join([*problems, f"resuming from {path} ({where})"])
+
+    def _load(self, checkpoint: Checkpoint) -> None:
+        """Put back everything that a checkpoint has."""
+        state, tensors, step = checkpoint.state, checkpoint.tensors, self.step
+        self.model.load_state_dict(tensors["model"])
+        step.optimizer.load_tensors(tensors["optimizer"])
+        if step.ema:
+            step.ema.module.load_state_dict(tensors["ema"])
+        self.progress = Progress(**state["progress"])
+        # the sums are those of all processes
+        step.running.load(state["running"] if self.world.writes else [0.0, 0.0, 0.0])
+        self.schedule.load(state["schedule"])
+        if step.loss_scale:
+            step.loss_scale.load(state["scaler"])
 
     def _diverged(self, what: str) -> UserError:
         kept = next(iter(checkpoint_folders(self.run.checkpoints)), None)
         keeps = f"; {kept} is from before it" if kept else ""
         return UserError(f"{what} in epoch {self.progress.epoch + 1}: lower --lr, or add --warmup-epochs 1{keeps}")
-
-    def _save_if_due(self) -> None:
-        if time.monotonic() - self._saved_at >= self.recipe.checkpoint_seconds:
-            self.save()
-
-    def _stop_if_asked(self, stop: StopRequest) -> None:
-        if stop.signum is not None:
-            self.save()
-            raise Interrupted(stop.signum, self.run.path)
 
     # ── training ──
 
@@ -198,9 +215,14 @@ class Trainer:
         )
         with bar, self._event_log() as events, explained(), StopRequest() as stop:
             self._write_tables()
+            if self.recipe.on_nonfinite == "rollback" and not checkpoint_folders(self.run.checkpoints):
+                self.save()
             while not self.progress.finished:
                 bar.set_description(f"epoch {self.progress.epoch + 1}/{self.recipe.epochs}", refresh=False)
-                self._train_epoch(bar, stop)
+                try:
+                    self._train_epoch(bar, stop)
+                except WentBack:
+                    continue
                 self._finish_epoch(bar)
                 for follower in (events, after_epoch):
                     if follower:
@@ -208,42 +230,40 @@ class Trainer:
                 if self.progress.finished:
                     self.save()
                 else:
-                    self._save_if_due()
-                    self._stop_if_asked(stop)
+                    self._pause(stop)
         return self._result()
 
     @contextlib.contextmanager
     def _event_log(self) -> Iterator[Callable[[Row, Row], None] | None]:
         """What to call after an epoch for TensorBoard, None when the recipe does not ask for it."""
-        if not self.recipe.tensorboard:
+        if not (self.recipe.tensorboard and self.world.writes):
             yield None
             return
         with contextlib.closing(EventLog(self.run.path / "tensorboard", self.progress.epoch + 1)) as log:
             yield log.add
 
     def _train_epoch(self, bar: tqdm, stop: StopRequest) -> None:
-        progress, batch_size = self.progress, self.recipe.batch_size
-        order = permutation(self.samples, self.recipe.seed, Purpose.SHUFFLE, progress.epoch, self.device)
+        progress = self.progress
         first_step = progress.epoch * self.steps_per_epoch
         seeds = step_seeds(self.recipe.seed, first_step, self.steps_per_epoch)
+        rates = [self.schedule.at(first_step + step) for step in range(self.steps_per_epoch)]
+        self.step.begin(progress.epoch, progress.step_in_epoch, rates, progress.left_out(progress.epoch))
+        self._stopped.forget()
         self.model.train()
         started, before, shown = time.perf_counter(), progress.epoch_seconds, 0.0
         while progress.step_in_epoch < self.steps_per_epoch:
             step = progress.step_in_epoch
-            indices = order[step * batch_size : (step + 1) * batch_size]
             self._generator.manual_seed(seeds[step])
-            self.train_step(indices, progress.epoch, self.schedule.at(first_step + step))
+            self.train_step(self.step_sizes[step], first_step + step)
             progress.step_in_epoch += 1
             progress.epoch_seconds = before + time.perf_counter() - started
-            self._save_if_due()
-            self._stop_if_asked(stop)
-            bar.update(len(indices))
-            if not bar.disable and progress.epoch_seconds - shown > 0.5 and (means := self.running.peek()):
+            self._pause(stop)
+            bar.update(self.step_sizes[step])
+            if not bar.disable and progress.epoch_seconds - shown > 0.5 and (means := self.step.running.peek()):
                 bar.set_postfix_str(f"loss {means[0]:.3f}, accuracy {means[1]:.2f} %", refresh=False)
                 shown = progress.epoch_seconds
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-            progress.epoch_seconds = before + time.perf_counter() - started
+        self._look_for_nonfinite(wait=True)
+        progress.epoch_seconds = before + time.perf_counter() - started
 
     @property
     def _generator(self) -> torch.Generator:
@@ -252,33 +272,93 @@ class Trainer:
             return torch.cuda.default_generators[torch.cuda.current_device()]
         return torch.default_generator
 
-    def train_step(self, indices: Tensor, epoch: int, lr_per_step: float) -> None:
-        """One update on the training images ``indices`` (int64 [B], on the device)."""
-        train = self.splits.train
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr_per_step
-        batch = self.augment(train.images, train.labels, indices, epoch)
-        with autocast(self.device, self.recipe.precision):
-            logits = self.model(batch.images)
-            loss = self.loss(logits, batch)
-        self.optimizer.zero_grad(set_to_none=True)
-        self.scaler.scale(loss).backward()
-        if self.recipe.l2:
-            self.scaler.unscale_(self.optimizer)
-            add_l2_gradients(self.parameters, self.segments)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        if self.ema:
-            self.ema.update()
-        self.running.add(loss.detach(), logits.detach(), batch.labels, batch.labels_b, batch.lam)
+    def train_step(self, count: int, step: int) -> None:
+        """Step number ``step`` of the run, on the next ``count`` images of the epoch."""
+        perturbed = self.step.sharpness is not None and self.step.sharpness.due(step)
+        self.graphs.run(("train", count, perturbed), lambda: self.step.run(count, perturbed))
+
+    # ── between steps ──
+
+    def _pause(self, stop: StopRequest) -> None:
+        """Look for a step that was not finite, save when it is time, and stop when that was asked for.
+
+        With several processes they agree on all of this, every few steps.
+        """
+        world, recipe = self.world, self.recipe
+        if world.size > 1 and self.progress.step_in_epoch % STEPS_BETWEEN_AGREEMENTS and recipe.checkpoint_seconds:
+            return
+        self._look_for_nonfinite(wait=world.size > 1)
+        if world.any(stop.signum is not None, self.device):
+            self.save()
+            raise Interrupted(stop.signum or signal.SIGTERM, self.run.path)
+        if world.any(time.monotonic() - self._saved_at >= recipe.checkpoint_seconds, self.device):
+            self.save()
+
+    def _look_for_nonfinite(self, *, wait: bool) -> None:
+        """Do what the recipe says about steps with a loss or gradient that was not finite.
+
+        Args:
+            wait: for the device, to know of every step until now.
+
+        Raises:
+            UserError: the recipe says stop, or going back did not help.
+            WentBack: the recipe says rollback.
+        """
+        stopped = self.step.stopped if wait else self._stopped.peek()
+        policy = self.recipe.on_nonfinite
+        if policy == "skip" and wait:
+            self._note_nonfinite(self.step.bad_steps.nonzero()[:, 0].tolist())
+            self.step.bad_steps.zero_()
+        elif stopped is not None and stopped.item():
+            steps = self.step.bad_steps.nonzero()[:, 0].tolist()
+            self._note_nonfinite(steps)
+            if policy == "stop":
+                where = f"{self.run.path / 'nonfinite.json'} has the batch"
+                raise self._diverged(f"the loss or the gradient was not finite ({where})")
+            self._go_back()
+
+    def _note_nonfinite(self, steps: list[int]) -> None:
+        """Remember steps of this epoch and write down their batches."""
+        progress, recipe = self.progress, self.recipe
+        progress.nonfinite += [{"epoch": progress.epoch, "step": n, "action": recipe.on_nonfinite} for n in steps]
+        if not steps or not self.world.writes:
+            return
+        rows = []
+        for bad in progress.nonfinite:
+            order = permutation(len(self.step.order), recipe.seed, Purpose.SHUFFLE, bad["epoch"])
+            indices = order[bad["step"] * recipe.batch_size :][: self.step_sizes[bad["step"]]]
+            rows.append({**bad, "epoch": bad["epoch"] + 1, "step": bad["step"] + 1, "indices": indices.tolist()})
+        path = self.run.path / "nonfinite.json"
+        write_durable(path, json.dumps(rows, indent=1).encode())
+        if recipe.on_nonfinite == "skip":
+            many = f"{len(steps)} step{'s' * (len(steps) > 1)}"
+            tqdm.write(
+                f"epoch {progress.epoch + 1}: {many} left out, whose loss or gradient was not finite: see {path}"
+            )
+
+    def _go_back(self) -> None:
+        """Return to the newest checkpoint, with the steps that were not finite left out from now on."""
+        nonfinite = self.progress.nonfinite
+        if len(nonfinite) > MOST_ROLLBACKS:
+            raise self._diverged(f"the loss or the gradient was not finite in {len(nonfinite)} steps")
+        found = newest_checkpoint(self.run.checkpoints)
+        assert found is not None, "there is one before the first step"
+        self._load(found[1])
+        self.progress.nonfinite = nonfinite
+        bad = nonfinite[-1]
+        if self.world.writes:
+            where = f"epoch {bad['epoch'] + 1}, step {bad['step'] + 1}"
+            tqdm.write(f"{where}: not finite; going on from {found[0]} without that batch")
+        raise WentBack
 
     # ── after an epoch ──
 
     def _finish_epoch(self, bar: tqdm) -> None:
         progress, recipe = self.progress, self.recipe
-        loss, accuracy = self.running.means()
+        loss, accuracy = self.step.running.means(self.world.total)
         if not math.isfinite(loss):
             raise self._diverged(f"the loss became {loss}")
+        self.step.share_statistics()
         lr = self.schedule.at((progress.epoch + 1) * self.steps_per_epoch - 1)
         row: Row = {"epoch": progress.epoch + 1, "lr": lr, "train_loss": loss, "train_accuracy_percent": accuracy}
         last = progress.epoch + 1 == recipe.epochs
@@ -300,9 +380,10 @@ class Trainer:
         progress.rows.append(row)
         progress.epoch, progress.step_in_epoch, progress.epoch_seconds = row["epoch"], 0, 0.0
         progress.finished = last or stopped
-        self.running.load([0.0, 0.0, 0.0])
+        self.step.running.load([0.0, 0.0, 0.0])
         self._write_tables()
-        bar.write(describe(row, timing))
+        if self.world.writes:
+            bar.write(describe(row, timing))
 
     def _stops_early(self, val_loss: float) -> bool:
         progress = self.progress
@@ -313,13 +394,20 @@ class Trainer:
         return 0 < self.recipe.early_stopping_patience <= progress.epochs_without_gain
 
     def _write_tables(self) -> None:
+        if not self.world.writes:
+            return
         self.run.write_metrics(self.progress.rows)
         self.run.write_timing(self.progress.timing)
 
     def _logits(self, data: Dataset) -> Tensor:
-        model = self.evaluated_model.eval()
-        size, precision = self.recipe.eval_batch_size, self.recipe.precision
-        return predict_logits(model, data, self.prepare, batch_size=size, precision=precision)
+        recipe, model = self.recipe, self.evaluated_model.eval()
+        return predict_logits(
+            *(model, data, self.prepare),
+            batch_size=recipe.eval_batch_size,
+            precision=recipe.precision,
+            graphs=self.graphs,
+            world=self.world,
+        )
 
     def _evaluate(self, data: Dataset) -> Scores:
         logits = self._logits(data)
@@ -334,7 +422,8 @@ class Trainer:
         test = self.splits.test
         if self._test_logits is None:  # resumed after the last evaluation
             self._test_logits = self._logits(test)
-        self.run.write_predictions(self._test_logits.cpu().numpy(), test.labels.cpu().numpy())
         result = build_result(self.recipe, self.splits, self.progress, score(self._test_logits, test.labels))
-        self.run.write_result(result)
+        if self.world.writes:
+            self.run.write_predictions(self._test_logits.cpu().numpy(), test.labels.cpu().numpy())
+            self.run.write_result(result)
         return result

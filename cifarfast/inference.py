@@ -9,10 +9,12 @@ from torch import Tensor, nn
 from torch.nn.utils import convert_conv2d_weight_memory_format
 
 from .augment import Augment, Resize
+from .capture import Graphs
 from .checkpoint import Checkpoint
 from .data import Dataset
+from .distributed import World
 from .errors import UserError
-from .models import create_model
+from .models import create_model, fuse
 from .recipe import Recipe, validate
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -29,6 +31,8 @@ def build_model(recipe: Recipe, data: Dataset) -> nn.Module:
         init=recipe.init,
         dropout=recipe.dropout,
     )
+    if recipe.backend == "fused":
+        fuse(model)
     layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
     return convert_conv2d_weight_memory_format(model.to(data.images.device), layout)
 
@@ -38,8 +42,13 @@ def input_size(recipe: Recipe, data: Dataset) -> int:
     return recipe.resize or data.image_size
 
 
-def build_augment(recipe: Recipe, mean: Sequence[float], std: Sequence[float], *, training: bool) -> Augment:
-    """What turns indices into a batch: with the recipe's augmentation for training, without it for evaluation."""
+def build_augment(
+    recipe: Recipe, mean: Sequence[float], std: Sequence[float], *, training: bool, channels: int | None = None
+) -> Augment:
+    """What turns indices into a batch: with the recipe's augmentation for training, without it for evaluation.
+
+    ``channels`` are those that the model takes where they are more than the images': the others are 0.
+    """
     plain = [Resize(side=recipe.resize)] if recipe.resize else []
     return Augment(
         recipe.transforms(recipe.epochs) if training else plain,
@@ -48,6 +57,7 @@ def build_augment(recipe: Recipe, mean: Sequence[float], std: Sequence[float], *
         seed=recipe.seed,
         dtype=DTYPES[recipe.precision],
         channels_last=recipe.channels_last,
+        pad_channels=channels,
         augmented_copy=training and recipe.augmented_copy,
     )
 
@@ -60,15 +70,46 @@ def autocast(device: torch.device, precision: str) -> contextlib.AbstractContext
 
 
 @torch.inference_mode()
-def predict_logits(model: nn.Module, data: Dataset, prepare: Augment, *, batch_size: int, precision: str) -> Tensor:
-    """Logits fp32 [N, C] of a model in eval mode for every image of a data set, in its order, on the images' device."""
-    device = data.images.device
-    indices = torch.arange(len(data), device=device)
+def predict_logits(
+    model: nn.Module,
+    data: Dataset,
+    prepare: Augment,
+    *,
+    batch_size: int,
+    precision: str,
+    graphs: Graphs | None = None,
+    world: World | None = None,
+) -> Tensor:
+    """Logits fp32 [N, C] of a model in eval mode for every image of a data set, in its order, on the images' device.
+
+    Args:
+        model: on the images' device.
+        data: the images.
+        prepare: turns indices into a batch.
+        batch_size: images at once.
+        precision: "fp32", "bf16" or "fp16".
+        graphs: records the forward pass of a whole batch, for a model that is evaluated again and again.
+        world: processes that share the work; all of them get all logits.
+    """
+    device, world = data.images.device, world or World()
+    mine = torch.arange(len(data), device=device)[world.part(len(data))]
+    indices = torch.empty(batch_size, dtype=torch.int64, device=device)
+    epoch = torch.zeros(1, dtype=torch.int64, device=device)
+
+    def forward(batch: Tensor) -> Tensor:
+        with autocast(device, precision):
+            return model(prepare(data.images, data.labels, batch, epoch).images).float()
+
     logits = []
-    with autocast(device, precision):
-        for part in indices.split(batch_size):
-            logits.append(model(prepare(data.images, data.labels, part, 0).images).float())
-    return torch.cat(logits)
+    for part in mine.split(batch_size):
+        if graphs is None or not graphs.enabled or len(part) < batch_size:
+            logits.append(forward(part))
+        else:
+            key = ("evaluate", id(model), id(data))
+            static = graphs.keep(key, indices)
+            static.copy_(part)
+            logits.append(graphs.run(key, lambda static=static: forward(static)).clone())  # type: ignore[misc]
+    return world.gather(torch.cat(logits), len(data))
 
 
 def checkpoint_model(

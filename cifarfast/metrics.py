@@ -1,5 +1,6 @@
 """Running sums on the device that never make the host wait, and scores of a set of logits."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -25,45 +26,70 @@ def score(logits: Tensor, labels: Tensor) -> Scores:
     return Scores(loss, 100 * first / len(labels), 100 * any_of_five / len(labels))
 
 
+class RecentValue:
+    """What a tensor on the device held a moment ago, without waiting for the device."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self._tensor = tensor
+        self._host = torch.zeros(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.is_cuda)
+        self._copied: torch.cuda.Event | None = None
+
+    def peek(self) -> Tensor | None:
+        """The value as of a recent call, None while no copy has arrived; the value itself on a CPU."""
+        if not self._tensor.is_cuda:
+            return self._tensor
+        ready = self._copied is not None and self._copied.query()
+        value = self._host.clone() if ready else None
+        if self._copied is None or ready:
+            self._host.copy_(self._tensor, non_blocking=True)
+            self._copied = torch.cuda.Event()
+            self._copied.record()
+        return value
+
+    def forget(self) -> None:
+        """Do not return copies made before now."""
+        self._copied = None
+
+
 class RunningMean:
     """Sums of loss, right answers and images over an epoch, as three float64 numbers on the device."""
 
     def __init__(self, device: torch.device) -> None:
         self.sums = torch.zeros(3, dtype=torch.float64, device=device)
-        self._host = torch.zeros(3, dtype=torch.float64, pin_memory=device.type == "cuda")
-        self._copied: torch.cuda.Event | None = None
+        self._recent = RecentValue(self.sums)
 
     @torch.no_grad()
     def add(
-        self, loss: Tensor, logits: Tensor, labels: Tensor, labels_b: Tensor | None = None, lam: Tensor | None = None
+        self,
+        loss: Tensor,
+        logits: Tensor,
+        labels: Tensor,
+        labels_b: Tensor | None = None,
+        lam: Tensor | None = None,
+        *,
+        left_out: Tensor | None = None,
     ) -> None:
         """Add a batch: its mean loss (0-d), logits [B, C], labels int64 [B]. Does not synchronise.
 
-        Of a mixed image ``lam`` counts as right when ``labels`` is predicted, 1 − lam when ``labels_b`` is.
+        Of a mixed image ``lam`` counts as right when ``labels`` is predicted, 1 − lam when ``labels_b`` is. Where the
+        0-d bool ``left_out`` is true the batch does not count.
         """
         count, predicted = len(labels), logits.argmax(1)
         if labels_b is None or lam is None:
             right = (predicted == labels).sum()
         else:
             right = (lam * (predicted == labels) + (1 - lam) * (predicted == labels_b)).sum()
-        self.sums[:2] += torch.stack([loss.double() * count, right.double()])
-        self.sums[2] += count
+        added = torch.stack([loss.double() * count, right.double(), torch.full_like(right, count, dtype=torch.float64)])
+        self.sums += added if left_out is None else torch.where(left_out, 0.0, added)
 
     def peek(self) -> tuple[float, float] | None:
         """Mean loss and accuracy in percent as of a recent batch, or None while no copy is ready. Never waits."""
-        if self.sums.device.type == "cpu":
-            return _means(self.sums)
-        ready = self._copied is not None and self._copied.query()
-        means = _means(self._host) if ready else None
-        if self._copied is None or ready:
-            self._host.copy_(self.sums, non_blocking=True)
-            self._copied = torch.cuda.Event()
-            self._copied.record()
-        return means
+        sums = self._recent.peek()
+        return None if sums is None else _means(sums)
 
-    def means(self) -> tuple[float, float]:
-        """Mean loss and accuracy in percent so far; waits for the device."""
-        return _means(self.sums)
+    def means(self, total: Callable[[Tensor], Tensor] = lambda sums: sums) -> tuple[float, float]:
+        """Mean loss and accuracy in percent so far; waits for the device. ``total`` adds other processes' sums."""
+        return _means(total(self.sums))
 
     def state(self) -> list[float]:
         """What a checkpoint keeps; waits for the device."""
@@ -72,7 +98,7 @@ class RunningMean:
     def load(self, state: list[float]) -> None:
         """Put back what ``state`` returned."""
         self.sums.copy_(torch.tensor(state, dtype=torch.float64))
-        self._copied = None
+        self._recent.forget()
 
 
 def _means(sums: Tensor) -> tuple[float, float]:

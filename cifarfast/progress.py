@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, field
+from typing import Any
 
 from .run import Row
 
@@ -20,6 +21,12 @@ class Progress:
     best_val_loss: float = math.inf
     epochs_without_gain: int = 0
     finished: bool = False
+    nonfinite: list[dict[str, Any]] = field(default_factory=list)
+    """Steps whose loss or gradient was not finite: epoch and step, from 0, and what was done."""
+
+    def left_out(self, epoch: int) -> set[int]:
+        """The steps of an epoch that a rollback leaves out."""
+        return {bad["step"] for bad in self.nonfinite if bad["epoch"] == epoch and bad["action"] == "rollback"}
 
 
 def describe(row: Row, timing: Row) -> str:

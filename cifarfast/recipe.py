@@ -68,7 +68,7 @@ class Recipe(AugmentSettings):
     optimizer: Literal["sgd", "adam", "adamw", "nadam", "adamax", "rmsprop", "adagrad", "muon"] = "sgd"
     """Optimizer, as in torch.optim; muon takes the weights of inner layers, and SGD the rest."""
     lr: Annotated[float, Gt(0)] | None = None
-    """Peak learning rate a step; default: sgd 0.1, muon 0.02, adagrad 0.01, nadam and adamax 0.002, the others 0.001."""
+    """Peak learning rate a step; default: sgd 0.1, muon 0.02, adagrad 0.01, nadam, adamax 0.002, others 0.001."""
     momentum: FractionBelow1 | None = None
     """SGD's, Muon's and RMSprop's momentum; default: sgd 0.9, muon 0.95, rmsprop 0."""
     nesterov: bool = True
@@ -219,6 +219,8 @@ class About:
     """Where the settings and the reported accuracy come from."""
     reported_accuracy_percent: float | None = None
     """Test accuracy the source reports, in percent."""
+    reported: str = ""
+    """What the source reports where it gives no exact accuracy, for example "about 25"."""
 
 
 # Settings that do not change what is computed: a resumed run may have others.

@@ -75,10 +75,14 @@ def test_no_permission(what: str, tmp_path: Path) -> None:
         arguments = ["--dataset=cifar10", f"--data-dir={closed}", "--quiet", "--out=/tmp/never-made"]
     child = os.fork()
     if child == 0:
-        os.setuid(65534)
-        done = run_inline(arguments)
-        one_line = done.code == 2 and done.stderr.count("\n") == 1
-        os._exit(10 if one_line and "permission" in done.stderr.lower() else 11)
+        try:
+            run_inline([*arguments, f"--data-dir={tmp_path / 'missing'}", f"--out={tmp_path / 'imports'}"])
+            os.setuid(65534)
+            done = run_inline(arguments)
+            one_line = done.code == 2 and done.stderr.count("\n") == 1
+            os._exit(10 if one_line and "permission" in done.stderr.lower() else 11)
+        finally:
+            os._exit(12)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 10
 
 

@@ -173,9 +173,32 @@ def test_damaged_checkpoints_of_the_future_do_not_push_out_new_ones(uninterrupte
     assert_same_outcome(run, uninterrupted)
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw", "nadam", "adamax", "rmsprop", "adagrad"])
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw", "nadam", "adamax", "rmsprop", "adagrad", "muon"])
 def test_every_optimizer_resumes(optimizer: str, tmp_path: Path) -> None:
     settings = [*SETTINGS, f"--optimizer={optimizer}", "--schedule=plateau", "--plateau-patience=0", "--lr=0.001"]
+    assert run_inline([*settings, f"--out={tmp_path / 'a'}"]).code == 0
+    resumed_in_mid_epoch(settings, tmp_path / "b")
+    assert_same_outcome(tmp_path / "b", tmp_path / "a")
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ["--sam=asam", "--sam-rho=2", "--clip-norm=1", "--ema-warmup", "--cutmix-alpha=1"],
+        ["--sam=sam", "--sam-every=2", "--lookahead-every=3"],
+        ["--sam=asam", "--precision=bf16", "--on-nonfinite=skip"],
+    ],
+)
+def test_what_is_around_the_optimizer_resumes(settings: list[str], tmp_path: Path) -> None:
+    settings = [*SETTINGS, *settings]
+    assert run_inline([*settings, f"--out={tmp_path / 'a'}"]).code == 0
+    resumed_in_mid_epoch(settings, tmp_path / "b")
+    assert_same_outcome(tmp_path / "b", tmp_path / "a")
+
+
+def test_shakedrop_resumes(tmp_path: Path) -> None:
+    settings = [setting for setting in SETTINGS if "--dropout" not in setting and "--arch" not in setting]
+    settings += ["--arch=pyramidnet8_a6_shakedrop", "--sam=asam", "--cutmix-alpha=1"]
     assert run_inline([*settings, f"--out={tmp_path / 'a'}"]).code == 0
     resumed_in_mid_epoch(settings, tmp_path / "b")
     assert_same_outcome(tmp_path / "b", tmp_path / "a")

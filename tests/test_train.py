@@ -209,7 +209,7 @@ def test_a_last_batch_of_one_image_is_left_out(tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         sizes: list[int] = []
         step = Trainer.train_step
-        patch.setattr(Trainer, "train_step", lambda t, i, *rest: (sizes.append(len(i)), step(t, i, *rest)))
+        patch.setattr(Trainer, "train_step", lambda t, count, *rest: (sizes.append(count), step(t, count, *rest)))
         assert run_inline([*arguments, "--epochs=1", f"--out={tmp_path / 'again'}"]).code == 0
     assert sizes == [16, 16]
 

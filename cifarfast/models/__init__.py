@@ -22,6 +22,7 @@ from . import (  # noqa: F401
     wrn,
 )
 from .create import create_model
+from .fused import fuse, stored_in_channels, true_shapes
 from .info import ModelInfo, format_table, model_info
 from .initialise import INITS, initialise
 from .registry import list_models, register, register_family
@@ -31,9 +32,12 @@ __all__ = [
     "ModelInfo",
     "create_model",
     "format_table",
+    "fuse",
     "initialise",
     "list_models",
     "model_info",
     "register",
     "register_family",
+    "stored_in_channels",
+    "true_shapes",
 ]

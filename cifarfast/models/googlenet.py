@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .layers import BatchNormReLU2d, global_avg_pool
+from .layers import ConvBNReLU, global_avg_pool
 from .registry import register
 
 
@@ -34,31 +34,25 @@ MODULES = (
 )
 
 
-def conv_bn(in_channels: int, out_channels: int, kernel: int) -> nn.Sequential:
-    """Padded convolution, batch norm, ReLU."""
-    conv = nn.Conv2d(in_channels, out_channels, kernel, padding=kernel // 2, bias=False)
-    return nn.Sequential(conv, BatchNormReLU2d(out_channels))
-
-
 class Inception(nn.Module):
     """Concatenates 1×1; 1×1, 3×3; 1×1, 3×3, 3×3; and max-pool 3×3, 1×1. Two 3×3 stand for the paper's 5×5."""
 
     def __init__(self, in_channels: int, widths: Widths) -> None:
         super().__init__()
         self.out_channels = widths.conv1 + widths.conv3 + widths.conv5 + widths.pool
-        self.branch1 = conv_bn(in_channels, widths.conv1, 1)
+        self.branch1 = ConvBNReLU(in_channels, widths.conv1, 1)
         self.branch3 = nn.Sequential(
-            conv_bn(in_channels, widths.reduce3, 1),
-            conv_bn(widths.reduce3, widths.conv3, 3),
+            ConvBNReLU(in_channels, widths.reduce3, 1),
+            ConvBNReLU(widths.reduce3, widths.conv3, 3),
         )
         self.branch5 = nn.Sequential(
-            conv_bn(in_channels, widths.reduce5, 1),
-            conv_bn(widths.reduce5, widths.conv5, 3),
-            conv_bn(widths.conv5, widths.conv5, 3),
+            ConvBNReLU(in_channels, widths.reduce5, 1),
+            ConvBNReLU(widths.reduce5, widths.conv5, 3),
+            ConvBNReLU(widths.conv5, widths.conv5, 3),
         )
         self.branch_pool = nn.Sequential(
             nn.MaxPool2d(3, stride=1, padding=1),
-            conv_bn(in_channels, widths.pool, 1),
+            ConvBNReLU(in_channels, widths.pool, 1),
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -75,7 +69,7 @@ class GoogLeNet(nn.Module):
 
     def __init__(self, *, num_classes: int = 10, in_channels: int = 3, image_size: int = 32) -> None:
         super().__init__()
-        self.stem = conv_bn(in_channels, 192, 3)
+        self.stem = ConvBNReLU(in_channels, 192, 3)
         layers: list[nn.Module] = []
         channels = 192
         for group, modules in enumerate(MODULES):

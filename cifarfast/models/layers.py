@@ -15,6 +15,14 @@ class BatchNormReLU2d(nn.BatchNorm2d):
         return F.relu(super().forward(input))
 
 
+class ConvBNReLU(nn.Sequential):
+    """Padded convolution without bias, batch norm, ReLU."""
+
+    def __init__(self, in_channels: int, out_channels: int, kernel: int) -> None:
+        conv = nn.Conv2d(in_channels, out_channels, kernel, padding=kernel // 2, bias=False)
+        super().__init__(conv, BatchNormReLU2d(out_channels))
+
+
 def batch_norm(channels: int, *, relu: bool) -> nn.BatchNorm2d:
     """Batch norm over ``channels``, with or without the ReLU after it."""
     return BatchNormReLU2d(channels) if relu else nn.BatchNorm2d(channels)

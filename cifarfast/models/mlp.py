@@ -12,6 +12,7 @@ class LinearClassifier(nn.Module):
 
     def __init__(self, *, num_classes: int = 10, in_channels: int = 3, image_size: int = 32) -> None:
         super().__init__()
+        self.in_channels = in_channels
         self.fc = nn.Linear(in_channels * image_size**2, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -25,6 +26,7 @@ class MLP(nn.Module):
 
     def __init__(self, *, hidden: int, num_classes: int = 10, in_channels: int = 3, image_size: int = 32) -> None:
         super().__init__()
+        self.in_channels = in_channels
         self.fc1 = nn.Linear(in_channels * image_size**2, hidden)
         self.fc2 = nn.Linear(hidden, num_classes)
 

@@ -4,10 +4,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cifarfast.errors import UserError
+from cifarfast.kernels import ShakeDrop, linear_keep_probability
 
 from .layers import BatchNormReLU2d, conv1x1, conv3x3, global_avg_pool
 from .registry import register, register_family
-from .shakedrop import ShakeDrop, survival_probability
 
 STEM_WIDTH = 16
 
@@ -21,12 +21,12 @@ class PyramidBlock(nn.Module):
 
     expansion = 1
 
-    def __init__(self, in_channels: int, width: int, stride: int, survival: float | None) -> None:
+    def __init__(self, in_channels: int, width: int, stride: int, keep_probability: float | None) -> None:
         super().__init__()
         self.new_channels = width * self.expansion - in_channels
         self.stride = stride
         self.branch = self._branch(in_channels, width, stride)
-        self.shakedrop = None if survival is None else ShakeDrop(survival)
+        self.shakedrop = None if keep_probability is None else ShakeDrop(keep_probability)
 
     @staticmethod
     def _branch(in_channels: int, width: int, stride: int) -> nn.Sequential:
@@ -35,13 +35,11 @@ class PyramidBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """``[N, in_channels, H, W]`` to ``[N, width·expansion, H/stride, W/stride]``."""
         out = self.branch(x)
-        if self.shakedrop is not None:
-            out = self.shakedrop(out)
         if self.stride != 1:
             x = F.avg_pool2d(x, self.stride, ceil_mode=True)
         if self.new_channels:
             x = F.pad(x, (0, 0, 0, 0, 0, self.new_channels))
-        return out + x
+        return out + x if self.shakedrop is None else self.shakedrop(x, out)
 
 
 class PyramidBasicBlock(PyramidBlock):
@@ -119,8 +117,8 @@ class PyramidNet(nn.Module):
     """3×3 stem of 16 with BN, three groups of blocks that widen by ``alpha`` in all, BN-ReLU, pool, dense.
 
     Up to depth 110 the blocks are basic (depth 6n + 2), above it bottlenecks (9n + 2), as in the paper; each group has
-    n and the second and third group halve the side. ``p_max`` puts ShakeDrop at the end of every branch, with survival
-    probability ``1 − l / L · p_max`` in block l of L. Recipes b28 to b31 (110, 150: widths 16 → 66 → 116 → 166).
+    n and the second and third group halve the side. ``p_max`` puts ShakeDrop at the end of every branch, which keeps
+    block l of L with probability ``1 − l / L · p_max``. Recipes b28 to b31 (110, 150: widths 16 → 66 → 116 → 166).
 
     Raises:
         UserError: no network has this depth.
@@ -151,8 +149,8 @@ class PyramidNet(nn.Module):
         groups: list[list[nn.Module]] = [[], [], []]
         for index, width in enumerate(pyramid_widths(blocks, alpha)):
             group, position = divmod(index, group_blocks)
-            survival = None if p_max is None else survival_probability(index + 1, blocks, p_max)
-            groups[group].append(block(channels, width, 2 if group and not position else 1, survival))
+            keep_probability = None if p_max is None else linear_keep_probability(index + 1, blocks, p_max)
+            groups[group].append(block(channels, width, 2 if group and not position else 1, keep_probability))
             channels = width * block.expansion
         self.groups = nn.Sequential(*(nn.Sequential(*group) for group in groups))
         self.bn2 = BatchNormReLU2d(channels)

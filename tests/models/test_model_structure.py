@@ -5,6 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from cifarfast.kernels import ShakeDrop, share_randomness
+from cifarfast.kernels.shakedrop.draws import Scaling, draw_coefficients
 from cifarfast.models import create_model
 from cifarfast.models.create import set_dropout
 from cifarfast.models.wrn import WideResNet
@@ -53,7 +55,8 @@ def wrn(x: Tensor, reader: Reader, depth: int, width: int, first_relu: bool, las
     return F.linear(x, reader.take(10, channels), reader.take(10))
 
 
-def pyramidnet(x: Tensor, reader: Reader, blocks_a_group: int, alpha: float) -> Tensor:
+def pyramidnet(x: Tensor, reader: Reader, blocks_a_group: int, alpha: float, scales: list[Tensor]) -> Tensor:
+    """``scales`` has what each block's branch is multiplied by."""
     channels, exact = 16, 16.0
     x = bn(F.conv2d(x, reader.take(16, 3, 3, 3), padding=1), reader.bn(16))
     for group in range(3):
@@ -67,7 +70,7 @@ def pyramidnet(x: Tensor, reader: Reader, blocks_a_group: int, alpha: float) -> 
             if stride == 2:
                 x = (x[:, :, ::2, ::2] + x[:, :, 1::2, ::2] + x[:, :, ::2, 1::2] + x[:, :, 1::2, 1::2]) / 4
             zeros = torch.zeros(x.shape[0], wide - channels, *x.shape[2:], dtype=x.dtype)
-            x = out + torch.cat([x, zeros], dim=1)
+            x = scales[group * blocks_a_group + block] * out + torch.cat([x, zeros], dim=1)
             channels = wide
     x = F.relu(bn(x, reader.bn(channels))).mean((2, 3))
     return F.linear(x, reader.take(10, channels), reader.take(10))
@@ -93,13 +96,29 @@ def test_wide_resnet(width: int, first_relu: bool, last_bn: bool) -> None:
     assert not reader.parameters
 
 
-def test_pyramidnet() -> None:
+@pytest.mark.parametrize("shakedrop", [False, True])
+def test_pyramidnet(shakedrop: bool) -> None:
     torch.manual_seed(2)
-    model = randomised(create_model("pyramidnet20_a22"))
+    model = randomised(create_model("pyramidnet20_a22_shakedrop" if shakedrop else "pyramidnet20_a22"))
     x = torch.randn(2, 3, 32, 32, dtype=torch.float64)
+    scales = [torch.ones(())] * 9
+    if shakedrop:
+        seed, step, indices = torch.tensor(8), torch.tensor(6), torch.tensor([40, 2])
+        assert share_randomness(model, seed, step, indices) == 9
+        settings = [(1 - (block + 1) / 9 * 0.5, block, "image", "image") for block in range(9)]
+        scalings = [Scaling(seed, step, indices, *setting) for setting in settings]
+        scales = [draw_coefficients(x.shape, x.device, scaling)[0] for scaling in scalings]
+        assert any(torch.any(scale != 1) for scale in scales)
     reader = Reader(model)
-    torch.testing.assert_close(model(x).detach(), pyramidnet(x, reader, 3, 22))
+    torch.testing.assert_close(model(x).detach(), pyramidnet(x, reader, 3, 22, scales))
     assert not reader.parameters
+
+
+def test_shakedrop_keeps_less_with_depth() -> None:
+    with torch.device("meta"):
+        model = create_model("pyramidnet110_a150_shakedrop")
+    kept = [module.keep_probability for module in model.modules() if isinstance(module, ShakeDrop)]
+    assert kept == pytest.approx([1 - block / 54 * 0.5 for block in range(1, 55)])
 
 
 def test_wrn16_8_layer_shapes() -> None:

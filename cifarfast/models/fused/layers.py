@@ -1,0 +1,161 @@
+"""The layers of fused models, and the functions that run neighbours of them as one op."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cifarfast.kernels import (
+    BatchNormAct2d,
+    bn_act_conv2d,
+    bn_act_conv2d_stats,
+    conv2d_bn_act,
+    conv2d_stats,
+    global_avg_pool_act,
+    max_pool_bn_act,
+)
+from cifarfast.kernels.conv_bn_act import torch_impl as library
+from cifarfast.kernels.conv_bn_act.arguments import implementation
+
+from ..layers import BatchNormReLU2d
+from .padding import Fused, stored_width
+from .switch import fuses
+
+Statistics = tuple[Tensor, Tensor]
+"""Mean and biased variance [C] of a convolution's output, which the batch norm after it need not compute again."""
+
+
+@fuses(nn.Conv2d)
+class FusedConv2d(Fused, nn.Conv2d):
+    """A convolution with channels stored in multiples of 8, the image's too.
+
+    It computes in x's dtype, under autocast in autocast's, whatever the weight's is; an x with fewer channels than are
+    stored gets channels of zeros.
+    """
+
+    def adopt(self) -> None:
+        if self.groups == 1:
+            out_channels, in_channels, *kernel_size = self.weight.shape
+            self.store_padded("weight", stored_width(out_channels), stored_width(in_channels), *kernel_size)
+            self.store_padded("bias", stored_width(out_channels))
+
+    @property
+    def fits_ops(self) -> bool:
+        """Whether the convolution ops can take it."""
+        known_size = self.kernel_size in ((1, 1), (3, 3)) and self.stride in ((1, 1), (2, 2))
+        plain = self.groups == 1 and self.bias is None and self.dilation == (1, 1) and self.padding_mode == "zeros"
+        return known_size and plain
+
+    def operands(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """x and the weight in the dtype to compute in, x with all stored channels."""
+        missing = self.weight.shape[1] * self.groups - x.shape[1]
+        if missing:
+            x = F.pad(x, (0, 0, 0, 0, 0, missing))
+        device, dtype = x.device.type, x.dtype
+        if not x.is_meta and torch.is_autocast_enabled(device):  # there is no autocast for meta
+            dtype = torch.get_autocast_dtype(device)
+        return x.to(dtype), self.weight.to(dtype)
+
+    def convolve(self, x: Tensor, weight: Tensor) -> Tensor:
+        """torch's convolution of what ``operands`` returned."""
+        bias = None if self.bias is None else self.bias.to(x.dtype)
+        return F.conv2d(x, weight, bias, self.stride, self.padding, self.dilation, self.groups)
+
+    def forward(self, input: Tensor) -> Tensor:
+        return self.convolve(*self.operands(input))
+
+
+@fuses(nn.Linear)
+class FusedLinear(Fused, nn.Linear):
+    """A dense layer that reads padded features and computes in their dtype."""
+
+    def adopt(self) -> None:
+        self.store_padded("weight", self.out_features, stored_width(self.in_features))
+
+    def forward(self, input: Tensor) -> Tensor:
+        return F.linear(input, self.weight.to(input.dtype), None if self.bias is None else self.bias.to(input.dtype))
+
+
+@fuses(nn.BatchNorm2d)
+class FusedNorm(Fused, BatchNormAct2d):
+    """``act(BN(x) [+ residual])``; channels that are padding stay zero, for their weight and bias are."""
+
+    num_features: int
+    act = "identity"
+    negative_slope = 0.01
+
+    def adopt(self) -> None:
+        for name in ("weight", "bias", "running_mean", "running_var"):
+            self.store_padded(name, stored_width(self.num_features))
+
+    def arguments(self) -> dict[str, Any]:
+        """What the ops that begin or end with a batch norm take of it."""
+        arguments: dict[str, Any] = BatchNormAct2d._arguments(self)
+        return arguments
+
+    def global_avg_pool(self, x: Tensor) -> Tensor:
+        """Mean of ``act(BN(x))`` over the image, [N, C]."""
+        return global_avg_pool_act(x, **self.arguments())
+
+    def max_pool(self, x: Tensor, *, ceil_mode: bool = False) -> Tensor:
+        """Maxima of ``act(BN(x))`` over 2×2 pixels; ``ceil_mode``: an odd side rounds up."""
+        if ceil_mode and (x.shape[2] % 2 or x.shape[3] % 2):
+            return F.max_pool2d(self(x), 2, ceil_mode=True)
+        return max_pool_bn_act(x, **self.arguments())
+
+
+@fuses(BatchNormReLU2d)
+class FusedNormReLU(FusedNorm):
+    """``relu(BN(x))``."""
+
+    act = "relu"
+
+
+def conv_norm(x: Tensor, conv: FusedConv2d, norm: FusedNorm) -> Tensor:
+    """``act(BN(conv(x)))``."""
+    x, weight = conv.operands(x)
+    if not _has_kernel("conv2d_bn_act", x, weight, conv):
+        return norm(conv.convolve(x, weight))
+    return conv2d_bn_act(x, weight, stride=conv.stride, padding=conv.padding, **norm.arguments())
+
+
+def norm_conv(x: Tensor, norm: FusedNorm, conv: FusedConv2d, statistics: Statistics | None = None) -> Tensor:
+    """``conv(act(BN(x)))``; ``statistics`` are those of x, where the op that made x had them."""
+    return norm_conv_stats(x, norm, conv, statistics, wanted=False)[0]
+
+
+def norm_conv_stats(
+    x: Tensor, norm: FusedNorm, conv: FusedConv2d, statistics: Statistics | None = None, *, wanted: bool = True
+) -> tuple[Tensor, Statistics | None]:
+    """``norm_conv``, and the result's statistics where training wants them and the op has them at no cost."""
+    x, weight = conv.operands(x)
+    if not _has_kernel("bn_act_conv2d", x, weight, conv):
+        return conv.convolve(norm(x), weight), None
+    settings = {"stride": conv.stride, "padding": conv.padding, **norm.arguments()}
+    if not settings["training"]:
+        return bn_act_conv2d(x, weight, **settings), None
+    if not wanted:
+        return bn_act_conv2d(x, weight, statistics=statistics, **settings), None
+    y, mean, var = bn_act_conv2d_stats(x, weight, statistics=statistics, **settings)
+    return y, (mean, var)
+
+
+def conv_stats(x: Tensor, conv: FusedConv2d) -> tuple[Tensor, Statistics | None]:
+    """``conv(x)``, and its statistics where training wants them and the op has them at no cost."""
+    x, weight = conv.operands(x)
+    if not conv.training or not _has_kernel("conv2d_stats", x, weight, conv):
+        return conv.convolve(x, weight), None
+    y, mean, var = conv2d_stats(x, weight, stride=conv.stride, padding=conv.padding)
+    return y, (mean, var)
+
+
+def _has_kernel(op: str, x: Tensor, weight: Tensor, conv: FusedConv2d) -> bool:
+    """Whether ``op`` has a kernel of its own for this convolution.
+
+    Where it would call the library, its parts are called instead: their backward reads the activated map that the op's
+    would compute again. While torch.compile traces, the choice is left to the op.
+    """
+    if not conv.fits_ops:
+        return False
+    return torch.compiler.is_compiling() or implementation(op, x, weight) is not library

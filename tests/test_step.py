@@ -1,0 +1,284 @@
+"""The training step against a plain loop, its NaN policy, and its CUDA graph."""
+
+import copy
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from processes import run_inline
+from torch import Tensor, nn
+
+from cifarfast.augment import Batch
+from cifarfast.data import load_dataset
+from cifarfast.distributed import World
+from cifarfast.engine import Trainer
+from cifarfast.inference import build_augment, build_model
+from cifarfast.optim import ema_decay_at
+from cifarfast.random import Purpose, permutation
+from cifarfast.recipe import Recipe
+from cifarfast.run import RunFolder
+from cifarfast.step import TrainStep
+
+STEPS, BATCH = 50, 16
+ZERO_RADIUS = {"sam": "asam", "sam_rho": 0.0}
+
+
+def smooth_network() -> nn.Module:
+    """Convolutions and batch norms without kinks, so that rounding does not grow from step to step."""
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(3, 8, 3, 2, bias=False), nn.BatchNorm2d(8), nn.SiLU(), nn.Conv2d(8, 8, 3, 2, bias=False)]
+    return nn.Sequential(*layers, nn.BatchNorm2d(8), nn.SiLU(), nn.Flatten(), nn.Linear(8 * 49, 3))
+
+
+def make_step(model: nn.Module | None = None, **settings: object) -> TrainStep:
+    """A step on batches of 80 synthetic images, without augmentation and dropout; the model is a small WRN."""
+    data = "synthetic:classes=3,train=80,test=6"
+    plain = {"arch": "wrn10_1", "dropout": 0.0, "dataset": data, "batch_size": BATCH, "crop_padding": 0, "flip": "none"}
+    recipe = Recipe(**plain | settings).resolved("cpu")  # type: ignore[arg-type]
+    train = load_dataset(recipe.dataset).train
+    augment = build_augment(recipe, (0.5,) * 3, (0.25,) * 3, training=True)
+    model = model or build_model(recipe, train)
+    return TrainStep(*(recipe, model, train, augment), samples=80, steps_per_epoch=5, world=World())
+
+
+def run_steps(step: TrainStep, rates: list[float]) -> None:
+    step.model.train()
+    for epoch in range(len(rates) // 5):
+        step.begin(epoch, 0, rates[5 * epoch : 5 * epoch + 5], set())
+        for i in range(5):
+            step.run(BATCH, step.sharpness is not None and step.sharpness.due(5 * epoch + i))
+
+
+def plain_asam(model: nn.Module, loss: Callable[[], Tensor], rho: float, adaptive: bool, eta: float) -> None:
+    """Leave the second gradient in ``grad``, the weights as they were, batch norm as after the first pass."""
+    parameters = list(model.parameters())
+    loss().backward()
+    kept, statistics = [p.detach().clone() for p in parameters], copy.deepcopy(dict(model.named_buffers()))
+    with torch.no_grad():
+        scales = [p.abs() + eta if adaptive else torch.ones_like(p) for p in parameters]
+        norm = torch.stack([(s * p.grad).square().sum() for s, p in zip(scales, parameters, strict=True)]).sum().sqrt()
+        for p, s in zip(parameters, scales, strict=True):
+            p.add_(s.square() * p.grad * rho / (norm + 1e-12))
+    model.zero_grad()
+    loss().backward()
+    with torch.no_grad():
+        for p, before in zip(parameters, kept, strict=True):
+            p.copy_(before)
+        for name, buffer in model.named_buffers():
+            buffer.copy_(statistics[name])
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"sam": "asam", "sam_rho": 2.0, "ema_decay": 0.9, "label_smoothing": 0.1},
+        {"sam": "asam", "sam_rho": 0.5, "sam_eta": 0.01, "sam_every": 3},
+        {"sam": "sam", "sam_rho": 0.05, "ema_decay": 0.999, "ema_warmup": True},
+        {"clip_norm": 0.5, "ema_decay": 0.9},
+    ],
+)
+def test_fifty_steps_are_those_of_a_plain_loop(settings: dict[str, object]) -> None:
+    step = make_step(smooth_network(), lr=0.02, weight_decay=5e-4, **settings)
+    recipe, model = step.recipe, copy.deepcopy(step.model)
+    rates = [0.02 * (1 - i / STEPS) for i in range(STEPS)]
+    run_steps(step, rates)
+
+    model = model.double().train()  # fp64, so that all of the error is ours
+    ema = copy.deepcopy(model)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.02, momentum=0.9, nesterov=True, weight_decay=5e-4)
+    images = ((step.data.images.double() / 255 - 0.5) / 0.25).permute(0, 3, 1, 2)
+    for i, rate in enumerate(rates):
+        order = permutation(80, recipe.seed, Purpose.SHUFFLE, i // 5)[i % 5 * BATCH :][:BATCH]
+
+        def loss(order: Tensor = order) -> Tensor:
+            return F.cross_entropy(
+                model(images[order]), step.data.labels[order], label_smoothing=recipe.label_smoothing
+            )
+
+        optimizer.zero_grad()
+        if recipe.sam != "none" and i % recipe.sam_every == 0:
+            assert recipe.sam_rho is not None
+            plain_asam(model, loss, recipe.sam_rho, recipe.sam == "asam", recipe.sam_eta)
+        else:
+            loss().backward()
+        if recipe.clip_norm:
+            nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_norm)
+        optimizer.param_groups[0]["lr"] = rate
+        optimizer.step()
+        decay = ema_decay_at(i, recipe.ema_decay, warmup=recipe.ema_warmup)
+        for ours, theirs in zip(ema.state_dict().values(), model.state_dict().values(), strict=True):
+            ours.copy_(ours * decay + theirs * (1 - decay) if ours.is_floating_point() else theirs)
+    pairs = [(step.model, model)] + ([(step.ema.module, ema)] if step.ema else [])
+    for ours, theirs in pairs:
+        for (name, value), expected in zip(ours.state_dict().items(), theirs.state_dict().values(), strict=True):
+            error = (value - expected).double().norm() / expected.double().norm().clamp(min=1e-2)
+            assert error < 1e-4, f"{name}: {error:.1e}"
+        counts = [v.item() for k, v in ours.state_dict().items() if k.endswith("num_batches_tracked")]
+        assert counts == [STEPS] * len(counts)
+
+
+def test_perturbed_steps_are_not_plain_steps() -> None:
+    results = []
+    for settings in ({}, {"sam": "sam"}, {"sam": "asam"}):
+        step = make_step(lr=0.02, **settings)
+        run_steps(step, [0.02] * 10)
+        results.append(step.flat.master.clone())
+    for a in range(3):
+        for b in range(a):
+            assert (results[a] - results[b]).norm() > 1e-3 * results[a].norm()
+
+
+def test_the_copies_follow_the_master() -> None:
+    """A perturbation of radius 0 computes with copies of the weights, and nothing else is different."""
+    plain, copied, half = (make_step(lr=0.02, **s) for s in ({}, ZERO_RADIUS, {**ZERO_RADIUS, "precision": "bf16"}))
+    for step in (plain, copied, half):
+        run_steps(step, [0.02] * 10)
+    assert torch.equal(copied.flat.master, plain.flat.master)
+    difference = (half.flat.master - plain.flat.master).norm() / plain.flat.master.norm()
+    assert 1e-5 < difference < 2e-2
+
+
+# ── losses that are not finite ──
+
+TINY = ["--dataset=synthetic:classes=3,train=64,test=12", "--arch=wrn10_1", "--dropout=0", "--batch-size=16", "--quiet"]
+
+
+@pytest.fixture
+def poisoned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every batch with image 7 has a picture that is NaN."""
+    run = TrainStep._gradient
+
+    def poison(step: TrainStep, batch: Batch, share: float) -> tuple[Tensor, Tensor]:
+        position = step.step_in_epoch * step.recipe.batch_size
+        if 7 in step.order[position : position + step.recipe.batch_size].tolist():
+            batch.images.fill_(float("nan"))
+        return run(step, batch, share)
+
+    monkeypatch.setattr(TrainStep, "_gradient", poison)
+
+
+def bad_batch(epoch: int) -> tuple[int, list[int]]:
+    """The step of an epoch that has image 7, from 0, and its images."""
+    order = permutation(64, 42, Purpose.SHUFFLE, epoch).tolist()
+    step = order.index(7) // 16
+    return step, order[16 * step : 16 * step + 16]
+
+
+@pytest.mark.usefixtures("poisoned")
+@pytest.mark.parametrize("sam", ["none", "asam"])
+def test_stop_keeps_the_checkpoint_before_and_writes_the_batch_down(sam: str, tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "run")
+    done = run_inline([*TINY, "--epochs=3", "--checkpoint-seconds=0", f"--sam={sam}", f"--out={run.path}"])
+    assert done.code == 2
+    assert done.stderr.count("\n") == 1
+    assert str(run.path / "nonfinite.json") in done.stderr
+    step, indices = bad_batch(0)
+    (row,) = json.loads((run.path / "nonfinite.json").read_text())
+    assert row == {"epoch": 1, "step": step + 1, "action": "stop", "indices": indices}
+    assert f"step-{step:09d}" in done.stderr
+
+
+@pytest.mark.usefixtures("poisoned")
+@pytest.mark.parametrize(
+    "settings", [[], ["--sam=asam", "--lookahead-every=2"], ["--optimizer=muon"], ["--precision=bf16"]]
+)
+def test_skip_leaves_the_batch_out(settings: list[str], tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "run")
+    arguments = [*TINY, "--epochs=2", "--on-nonfinite=skip", "--ema-decay=0.9", *settings, f"--out={run.path}"]
+    done = run_inline(arguments)
+    assert done.code == 0, done.stderr
+    rows = json.loads((run.path / "nonfinite.json").read_text())
+    assert [(row["epoch"], row["step"], row["indices"]) for row in rows] == [
+        (epoch + 1, bad_batch(epoch)[0] + 1, bad_batch(epoch)[1]) for epoch in range(2)
+    ]
+    assert all(0 < row["train_loss"] < 10 for row in run.read_metrics())
+    assert done.stdout.count("1 step left out") == 2
+
+
+@pytest.mark.usefixtures("poisoned")
+@pytest.mark.parametrize("every_step", [True, False])
+def test_rollback_and_skip_end_with_the_same_weights(every_step: bool, tmp_path: Path) -> None:
+    """A rollback that leaves the batch out repeats the steps before it, so it ends where skipping ends."""
+    outcomes = []
+    for policy in ("skip", "rollback"):
+        run = RunFolder(tmp_path / policy)
+        arguments = [*TINY, "--epochs=2", f"--on-nonfinite={policy}", f"--out={run.path}"]
+        done = run_inline([*arguments, "--checkpoint-seconds=0"] if every_step else arguments)
+        assert done.code == 0, done.stderr
+        outcomes.append((run.read_metrics(), run.read_predictions()[0].tolist()))
+    assert "going on from" in done.stdout
+    assert outcomes[0] == outcomes[1]
+
+
+def test_rollback_gives_up_in_the_end(tmp_path: Path) -> None:
+    done = run_inline([*TINY, "--epochs=9", "--lr=1e30", "--on-nonfinite=rollback", f"--out={tmp_path / 'run'}"])
+    assert done.code == 2
+    assert "lower --lr" in done.stderr
+
+
+# ── on a GPU ──
+
+
+def gpu_trainer(tmp_path: Path, name: str, **settings: object) -> Trainer:
+    base = {"arch": "wrn10_1", "dataset": "synthetic:classes=3,train=200,test=60", "batch_size": 64, "epochs": 4}
+    recipe = Recipe(**base | {"cutmix_alpha": 1.0, "ema_decay": 0.9} | settings).resolved("cuda")  # type: ignore[arg-type]
+    run = RunFolder(tmp_path / name)
+    run.path.mkdir()
+    return Trainer(recipe, load_dataset(recipe.dataset).to("cuda"), run, show_progress=False)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"sam": "asam", "sam_every": 2},
+        {"optimizer": "muon"},
+        {"precision": "fp16"},
+        {"precision": "fp32"},
+        {"arch": "pyramidnet8_a6_shakedrop", "sam": "asam"},
+        {"backend": "torch"},
+        {"on_nonfinite": "skip", "clip_norm": 1.0, "lookahead_every": 3},
+    ],
+)
+def test_captured_is_uncaptured(settings: dict[str, object], tmp_path: Path) -> None:
+    results = []
+    for graph in (True, False):
+        trainer = gpu_trainer(tmp_path, str(graph), graph=graph, **settings)
+        trainer.fit()
+        assert trainer.graphs.enabled == graph, "a step could not be captured"
+        results.append((trainer.step.flat.master.clone(), trainer.progress.rows))
+    assert torch.equal(results[0][0], results[1][0])
+    assert results[0][1] == results[1][1]
+
+
+@pytest.mark.gpu
+def test_an_epoch_waits_for_nothing_and_allocates_nothing(tmp_path: Path) -> None:
+    trainer = gpu_trainer(tmp_path, "run", sam="asam", sam_every=2)
+    trainer.fit()  # every graph is recorded
+    step, sizes = trainer.step, trainer.step_sizes
+    trainer.model.train()
+    step.begin(4, 0, [0.01] * len(sizes), set())
+    torch.cuda.synchronize()
+    before = torch.cuda.memory_stats()["allocation.all.allocated"]
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for i, count in enumerate(sizes):
+            trainer.train_step(count, i)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    torch.cuda.synchronize()
+    assert torch.cuda.memory_stats()["allocation.all.allocated"] == before
+
+
+@pytest.mark.gpu
+def test_a_model_that_cannot_be_captured_trains_uncaptured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    trainer = gpu_trainer(tmp_path, "run")
+    forward = trainer.step.model.forward
+    trainer.step.model.forward = lambda x: forward(x) * (1 if x.sum().item() > -1e30 else 0)  # type: ignore[method-assign]
+    trainer.fit()
+    assert "cannot be captured" in capsys.readouterr().err
+    assert len(trainer.progress.rows) == 4
