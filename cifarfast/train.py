@@ -11,7 +11,9 @@ from typing import Annotated, Any
 import torch
 import tyro
 
+from .callable_module import CallableModule
 from .data import data_folder, load_dataset
+from .distributed import is_writer, join_world, leave_world
 from .engine import Trainer
 from .environment import collect_environment, command, pick_device
 from .errors import UserError
@@ -67,10 +69,12 @@ def train(
         UserError: wrong settings, data, folder or checkpoint.
         Interrupted: SIGINT or SIGTERM came; the state is saved.
     """
-    recipe = _with_absolute_paths(recipe).resolved(pick_device(recipe.device))
+    recipe = resolve(recipe)
+    world = join_world(recipe.device)
     _ask_for_determinism(recipe)
-    run = RunFolder(out if out is not None else free_run_folder(Path("runs"), recipe))
-    run.check(resume=resume)
+    run = RunFolder(world.text(str(out if out is not None else free_run_folder(Path("runs"), recipe))))
+    if world.writes:
+        run.check(resume=resume)
     if resume and run.exists and (lines := differences(recipe, run.read_config())):
         raise UserError(f"{run.path} was started with other settings: {'; '.join(lines)}")
     splits = load_dataset(
@@ -81,21 +85,32 @@ def train(
         image_size=recipe.image_size,
         seed=recipe.seed,
     ).to(recipe.device)
-    trainer = Trainer(recipe, splits, run, show_progress=show_progress)
+    trainer = Trainer(recipe, splits, run, world=world, show_progress=show_progress)
+    if not world.writes:
+        world.text("")  # process 0 has made the folder ready
+        if resume:
+            trainer.resume()
+        trainer.fit()
+        return run
+    on = f"on {recipe.device} in {recipe.precision}" + (f", {world.size} processes" if world.size > 1 else "")
     print(f"{recipe.name}: {recipe.arch} on {splits.describe()}")
-    print(
-        f"{trainer.steps_per_epoch} steps an epoch, epochs: {recipe.epochs}; on {recipe.device} in {recipe.precision}"
-    )
+    print(f"{trainer.steps_per_epoch} steps an epoch, epochs: {recipe.epochs}; {on}")
     data = {"dataset": splits.name, "fingerprint": splits.fingerprint, "official": splits.official}
-    environment = collect_environment() | {"data": data}
+    environment = collect_environment() | {"data": data, "processes": world.size}
     with run.writing(resume=resume):
         run.write_config(recipe)
         if resume:
             print(trainer.resume())
         run.write_environment(environment)
         print(f"run folder: {run.path}", flush=True)
+        world.text("")
         trainer.fit()
     return run
+
+
+def resolve(recipe: Recipe) -> Recipe:
+    """The settings as a run folder keeps them: choices made for this machine, paths that hold from any folder."""
+    return _with_absolute_paths(recipe).resolved(pick_device(recipe.device))
 
 
 def _with_absolute_paths(recipe: Recipe) -> Recipe:
@@ -134,19 +149,23 @@ def run_command(arguments: list[str]) -> int:
     settings = options.settings
     if options.print_config:
         resolved = settings.resolved(pick_device(settings.device))
-        # device and precision stay as they were given: what is printed here may run on another machine
-        print(to_toml(dataclasses.replace(resolved, device=settings.device, precision=settings.precision)), end="")
+        # these stay as they were given: what is printed here may run on another machine
+        here = {name: getattr(settings, name) for name in ("device", "precision", "backend")}
+        print(to_toml(dataclasses.replace(resolved, **here)), end="")
         return 0
     try:
         run = train(settings, out=options.out, resume=options.resume, show_progress=not options.quiet)
+        leave_world()
     except Interrupted as stop:
-        print(f"\nstopped by {stop}; the state is saved", file=sys.stderr)
-        print(f"resume with: {command('train')} --out {shlex.quote(str(stop.folder))} --resume", file=sys.stderr)
+        if is_writer():
+            print(f"\nstopped by {stop}; the state is saved", file=sys.stderr)
+            print(f"resume with: {command('train')} --out {shlex.quote(str(stop.folder))} --resume", file=sys.stderr)
         return stop.exit_code
-    print(summary(run.read_result()))
-    print(f"next: {command('report')} {shlex.quote(str(run.path))}")
-    if settings.dataset == "digits":
-        print(f"CIFAR-10: {command('train')} --arch wrn16_8 --epochs 200")
+    if is_writer():
+        print(summary(run.read_result()))
+        print(f"next: {command('report')} {shlex.quote(str(run.path))}")
+        if settings.dataset == "digits":
+            print(f"CIFAR-10: {command('train')} --arch wrn16_8 --epochs 200")
     return 0
 
 
@@ -154,6 +173,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Entry point; returns the exit code."""
     return run_main(run_command, arguments)
 
+
+sys.modules[__name__].__class__ = CallableModule  # cifarfast.train(…) is the Python interface's function
 
 if __name__ == "__main__":
     sys.exit(main())
