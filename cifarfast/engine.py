@@ -1,8 +1,6 @@
-"""The training loop: steps, epochs, evaluation, checkpoints."""
+"""The training loop: epochs of steps, evaluation, what is written when."""
 
 import contextlib
-import dataclasses
-import json
 import math
 import signal
 import time
@@ -13,33 +11,32 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from .bar import progress_bar
 from .capture import Graphs
-from .checkpoint import Checkpoint, checkpoint_folders, newest_checkpoint, save_checkpoint, set_aside_newer
+from .checkpoint import checkpoint_folders
 from .data import Dataset, Splits
 from .data.statistics import channel_statistics
 from .distributed import World
 from .errors import UserError
 from .events import EventLog
 from .inference import build_augment, build_model, predict_logits
-from .metrics import RecentValue, Scores, score
+from .keeper import Keeper
+from .metrics import Scores, score
 from .models import stored_in_channels
+from .nonfinite import NonfiniteWatch, WentBack
 from .optim import LearningRate
 from .outcome import build_result
 from .progress import Progress, describe
-from .random import Purpose, permutation, step_seeds
-from .recipe import Recipe, differences, validate
+from .random import step_seeds
+from .recipe import Recipe
 from .run import Row, RunFolder
 from .signals import Interrupted, StopRequest
 from .step import TrainStep
-from .storage import write_durable
 
 # processes that train together agree this often on whether to stop or to save
 STEPS_BETWEEN_AGREEMENTS = 16
-MOST_ROLLBACKS = 20
-
-
-class WentBack(Exception):
-    """A step was not finite and the state is that of the last checkpoint again."""
+# on a GPU each look at the device is a copy between two steps
+SECONDS_BETWEEN_LOOKS = 0.25
 
 
 @contextlib.contextmanager
@@ -104,8 +101,13 @@ class Trainer:
             recipe, total_steps=recipe.epochs * self.steps_per_epoch, steps_per_epoch=self.steps_per_epoch
         )
         self.progress = Progress()
-        self._stopped = RecentValue(self.step.stopped)
-        self._saved_at = time.monotonic()
+        self.keeper = Keeper(
+            *(recipe, splits, run, self.step, self.schedule),
+            preprocessing={"mean": self.mean, "std": self.std},
+            steps_per_epoch=self.steps_per_epoch,
+        )
+        self.watch = NonfiniteWatch(self.keeper)
+        self._saved_at = self._looked_at = time.monotonic()
         self._test_logits: Tensor | None = None
 
     @property
@@ -113,42 +115,15 @@ class Trainer:
         """The model whose accuracy counts: the averaged weights when there is an EMA."""
         return self.step.ema.module if self.step.ema else self.model
 
-    # ── checkpoint ──
-
     def save(self) -> None:
         """Write a checkpoint of this moment.
 
         Raises:
             UserError: the loss is no longer finite; the checkpoints before it are kept.
         """
-        self._look_for_nonfinite(wait=True)
-        self.step.share_statistics()
-        sums = self.world.total(self.step.running.sums).tolist()
-        finite = torch.stack([parameter.isfinite().all() for parameter in self.model.parameters()]).all().item()
-        if not (finite and math.isfinite(sums[0])):
-            raise self._diverged("the loss or a weight is not finite")
+        self.watch.look(self.progress, wait=True)
+        self.keeper.save(self.progress)
         self._saved_at = time.monotonic()
-        if not self.world.writes:
-            return
-        tensors = {"model": self.model.state_dict(), "optimizer": self.step.optimizer.tensors()}
-        if self.step.ema:
-            tensors["ema"] = self.step.ema.module.state_dict()
-        train = self.splits.train
-        state = {
-            "recipe": dataclasses.asdict(self.recipe),
-            "progress": dataclasses.asdict(self.progress),
-            "running": sums,
-            "schedule": self.schedule.state(),
-            "scaler": self.step.loss_scale.state() if self.step.loss_scale else {},
-            "preprocessing": {"mean": self.mean, "std": self.std},
-            "classes": train.classes,
-            "image_size": train.image_size,
-            "in_channels": train.in_channels,
-            "fingerprint": self.splits.fingerprint,
-        }
-        step = self.progress.epoch * self.steps_per_epoch + self.progress.step_in_epoch
-        evaluated = "-evaluated" if step and not self.progress.step_in_epoch else ""
-        save_checkpoint(self.run.checkpoints, f"{step:09d}{evaluated}", Checkpoint(tensors, state))
 
     def resume(self) -> str:
         """Continue from the newest checkpoint that verifies; return a line about what was found.
@@ -156,43 +131,9 @@ class Trainer:
         Raises:
             UserError: the checkpoint belongs to other settings, data or weights, or none verifies.
         """
-        found = newest_checkpoint(self.run.checkpoints)
-        if found is None:
-            return f"{self.run.path} has no checkpoint yet: starting from the beginning"
-        path, checkpoint, problems = found
-        state = checkpoint.state
-        theirs = validate(state["recipe"], str(path))
-        if lines := differences(self.recipe, theirs):
-            raise UserError(f"{path} was made with other settings: {'; '.join(lines)}")
-        if state["fingerprint"] != self.splits.fingerprint:
-            raise UserError(f"{path} was trained on other data ({state['fingerprint']}, now {self.splits.fingerprint})")
-        try:
-            self._load(checkpoint)
-        except (KeyError, TypeError, RuntimeError) as error:
-            raise UserError(f"{path} does not fit this model: {str(error).splitlines()[0]}") from None
-        if self.world.writes:
-            set_aside_newer(self.run.checkpoints, path)
-        where = f"epoch {self.progress.epoch + 1}, step {self.progress.step_in_epoch}"
-        return "; ".join([*problems, f"resuming from {path} ({where})"])
-
-    def _load(self, checkpoint: Checkpoint) -> None:
-        """Put back everything that a checkpoint has."""
-        state, tensors, step = checkpoint.state, checkpoint.tensors, self.step
-        self.model.load_state_dict(tensors["model"])
-        step.optimizer.load_tensors(tensors["optimizer"])
-        if step.ema:
-            step.ema.module.load_state_dict(tensors["ema"])
-        self.progress = Progress(**state["progress"])
-        # the sums are those of all processes
-        step.running.load(state["running"] if self.world.writes else [0.0, 0.0, 0.0])
-        self.schedule.load(state["schedule"])
-        if step.loss_scale:
-            step.loss_scale.load(state["scaler"])
-
-    def _diverged(self, what: str) -> UserError:
-        kept = next(iter(checkpoint_folders(self.run.checkpoints)), None)
-        keeps = f"; {kept} is from before it" if kept else ""
-        return UserError(f"{what} in epoch {self.progress.epoch + 1}: lower --lr, or add --warmup-epochs 1{keeps}")
+        progress, line = self.keeper.resume()
+        self.progress = progress or self.progress
+        return line
 
     # ── training ──
 
@@ -207,12 +148,8 @@ class Trainer:
             UserError: a checkpoint cannot be written, or the loss is not finite.
         """
         done = self.progress.epoch * self.images_per_epoch + self.progress.step_in_epoch * self.recipe.batch_size
-        bar = tqdm(
-            total=self.recipe.epochs * self.images_per_epoch,
-            initial=done,
-            unit=" images",
-            disable=None if self._show_progress else True,  # None: shown on a terminal only
-        )
+        total = self.recipe.epochs * self.images_per_epoch
+        bar = progress_bar(total=total, initial=done, shown=self._show_progress)
         with bar, self._event_log() as events, explained(), StopRequest() as stop:
             self._write_tables()
             if self.recipe.on_nonfinite == "rollback" and not checkpoint_folders(self.run.checkpoints):
@@ -221,7 +158,8 @@ class Trainer:
                 bar.set_description(f"epoch {self.progress.epoch + 1}/{self.recipe.epochs}", refresh=False)
                 try:
                     self._train_epoch(bar, stop)
-                except WentBack:
+                except WentBack as back:
+                    self.progress = back.progress
                     continue
                 self._finish_epoch(bar)
                 for follower in (events, after_epoch):
@@ -248,7 +186,7 @@ class Trainer:
         seeds = step_seeds(self.recipe.seed, first_step, self.steps_per_epoch)
         rates = [self.schedule.at(first_step + step) for step in range(self.steps_per_epoch)]
         self.step.begin(progress.epoch, progress.step_in_epoch, rates, progress.left_out(progress.epoch))
-        self._stopped.forget()
+        self.watch.forget()
         self.model.train()
         started, before, shown = time.perf_counter(), progress.epoch_seconds, 0.0
         while progress.step_in_epoch < self.steps_per_epoch:
@@ -262,7 +200,7 @@ class Trainer:
             if not bar.disable and progress.epoch_seconds - shown > 0.5 and (means := self.step.running.peek()):
                 bar.set_postfix_str(f"loss {means[0]:.3f}, accuracy {means[1]:.2f} %", refresh=False)
                 shown = progress.epoch_seconds
-        self._look_for_nonfinite(wait=True)
+        self.watch.look(progress, wait=True)
         progress.epoch_seconds = before + time.perf_counter() - started
 
     @property
@@ -287,69 +225,15 @@ class Trainer:
         world, recipe = self.world, self.recipe
         if world.size > 1 and self.progress.step_in_epoch % STEPS_BETWEEN_AGREEMENTS and recipe.checkpoint_seconds:
             return
-        self._look_for_nonfinite(wait=world.size > 1)
+        now = time.monotonic()
+        if world.size > 1 or self.device.type == "cpu" or now - self._looked_at > SECONDS_BETWEEN_LOOKS:
+            self._looked_at = now
+            self.watch.look(self.progress, wait=world.size > 1)
         if world.any(stop.signum is not None, self.device):
             self.save()
             raise Interrupted(stop.signum or signal.SIGTERM, self.run.path)
-        if world.any(time.monotonic() - self._saved_at >= recipe.checkpoint_seconds, self.device):
+        if world.any(now - self._saved_at >= recipe.checkpoint_seconds, self.device):
             self.save()
-
-    def _look_for_nonfinite(self, *, wait: bool) -> None:
-        """Do what the recipe says about steps with a loss or gradient that was not finite.
-
-        Args:
-            wait: for the device, to know of every step until now.
-
-        Raises:
-            UserError: the recipe says stop, or going back did not help.
-            WentBack: the recipe says rollback.
-        """
-        stopped = self.step.stopped if wait else self._stopped.peek()
-        policy = self.recipe.on_nonfinite
-        if policy == "skip" and wait:
-            self._note_nonfinite(self.step.bad_steps.nonzero()[:, 0].tolist())
-            self.step.bad_steps.zero_()
-        elif stopped is not None and stopped.item():
-            steps = self.step.bad_steps.nonzero()[:, 0].tolist()
-            self._note_nonfinite(steps)
-            if policy == "stop":
-                where = f"{self.run.path / 'nonfinite.json'} has the batch"
-                raise self._diverged(f"the loss or the gradient was not finite ({where})")
-            self._go_back()
-
-    def _note_nonfinite(self, steps: list[int]) -> None:
-        """Remember steps of this epoch and write down their batches."""
-        progress, recipe = self.progress, self.recipe
-        progress.nonfinite += [{"epoch": progress.epoch, "step": n, "action": recipe.on_nonfinite} for n in steps]
-        if not steps or not self.world.writes:
-            return
-        rows = []
-        for bad in progress.nonfinite:
-            order = permutation(len(self.step.order), recipe.seed, Purpose.SHUFFLE, bad["epoch"])
-            indices = order[bad["step"] * recipe.batch_size :][: self.step_sizes[bad["step"]]]
-            rows.append({**bad, "epoch": bad["epoch"] + 1, "step": bad["step"] + 1, "indices": indices.tolist()})
-        path = self.run.path / "nonfinite.json"
-        write_durable(path, json.dumps(rows, indent=1).encode())
-        if recipe.on_nonfinite == "skip":
-            many = f"{len(steps)} step{'s' * (len(steps) > 1)}"
-            tqdm.write(
-                f"epoch {progress.epoch + 1}: {many} left out, whose loss or gradient was not finite: see {path}"
-            )
-
-    def _go_back(self) -> None:
-        """Return to the newest checkpoint, with the steps that were not finite left out from now on."""
-        nonfinite = self.progress.nonfinite
-        if len(nonfinite) > MOST_ROLLBACKS:
-            raise self._diverged(f"the loss or the gradient was not finite in {len(nonfinite)} steps")
-        found = newest_checkpoint(self.run.checkpoints)
-        assert found is not None, "there is one before the first step"
-        self._load(found[1])
-        self.progress.nonfinite = nonfinite
-        bad = nonfinite[-1]
-        if self.world.writes:
-            where = f"epoch {bad['epoch'] + 1}, step {bad['step'] + 1}"
-            tqdm.write(f"{where}: not finite; going on from {found[0]} without that batch")
-        raise WentBack
 
     # ── after an epoch ──
 
@@ -357,7 +241,7 @@ class Trainer:
         progress, recipe = self.progress, self.recipe
         loss, accuracy = self.step.running.means(self.world.total)
         if not math.isfinite(loss):
-            raise self._diverged(f"the loss became {loss}")
+            raise self.keeper.diverged(f"the loss became {loss}", progress.epoch)
         self.step.share_statistics()
         lr = self.schedule.at((progress.epoch + 1) * self.steps_per_epoch - 1)
         row: Row = {"epoch": progress.epoch + 1, "lr": lr, "train_loss": loss, "train_accuracy_percent": accuracy}
@@ -413,7 +297,7 @@ class Trainer:
         logits = self._logits(data)
         scores = score(logits, data.labels)
         if not math.isfinite(scores.loss):
-            raise self._diverged(f"the loss of the evaluation became {scores.loss}")
+            raise self.keeper.diverged(f"the loss of the evaluation became {scores.loss}", self.progress.epoch)
         if data is self.splits.test:
             self._test_logits = logits
         return scores

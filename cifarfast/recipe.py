@@ -184,6 +184,8 @@ class Recipe(AugmentSettings):
             raise UserError(f"decoupled_weight_decay is for sgd, adam, adamw, nadam and muon, not {self.optimizer}")
         if self.compile and self.backend == "fused":
             raise UserError("compile = true makes the model's kernels with torch.compile: backend must be torch")
+        if self.sync_batch_norm and self.backend == "fused":
+            raise UserError("sync_batch_norm = true needs torch's batch norm: backend must be torch")
         if list(self.step_milestones) != sorted(set(self.step_milestones)):
             raise UserError(f"step_milestones {list(self.step_milestones)} must increase")
 
@@ -193,7 +195,7 @@ class Recipe(AugmentSettings):
         eps = {"adagrad": 1e-10}
         decay = {"sgd": 5e-4, "adamw": 0.01, "muon": 0.01}
         momentum = {"sgd": 0.9, "muon": 0.95}.get(self.optimizer, 0.0)
-        fused = device == "cuda" and not self.compile
+        fused = device == "cuda" and not (self.compile or self.sync_batch_norm)
         rho = {"asam": 0.5}.get(self.sam, 0.05)
         precision = self.precision if self.precision != "auto" else ("bf16" if device == "cuda" else "fp32")
         return dataclasses.replace(

@@ -86,6 +86,7 @@ class TrainStep:
         """Steps of this epoch with a loss or gradient norm that was not finite."""
         self.stopped = torch.zeros((), dtype=torch.bool, device=device)
         """After a bad step, unless the recipe skips those: later steps change nothing."""
+        self._steps = torch.arange(steps_per_epoch, device=device)
         self._within = torch.arange(recipe.batch_size, device=device)
         # ShakeDrop's counter: a step has two passes with SAM, and each draws anew
         self._seed = torch.tensor(recipe.seed, dtype=torch.int64, device=device)
@@ -199,7 +200,7 @@ class TrainStep:
         else:
             bad, skip = ~(norm + loss).isfinite(), planned
         bad &= ~(planned | self.stopped)
-        self.bad_steps.index_copy_(0, self.step_in_epoch, bad[None])
+        self.bad_steps |= bad & (self._steps == self.step_in_epoch)
         skip = skip | bad
         if self.recipe.on_nonfinite != "skip":
             self.stopped |= bad

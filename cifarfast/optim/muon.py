@@ -1,5 +1,7 @@
 """Muon: momentum whose direction is made orthogonal, for the weights of inner layers, and SGD for the rest."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -68,13 +70,15 @@ class Muon:
         self.rest = slice(self.inner.stop, flat.table.length)
         self._inner_scalars = scalars.clone()
         views = flat.views(flat.grad)
-        self._by_shape: dict[tuple[int, ...], list[Tensor]] = {}
+        self._by_shape: dict[tuple[tuple[int, ...], float], list[Tensor]] = {}
         for segment in flat.segments:
             if segment.region == Region.ORTHOGONAL:
                 view = views[segment.name]
                 # the columns' order does not matter, so that of the memory: a view of channels_last weights too
                 matrix = flat.grad.as_strided((view.shape[0], view[0].numel()), (view[0].numel(), 1), _start(view))
-                self._by_shape.setdefault(tuple(matrix.shape), []).append(matrix)
+                rows, *others = flat.true_shapes.get(segment.name, view.shape)
+                scale = max(1.0, rows / math.prod(others)) ** 0.5
+                self._by_shape.setdefault((tuple(matrix.shape), scale), []).append(matrix)
 
     def update(self) -> None:
         """Update the weights, the momentum, the average and the compute copy."""
@@ -95,8 +99,7 @@ class Muon:
             moved = torch.lerp(buffer, grad, 1 - self.momentum)
             torch.where(self.scalars[FlatScalar.SKIP] != 0, buffer, moved, out=buffer)
             grad.lerp_(buffer, self.momentum)
-        for (rows, columns), matrices in self._by_shape.items():
-            scale = max(1.0, rows / columns) ** 0.5
+        for (_, scale), matrices in self._by_shape.items():
             directions = orthogonalise(torch.stack(matrices), self.steps) * scale
             torch._foreach_copy_(matrices, list(directions.unbind()))
 

@@ -132,7 +132,8 @@ def test_interpreted(name: str, settings: dict[str, float]) -> None:
 @pytest.mark.parametrize("train", [True, False], ids=["train", "eval"])
 @pytest.mark.parametrize(
     ("name", "settings"),
-    [("wrn16_8", {}), ("wrn16_8", {"dropout": 0.0}), ("pyramidnet110_a150_shakedrop", {}), ("resnet18", {})],
+    # on a GPU dropout draws other numbers in fp64
+    [("wrn16_8", {"dropout": 0.0}), ("pyramidnet110_a150_shakedrop", {}), ("resnet18", {}), ("plain_cnn_bn", {})],
 )
 def test_bfloat16_on_a_gpu(
     name: str, settings: dict[str, float], train: bool, forced: str, monkeypatch: pytest.MonkeyPatch

@@ -137,6 +137,14 @@ def test_image_that_is_padded_already() -> None:
     assert torch.equal(fused(padded), fused(images))
 
 
+@pytest.mark.parametrize("channels", [1, 4, 9])
+@pytest.mark.parametrize("name", ["wrn10_1", "pyramidnet14_a13", "cnn_bn"])
+def test_image_with_other_channels_is_an_error(name: str, channels: int) -> None:
+    fused = create_pair(name)[1].eval()
+    with pytest.raises(RuntimeError, match=f"{channels} channels"):
+        fused(make_images(8, channels=channels))
+
+
 def test_stored_in_channels() -> None:
     assert [stored_in_channels(create_model(name)) for name in ("wrn10_1", "linear", "mlp100")] == [3, 3, 3]
     assert stored_in_channels(create_model("linear", in_channels=1)) == 1

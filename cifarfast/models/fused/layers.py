@@ -30,8 +30,8 @@ Statistics = tuple[Tensor, Tensor]
 class FusedConv2d(Fused, nn.Conv2d):
     """A convolution with channels stored in multiples of 8, the image's too.
 
-    It computes in x's dtype, under autocast in autocast's, whatever the weight's is; an x with fewer channels than are
-    stored gets channels of zeros.
+    It computes in x's dtype, under autocast in autocast's, whatever the weight's is; an x with the true number of
+    channels gets those that are stored beyond it, of zeros.
     """
 
     def adopt(self) -> None:
@@ -49,8 +49,8 @@ class FusedConv2d(Fused, nn.Conv2d):
 
     def operands(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """x and the weight in the dtype to compute in, x with all stored channels."""
-        missing = self.weight.shape[1] * self.groups - x.shape[1]
-        if missing:
+        missing = self.weight.shape[1] * self.groups - self.in_channels
+        if missing and x.shape[1] == self.in_channels:
             x = F.pad(x, (0, 0, 0, 0, 0, missing))
         device, dtype = x.device.type, x.dtype
         if not x.is_meta and torch.is_autocast_enabled(device):  # there is no autocast for meta
