@@ -95,10 +95,10 @@ kernels = ["cifarfast.kernels", *(f"cifarfast.kernels.{name}" for name in find_p
 
 setup(
     packages=[*find_packages(include=["cifarfast", "cifarfast.*"]), *kernels],
-    include_package_data=False,  # package_data says it all; otherwise recipes/ would have to be a package
+    include_package_data=False,  # package_data says it all; otherwise recipes/ and ensembles/ would have to be packages
     package_dir={"cifarfast.kernels": "kernels"},
     package_data={
-        "cifarfast": ["recipes/*.toml", "report/*.css", "report/*.html", "report/*.js", "py.typed"],
+        "cifarfast": ["ensembles/*.toml", "recipes/*.toml", "report/*.css", "report/*.html", "report/*.js", "py.typed"],
         "cifarfast.kernels": ["tuning/*.json"],
     },
     ext_modules=[] if missing() else [extension()],

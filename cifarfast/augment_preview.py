@@ -48,6 +48,8 @@ def run_command(arguments: list[str]) -> int:
         data_dir=recipe.data_dir,
         image_size=recipe.image_size,
         val_split=recipe.val_split,
+        folds=recipe.folds,
+        fold=recipe.fold,
         limit_train=recipe.limit_train,
         seed=recipe.seed,
     ).train

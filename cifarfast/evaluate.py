@@ -2,7 +2,7 @@
 
 import json
 import sys
-import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -10,20 +10,24 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import torch
 import tyro
-from torch import Tensor, nn
+from torch import Tensor
 
-from .augment import Augment, View, views
+from .augment import View, views
 from .checkpoint import Checkpoint, newest_checkpoint
+from .classifier import Weights, precision_on
 from .classmap import class_map
 from .data import Dataset, Splits, load_dataset
+from .ensembling import EnsembleRecord, is_ensemble, read_record
+from .ensembling.folder import combiner, member_checkpoint
 from .environment import pick_device
 from .errors import UserError
 from .flags import parse_flags, run_main
-from .inference import DTYPES, autocast, check_images, checkpoint_augment, checkpoint_model
+from .inference import check_images, checkpoint_augment, checkpoint_model
 from .recipe import Recipe
 from .report.score_table import score_table
 from .run import RunFolder
 from .scores import PredictionScores, score_predictions
+from .test_time import Predictor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +35,7 @@ class EvaluateOptions:
     """Score a run's newest checkpoint on test images: accuracy, loss, per-class scores, calibration, confusion."""
 
     run: Annotated[str, tyro.conf.Positional]
-    """Run folder."""
+    """Run folder, of a training or of an ensemble."""
     weights: Literal["auto", "model", "ema"] = "auto"
     """Which weights; auto takes the EMA when the run keeps one."""
     dataset: str | None = None
@@ -69,6 +73,8 @@ class Evaluation:
             f"{about['source']}: test accuracy {scores.accuracy_percent:.2f} %, top-5 {scores.top5_percent:.2f} %, "
             f"loss {scores.loss:.4f} on {scores.images:,} images of {data}"
         ]
+        if about.get("optimistic"):
+            lines.append(f"these numbers are {about['optimistic']}")
         if "images_per_second" in about:
             lines.append(
                 f"{about['weights']} weights, {about['views']} view{'s' if about['views'] > 1 else ''} an image, "
@@ -78,51 +84,10 @@ class Evaluation:
         return "\n".join([*lines, score_table(scores)])
 
 
-class Predictor:
-    """Logits of a model, averaged over the views of test-time augmentation, with the time each batch takes."""
-
-    def __init__(self, model: nn.Module, prepare: Augment, precision: str, test_views: list[View]) -> None:
-        self.model, self.precision = model, precision
-        self.weights = [view.weight for view in test_views]
-        self.prepares = [
-            Augment(
-                [*view.transforms, *prepare.transforms],
-                prepare.mean,
-                prepare.std,
-                seed=prepare.seed,
-                dtype=DTYPES[precision],
-                channels_last=prepare.channels_last,
-            )
-            for view in test_views
-        ]
-        self.batch_seconds: list[float] = []
-
-    @torch.inference_mode()
-    def __call__(self, data: Dataset, batch_size: int) -> Tensor:
-        """Logits fp32 [N, C] for every image, in the data's order. A first batch that is not timed warms up."""
-        parts = torch.arange(len(data), device=data.images.device).split(batch_size)
-        self._batch(data, parts[0])
-        logits = []
-        for part in parts:
-            started = time.perf_counter()
-            logits.append(self._batch(data, part))
-            self.batch_seconds.append(time.perf_counter() - started)
-        return torch.cat(logits)
-
-    def _batch(self, data: Dataset, part: Tensor) -> Tensor:
-        total = torch.zeros((), device=part.device)
-        with autocast(part.device, self.precision):
-            for prepare, weight in zip(self.prepares, self.weights, strict=True):
-                total = total + weight * self.model(prepare(data.images, data.labels, part, 0).images).float()
-        if part.device.type == "cuda":
-            torch.cuda.synchronize(part.device)
-        return total
-
-
 def evaluate(
     run: RunFolder,
     *,
-    weights: Literal["auto", "model", "ema"] = "auto",
+    weights: Weights = "auto",
     dataset: str | None = None,
     tta: str = "none",
     tta_shift: int = 1,
@@ -132,70 +97,139 @@ def evaluate(
 ) -> Evaluation:
     """Score a run's newest checkpoint; the settings are those of the command line.
 
-    A run without checkpoints is scored by its ``predictions.npz``, where no setting asks for anything else.
+    A run without checkpoints is scored by its ``predictions.npz``, where no setting asks for anything else. An ensemble
+    is scored by its members' checkpoints, each with the views asked for, or so where they are not there any more.
 
     Raises:
         UserError: nothing to score, data that do not fit the model, or a setting that is not allowed.
     """
     if batch_size < 1:
         raise UserError(f"--batch-size {batch_size}: must be at least 1")
-    test_views = views(tta, shift=tta_shift)
+    settings = _Settings(weights, dataset, tta, views(tta, shift=tta_shift), data_dir, pick_device(device), batch_size)
+    return _evaluate_ensemble(run, settings) if is_ensemble(run) else _evaluate_run(run, settings)
+
+
+@dataclass(frozen=True)
+class _Settings:
+    """What the command line asks for, checked."""
+
+    weights: Weights
+    dataset: str | None
+    tta: str
+    views: list[View]
+    data_dir: str | Path | None
+    device: Literal["cpu", "cuda"]
+    batch_size: int
+
+    @property
+    def plain(self) -> bool:
+        """Whether the stored predictions answer what is asked."""
+        return (self.weights, self.dataset, self.tta) == ("auto", None, "none")
+
+
+def _evaluate_run(run: RunFolder, settings: _Settings) -> Evaluation:
     recipe = run.read_config()
     found = newest_checkpoint(run.checkpoints)
     if found is None:
-        return _score_stored(run, recipe, plain=(weights, dataset, tta) == ("auto", None, "none"))
+        return _score_stored(run, settings)
     path, checkpoint, problems = found
     for problem in problems:
         print(f"cifarfast: {problem}", file=sys.stderr)
-    where = pick_device(device)
-    splits = _load(recipe, dataset, data_dir)
-    if dataset is None and splits.fingerprint != checkpoint.state.get("fingerprint"):
+    splits = _load(recipe, settings)
+    if settings.dataset is None and splits.fingerprint != checkpoint.state.get("fingerprint"):
         print(f"cifarfast: {recipe.dataset} is not the data that {run.path} was trained on", file=sys.stderr)
-    check_images(checkpoint, splits.test, str(path))
-    model, trained_as = checkpoint_model(checkpoint, weights=weights, device=where, where=str(path))
-    # a GPU's precision may not be there on the CPU, and is slow there
-    precision = trained_as.precision if where == "cuda" or trained_as.device == "cpu" else "fp32"
-    predict = Predictor(model, checkpoint_augment(checkpoint, trained_as), precision, test_views)
-    scores = _score(predict(splits.test.to(where), batch_size), splits.test, checkpoint)
-    seconds = predict.batch_seconds
-    return Evaluation(
-        scores,
-        {
-            "run": str(run.path),
-            "source": str(path),
-            "checkpoint": path.name,
-            "weights": "EMA" if weights != "model" and "ema" in checkpoint.tensors else "model",
-            "dataset": splits.name,
-            "official": splits.test.official,
-            "fingerprint": splits.fingerprint,
-            "tta": tta,
-            "views": len(test_views),
-            "device": where,
-            "precision": precision,
-            "batch_size": batch_size,
-            "images_per_second": len(splits.test) / sum(seconds),
-            "milliseconds_a_batch": 1000 * float(np.median(seconds)),
-        },
-    )
+    predict, logits = _predict(path, checkpoint, splits.test, settings)
+    about = {
+        "run": str(run.path),
+        "source": str(path),
+        "checkpoint": path.name,
+        "weights": "EMA" if settings.weights != "model" and "ema" in checkpoint.tensors else "model",
+        "precision": predict.precision,
+    }
+    scores = _score(logits, splits.test, checkpoint.state["classes"])
+    return Evaluation(scores, about | _how(splits, settings, [predict]))
 
 
-def _load(recipe: Recipe, dataset: str | None, data_dir: str | Path | None) -> Splits:
-    image_size = recipe.image_size if dataset is None else None
+def _evaluate_ensemble(run: RunFolder, settings: _Settings) -> Evaluation:
+    """From the members' weights; from the stored predictions where a member is gone or was trained anew."""
+    record = read_record(run)
+    try:
+        members = [member_checkpoint(record, entry) for entry in record.members]
+    except UserError as error:
+        if not settings.plain:
+            raise
+        print(f"cifarfast: {error}; these are the scores of its predictions.npz", file=sys.stderr)
+        return _score_stored(run, settings, record)
+    combine = combiner(record)
+    splits = _load(record.data, settings)
+    if settings.dataset is None and splits.fingerprint != record.result["fingerprint"]:
+        print(f"cifarfast: {record.data.dataset} is not the data that {run.path} was made on", file=sys.stderr)
+    made = [_predict(path, checkpoint, splits.test, settings) for path, checkpoint in members]
+    with torch.inference_mode():
+        logits = combine(torch.stack([logits.cpu() for _, logits in made]))
+    predictors = [predict for predict, _ in made]
+    about = {
+        "run": str(run.path),
+        "source": str(run.path),
+        "members": [str(path) for path, _ in members],
+        "weights": {"auto": "EMA where kept, else model", "model": "model", "ema": "EMA"}[settings.weights],
+        "precision": "/".join(dict.fromkeys(predict.precision for predict in predictors)),
+        **_about_ensemble(record),
+    }
+    return Evaluation(_score(logits, splits.test, record.classes), about | _how(splits, settings, predictors))
+
+
+def _about_ensemble(record: EnsembleRecord) -> dict[str, Any]:
+    kept = ("method", "weighting", "fit_on")
+    about = {"ensemble": {key: record.result["ensemble"].get(key) for key in kept}}
+    return about | ({"optimistic": record.optimistic} if record.optimistic else {})
+
+
+def _predict(path: Path, checkpoint: Checkpoint, data: Dataset, settings: _Settings) -> tuple[Predictor, Tensor]:
+    check_images(checkpoint, data, str(path))
+    where = settings.device
+    model, trained_as = checkpoint_model(checkpoint, weights=settings.weights, device=where, where=str(path))
+    precision = precision_on(trained_as, where)
+    predict = Predictor(model, checkpoint_augment(checkpoint, trained_as), precision, settings.views)
+    return predict, predict(data.to(where), settings.batch_size)
+
+
+def _how(splits: Splits, settings: _Settings, predictors: Sequence[Predictor]) -> dict[str, Any]:
+    """What was scored, and how long it took; of an ensemble, a batch takes the time of all members."""
+    seconds = np.sum([predict.batch_seconds for predict in predictors], axis=0)
+    return {
+        "dataset": splits.name,
+        "official": splits.test.official,
+        "fingerprint": splits.fingerprint,
+        "tta": settings.tta,
+        "views": len(settings.views),
+        "device": settings.device,
+        "batch_size": settings.batch_size,
+        "images_per_second": len(splits.test) / float(seconds.sum()),
+        "milliseconds_a_batch": 1000 * float(np.median(seconds)),
+    }
+
+
+def _load(recipe: Recipe, settings: _Settings) -> Splits:
+    image_size = recipe.image_size if settings.dataset is None else None
     return load_dataset(
-        dataset or recipe.dataset, data_dir=data_dir or recipe.data_dir, image_size=image_size, seed=recipe.seed
+        settings.dataset or recipe.dataset,
+        data_dir=settings.data_dir or recipe.data_dir,
+        image_size=image_size,
+        seed=recipe.seed,
     )
 
 
-def _score(logits: Tensor, data: Dataset, checkpoint: Checkpoint) -> PredictionScores:
+def _score(logits: Tensor, data: Dataset, model_classes: Sequence[str]) -> PredictionScores:
     labels, classes = data.labels, data.classes
-    mapping = class_map(checkpoint.state["classes"], classes)
+    mapping = class_map(model_classes, classes)
     if mapping is not None:
         logits, labels, classes = mapping.map_logits(logits), mapping.map_labels(labels), mapping.classes
     return score_predictions(logits.cpu().numpy(), labels.cpu().numpy(), classes)
 
 
-def _score_stored(run: RunFolder, recipe: Recipe, *, plain: bool) -> Evaluation:
-    if not plain:
+def _score_stored(run: RunFolder, settings: _Settings, record: EnsembleRecord | None = None) -> Evaluation:
+    if not settings.plain:
         raise UserError(
             f"{run.path} has no checkpoint: only its predictions.npz, without other settings, can be scored"
         )
@@ -207,11 +241,12 @@ def _score_stored(run: RunFolder, recipe: Recipe, *, plain: bool) -> Evaluation:
     about = {
         "run": str(run.path),
         "source": str(run.path / "predictions.npz"),
-        "dataset": result.get("dataset", recipe.dataset),
+        "dataset": result.get("dataset", "an unknown data set"),
         "official": result.get("official", False),
         "fingerprint": result.get("fingerprint"),
+        **(_about_ensemble(record) if record else {}),
     }
-    return Evaluation(score_predictions(logits, labels, names), about)
+    return Evaluation(score_predictions(logits, labels, record.classes if record else names), about)
 
 
 def run_command(arguments: list[str]) -> int:

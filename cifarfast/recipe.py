@@ -41,6 +41,10 @@ class Recipe(AugmentSettings):
     """Side in pixels that folder:, csv: and digits images are resized to; default: as stored (digits: 32)."""
     val_split: FractionBelow1 = 0.0
     """Fraction of the training set held out, stratified by class, for validation."""
+    folds: Annotated[int, Ge(0)] = 0
+    """Divide the training set into this many parts, stratified by class, and hold one out for validation; 0 = no."""
+    fold: Annotated[int, Ge(0)] = 0
+    """The part that is held out, counted from 0."""
     limit_train: Positive | None = None
     """Train on this many images only, a subset drawn by the seed."""
     normalize: Literal["standard", "unit"] = "standard"

@@ -81,6 +81,8 @@ def train(
         recipe.dataset,
         data_dir=recipe.data_dir,
         val_split=recipe.val_split,
+        folds=recipe.folds,
+        fold=recipe.fold,
         limit_train=recipe.limit_train,
         image_size=recipe.image_size,
         seed=recipe.seed,

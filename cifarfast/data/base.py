@@ -11,8 +11,8 @@ from torch import Tensor
 from ..errors import UserError
 from ..random import Purpose, permutation
 
-# Philox "epochs" of Purpose.SPLIT, so that the two kinds of split never share a draw
-_VALIDATION, _FIXED_TEST = 0, 1
+# Philox "epochs" of Purpose.SPLIT, so that the kinds of split never share a draw
+_VALIDATION, _FIXED_TEST, _FOLDS = 0, 1, 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,18 +157,29 @@ def _quotas(counts: Sequence[int], fraction: float) -> list[int]:
     return quotas
 
 
-def _stratified_indices(dataset: Dataset, fraction: float, seed: int, epoch: int) -> tuple[Tensor, Tensor]:
-    """Indices (kept, held out), each ascending: of every class the samples that come first in a random order."""
-    labels = dataset.labels.cpu()
-    counts = torch.bincount(labels, minlength=dataset.num_classes).tolist()
+def _class_counts(dataset: Dataset) -> list[int]:
+    """Samples of each class; raises `UserError` where a class has one only, which cannot be split."""
+    counts: list[int] = torch.bincount(dataset.labels.cpu(), minlength=dataset.num_classes).tolist()
     if 1 in counts:
         raise UserError(
             f"class {dataset.classes[counts.index(1)]!r} has 1 sample, too few to split (2 are needed): "
             "add samples, drop the class, or split the data yourself"
         )
+    return counts
+
+
+def _by_class(dataset: Dataset, seed: int, epoch: int) -> Tensor:
+    """Positions (int64 ``[N]``) of the classes in turn, each in random order."""
+    labels = dataset.labels.cpu()
     order = permutation(len(labels), seed, Purpose.SPLIT, epoch)
-    by_class = order[torch.argsort(labels[order], stable=True)]  # classes in turn, each in random order
-    held_out = torch.zeros(len(labels), dtype=torch.bool)
+    return order[torch.argsort(labels[order], stable=True)]
+
+
+def _stratified_indices(dataset: Dataset, fraction: float, seed: int, epoch: int) -> tuple[Tensor, Tensor]:
+    """Indices (kept, held out), each ascending: of every class the samples that come first in a random order."""
+    counts = _class_counts(dataset)
+    by_class = _by_class(dataset, seed, epoch)
+    held_out = torch.zeros(len(dataset), dtype=torch.bool)
     start = 0
     for count, quota in zip(counts, _quotas(counts, fraction), strict=True):
         held_out[by_class[start : start + quota]] = True
@@ -211,6 +222,30 @@ def hold_out_validation(splits: Splits, fraction: float, seed: int) -> Splits:
     if splits.val is not None:
         raise UserError(f"{splits.name} brings its own validation part; leave --val-split out")
     kept, held_out = _stratified_indices(splits.train, fraction, seed, _VALIDATION)
+    return replace(splits, train=splits.train.select(kept), val=splits.train.select(held_out))
+
+
+def hold_out_fold(splits: Splits, folds: int, fold: int, seed: int) -> Splits:
+    """Move part ``fold`` of ``folds`` of the training part to ``val``, drawn by Philox from ``seed``.
+
+    The parts are disjoint and together the whole training part. They differ by at most one sample in size, and by at
+    most one in the samples of each class: the classes in turn, each in random order, are dealt out like cards.
+
+    Raises:
+        UserError: fewer than 2 folds or more than samples, a fold that there is not, a class with one sample, or data
+            that brings a validation part of its own.
+    """
+    size = len(splits.train)
+    if not 2 <= folds <= size:
+        raise UserError(f"folds is {folds}, allowed for {size:,} training samples is 2…{size:,}")
+    if not 0 <= fold < folds:
+        raise UserError(f"fold is {fold}, allowed with {folds} folds is 0…{folds - 1}")
+    if splits.val is not None:
+        raise UserError(f"{splits.name} brings its own validation part; leave folds out")
+    _class_counts(splits.train)
+    part = torch.empty(size, dtype=torch.int64)
+    part[_by_class(splits.train, seed, _FOLDS)] = torch.arange(size) % folds
+    kept, held_out = ((part != fold).nonzero()[:, 0], (part == fold).nonzero()[:, 0])
     return replace(splits, train=splits.train.select(kept), val=splits.train.select(held_out))
 
 

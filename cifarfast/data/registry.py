@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from ..errors import UserError, nearest
-from .base import Splits, hold_out_validation, limit_training
+from .base import Splits, hold_out_fold, hold_out_validation, limit_training
 from .cifar import load_cifar
 from .digits import load_digits
 from .download import data_folder
@@ -33,6 +33,8 @@ def load_dataset(
     data_dir: str | Path | None = None,
     download: bool = True,
     val_split: float = 0.0,
+    folds: int = 0,
+    fold: int = 0,
     limit_train: int | None = None,
     image_size: int | None = None,
     seed: int = 0,
@@ -45,6 +47,8 @@ def load_dataset(
             may also be the inner folder itself, for example ``…/cifar-10-batches-py``.
         download: download CIFAR and EMNIST through torchvision when they are not there.
         val_split: this fraction of every class moves from the training part to ``val``, drawn from ``seed``.
+        folds: divide the training part into this many parts, drawn from ``seed``; 0 divides nothing.
+        fold: the part of these, counted from 0, that moves to ``val``.
         limit_train: after that, keep this many training samples, a random subset drawn from ``seed``.
         image_size: pixels a side, for ``folder:``, ``csv:`` and ``digits``. The others have one size only.
         seed: the run's seed. It never changes the test part.
@@ -54,6 +58,10 @@ def load_dataset(
     """
     if not 0 <= val_split < 1:
         raise UserError(f"val_split is {val_split}, allowed is 0 (no validation part) up to but not including 1")
+    if folds and val_split:
+        raise UserError(f"folds is {folds} and val_split is {val_split}: only one of them can hold out images")
+    if fold and not folds:
+        raise UserError(f"fold is {fold}, but folds, the number of parts, is not given")
     if limit_train is not None and limit_train < 1:
         raise UserError(f"limit_train is {limit_train}, allowed is 1 or more training samples")
     if image_size is not None and image_size < 1:
@@ -62,7 +70,8 @@ def load_dataset(
         splits = _load(name, data_folder(data_dir), download, image_size)
     except OSError as error:
         raise UserError(f"cannot read data set {name}: {error.filename}: {error.strerror or error}") from None
-    return limit_training(hold_out_validation(splits, val_split, seed), limit_train, seed)
+    held_out = hold_out_fold(splits, folds, fold, seed) if folds else hold_out_validation(splits, val_split, seed)
+    return limit_training(held_out, limit_train, seed)
 
 
 def _load(name: str, folder: Path, download: bool, image_size: int | None) -> Splits:

@@ -10,6 +10,8 @@ COLUMNS = ("run", "arch", "data", "epochs", "last %", "best %", "at", "train s",
 def comparison_table(runs: Sequence[RunFolder]) -> str:
     """A Markdown table of finished runs: accuracy after the last and the best epoch, time, size.
 
+    An ensemble that was fitted on the test set is marked, and a line below says so.
+
     Raises:
         UserError: a folder is not that of a finished run.
     """
@@ -17,20 +19,23 @@ def comparison_table(runs: Sequence[RunFolder]) -> str:
     widths = [max(len(row[i]) for row in rows) for i in range(len(COLUMNS))]
     rows.insert(1, tuple("-" * width for width in widths))
     padded = [[cell.ljust(width) for cell, width in zip(row, widths, strict=True)] for row in rows]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in padded)
+    lines = [f"| {' | '.join(cells)} |" for cells in padded]
+    remarks = dict.fromkeys(str(run.read_result().get("optimistic", "")) for run in runs)
+    return "\n".join([*lines, *(f"* {remark}" for remark in remarks if remark)])
 
 
 def _cells(run: RunFolder) -> tuple[str, ...]:
     result = run.read_result()
     data = result["dataset"] + ("" if result["official"] else " (not official)")
+    mark = " *" if result.get("optimistic") else ""
     return (
         run.path.name,
         result["arch"],
         data,
-        str(result["epochs"]),
-        f"{result['test_accuracy_percent']:.2f}",
-        f"{result['best_test_accuracy_percent']:.2f}",
-        str(result["best_epoch"]),
+        str(result["epochs"] or "–"),
+        f"{result['test_accuracy_percent']:.2f}{mark}",
+        f"{result['best_test_accuracy_percent']:.2f}{mark}",
+        str(result["best_epoch"] or "–"),
         f"{result['train_seconds']:.1f}",
         f"{result['images_per_second']:,.0f}",
         f"{result['parameters']:,}",

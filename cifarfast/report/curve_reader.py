@@ -8,10 +8,14 @@ C classes and ln C, the loss of guessing, as the yardstick. In this order:
 * **unstable**: h jumps by 5 %, and 0.005 ln C, from epoch to epoch, even at the end;
 * **overfitting** from epoch k, where h is lowest: since then h rose by 3.5 % or more and by more than its
   noise, while t fell;
-* **still improving**: the mean of h over the last 20 % of the epochs is 2 % or more below that of the 20 % before
-  (5 % and 5 % where the learning rate has run out), and by more than noise would do;
+* **still improving**: the mean of h over the last 20 % of the epochs is 2 % or more below that of the 20 % before, and
+  by more than noise would do. Where the learning rate has run out, 5 % and 5 % of the epochs, and the drop must not be
+  dying out, at least three quarters of the one before: what large steps had cost comes back with the last of the rate;
 * **underfitting**: h has settled above 0.35 ln C and t is hardly better;
 * **fine**.
+
+To find k, h is smoothed no more than its noise asks for: a wide mean would move the minimum away from the steeper side,
+such as a step of the learning rate.
 """
 
 import math
@@ -26,7 +30,8 @@ from ..recipe import Recipe
 Kind = Literal["too short", "not learning", "unstable", "overfitting", "still improving", "underfitting", "fine"]
 
 _SHORT = 4
-_RISE, _DROP, _JUMP = 0.035, 0.02, 0.05
+_RISE, _DROP, _JUMP, _UNDIMINISHED = 0.035, 0.02, 0.05, 0.75
+_NOISE_LEFT = 0.05  # noise of the curve that the minimum is sought on, as a share of the rise since
 _HIGH_LOSS, _SMALL_GAP = 0.35, 0.15
 
 
@@ -34,8 +39,8 @@ _HIGH_LOSS, _SMALL_GAP = 0.35, 0.15
 class Reading:
     """What the curves say.
 
-    ``epoch`` is that of the lowest smoothed held-out loss, from which on an overfitting run overfits; ``part`` is the
-    held-out part that was read, "validation" or "test".
+    ``epoch`` is that of the lowest held-out loss but for noise, from which on an overfitting run overfits; ``part`` is
+    the held-out part that was read, "validation" or "test".
     """
 
     kind: Kind
@@ -54,10 +59,7 @@ class _Curves:
     accuracy: np.ndarray
     part: str
     annealed: bool
-
-    @property
-    def best(self) -> int:
-        return int(self.held_out.argmin())
+    best: int
 
 
 def read_curves(rows: Sequence[dict[str, float]], num_classes: int, recipe: Recipe | None = None) -> Reading:
@@ -83,6 +85,7 @@ def read_curves(rows: Sequence[dict[str, float]], num_classes: int, recipe: Reci
         epochs=np.array([int(row["epoch"]) for row in rows]),
         train=_smooth(np.array([row["train_loss"] for row in rows])),
         held_out=_smooth(raw),
+        best=_lowest(raw),
         accuracy=np.array([row.get(f"{part}_accuracy_percent", math.nan) for row in rows]),
         part=name,
         annealed=bool(rates) and rates[-1] <= 0.1 * max(rates),
@@ -93,13 +96,32 @@ def read_curves(rows: Sequence[dict[str, float]], num_classes: int, recipe: Reci
     return Reading(kind, epoch, name, headline, explanation, _advice(kind, epoch, curves, recipe))
 
 
-def _smooth(values: np.ndarray) -> np.ndarray:
-    """A centred mean with triangular weights over up to a fifteenth of the curve to either side."""
+def _most_smoothing(count: int) -> int:
+    """Half the width of a mean over up to a fifteenth of the curve to either side."""
+    return 0 if count < 8 else max(1, min(count // 15, 10))
+
+
+def _weights(half: int) -> np.ndarray:
+    return np.concatenate([np.arange(1, half + 2), np.arange(half, 0, -1)]).astype(float)
+
+
+def _smooth(values: np.ndarray, half: int | None = None) -> np.ndarray:
+    """A centred mean with triangular weights over ``half`` values to either side."""
     count = len(values)
-    half = 0 if count < 8 else max(1, min(count // 15, 10))
-    weights = np.concatenate([np.arange(1, half + 2), np.arange(half, 0, -1)]).astype(float)
-    total, norm = np.convolve(values, weights), np.convolve(np.ones(count), weights)
+    half = _most_smoothing(count) if half is None else half
+    total, norm = np.convolve(values, _weights(half)), np.convolve(np.ones(count), _weights(half))
     return (total / norm)[half : half + count]
+
+
+def _lowest(values: np.ndarray) -> int:
+    """Position of the minimum of the curve, smoothed just so far that little noise is left beside the rise since."""
+    smooth, noise = _smooth(values), _noise(values)
+    rise = float(smooth[-1] - smooth.min())
+    for half in range(_most_smoothing(len(values)) + 1):
+        share = _weights(half) / _weights(half).sum()
+        if noise * math.sqrt(float((share**2).sum())) <= _NOISE_LEFT * rise:
+            return int(_smooth(values, half).argmin())
+    return int(smooth.argmin())
 
 
 def _noise(values: np.ndarray) -> float:
@@ -111,7 +133,7 @@ def _noise(values: np.ndarray) -> float:
 def _classify(curves: _Curves, raw: np.ndarray, guessing: float) -> Kind:
     held_out, train, best, noise = curves.held_out, curves.train, curves.best, _noise(raw)
     count, end = len(held_out), float(held_out[-1])
-    lowest = float(held_out[best])
+    lowest = float(held_out.min())
     if lowest > 0.97 * guessing:
         return "not learning"
     if noise > max(_JUMP * end, 0.005 * guessing):
@@ -119,13 +141,22 @@ def _classify(curves: _Curves, raw: np.ndarray, guessing: float) -> Kind:
     rise = end - lowest
     if rise >= max(_RISE * lowest, 2 * noise, 0.005 * guessing) and train[-1] < train[best] and count - 1 - best >= 2:
         return "overfitting"
-    window = max(1, round(0.05 * count)) if curves.annealed else max(2, round(0.2 * count))
-    drop = float(raw[-2 * window : -window].mean() - raw[-window:].mean())
-    if drop >= max(_DROP * end, noise * math.sqrt(2 / window), 0.005 * guessing):
+    if _improves(raw, end, noise, guessing, annealed=curves.annealed):
         return "still improving"
     if end > _HIGH_LOSS * guessing and end - float(train[-1]) <= _SMALL_GAP * end:
         return "underfitting"
     return "fine"
+
+
+def _improves(raw: np.ndarray, end: float, noise: float, guessing: float, *, annealed: bool) -> bool:
+    """Whether the held-out loss is still falling at the end."""
+    count = len(raw)
+    window = max(1, round(0.05 * count)) if annealed else max(2, round(0.2 * count))
+    means = [float(raw[count - (i + 1) * window : count - i * window].mean()) for i in range(min(3, count // window))]
+    drop = means[1] - means[0]
+    if drop < max(_DROP * end, noise * math.sqrt(2 / window), 0.005 * guessing):
+        return False
+    return not annealed or len(means) < 3 or drop >= _UNDIMINISHED * (means[2] - means[1])
 
 
 def _describe(kind: Kind, curves: _Curves) -> tuple[str, str]:

@@ -16,6 +16,7 @@ from ..inference import autocast
 from .figures import INK, PAPER, class_color, new_figure, short, style, to_svg
 
 SAMPLES = 600
+ITERATIONS = 400  # of t-SNE; neighbourhoods are kept as well as by 500
 _MAC_BUDGET = 3e11  # on a CPU, some ten seconds
 _FEWEST = 50
 
@@ -51,7 +52,7 @@ def feature_map(features: np.ndarray, labels: np.ndarray, predicted: np.ndarray,
     spread = features.std(axis=0)
     scaled = features[:, spread > 0] / spread[spread > 0].mean() if (spread > 0).any() else features
     perplexity = min(30, (len(features) - 1) / 3)
-    places = TSNE(2, init="pca", random_state=0, perplexity=perplexity, max_iter=500).fit_transform(scaled)
+    places = TSNE(2, init="pca", random_state=0, perplexity=perplexity, max_iter=ITERATIONS).fit_transform(scaled)
     with style():
         figure, axes = new_figure(4.8, 4.2)
         for label in np.unique(labels):

@@ -93,8 +93,19 @@ def new_figure(width: float, height: float) -> tuple[Figure, Axes]:
     return figure, figure.subplots()
 
 
+def new_panel(width: float, height: float) -> tuple[Figure, Axes]:
+    """A small figure of this size in inches whose axes have a title, ticks of three characters, and no labels."""
+    figure = Figure(figsize=(width, height))
+    FigureCanvasSVG(figure)
+    figure.subplots_adjust(left=0.22 / width, right=1 - 0.06 / width, bottom=0.2 / height, top=1 - 0.24 / height)
+    return figure, figure.subplots()
+
+
 def to_svg(figure: Figure, description: str) -> str:
     """The figure as an ``<svg>`` element for a page; ``description`` is what a screen reader says."""
+    if (layout := figure.get_layout_engine()) is not None:
+        layout.execute(figure)
+        figure.set_layout_engine(None)  # else saving draws everything once more, to lay it out
     buffer = io.StringIO()
     nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
     figure.savefig(buffer, format="svg", metadata=nothing)

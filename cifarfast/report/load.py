@@ -1,5 +1,6 @@
 """What a report needs of each run folder, checked, and of the data set they share."""
 
+import dataclasses
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -10,6 +11,7 @@ import numpy as np
 
 from ..checkpoint import Checkpoint, newest_checkpoint
 from ..data import Splits, load_dataset
+from ..ensembling import EnsembleRecord, ensemble_recipe_names, is_ensemble, load_ensemble_recipe, read_record
 from ..errors import UserError
 from ..recipe import Recipe, differences, load_recipe, recipe_names
 from ..run import RunFolder
@@ -28,6 +30,7 @@ class LoadedRun:
         changed: settings that differ from the recipe's.
         metrics, timing: rows of the two tables, empty where the run has none.
         checkpoint: the newest that verifies, or None.
+        ensemble: what it combines, where the run is an ensemble; ``recipe`` then only says which data it is on.
         problems: lines about what is missing or damaged without making the run unusable.
     """
 
@@ -44,9 +47,20 @@ class LoadedRun:
     scores: PredictionScores
     reading: Reading | None
     checkpoint: Checkpoint | None
+    ensemble: EnsembleRecord | None = None
     reported_percent: float | None = None
     changed: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
+
+    @property
+    def optimistic(self) -> str:
+        """What to say of its accuracy where it was fitted on the test set, else an empty string."""
+        return str(self.result.get("optimistic", ""))
+
+    @property
+    def has_class_names(self) -> bool:
+        """Whether the folder itself says what the classes are called."""
+        return self.checkpoint is not None or self.ensemble is not None
 
     @property
     def data_name(self) -> str:
@@ -66,7 +80,8 @@ def load_run(path: str | Path) -> LoadedRun:
         UserError: not a run folder, not finished, damaged, or written by a version this one cannot read.
     """
     folder = RunFolder(path)
-    recipe = folder.read_config()
+    ensemble = read_record(folder) if is_ensemble(folder) else None
+    recipe = ensemble.data if ensemble else folder.read_config()
     result = folder.read_result()
     missing = [key for key in NEEDED if key not in result] if isinstance(result, dict) else list(NEEDED)
     if missing:
@@ -77,14 +92,16 @@ def load_run(path: str | Path) -> LoadedRun:
     except UserError as error:
         raise UserError(f"{folder.path}/predictions.npz: {error}") from None
     problems: list[str] = []
-    checkpoint = _checkpoint(folder, problems)
-    classes = tuple(checkpoint.state["classes"]) if checkpoint else tuple(map(str, range(logits.shape[1])))
+    checkpoint = None if ensemble else _checkpoint(folder, problems)
+    classes = ensemble.classes if ensemble else tuple(map(str, range(logits.shape[1])))
+    if checkpoint:
+        classes = tuple(checkpoint.state["classes"])
     if len(classes) != logits.shape[1]:
         raise UserError(
-            f"{folder.path}: predictions.npz has {logits.shape[1]} classes, the checkpoint {len(classes)}: "
-            "its files are not of one run"
+            f"{folder.path}: predictions.npz has {logits.shape[1]} classes, its "
+            f"{'result.json' if ensemble else 'checkpoint'} {len(classes)}: its files are not of one run"
         )
-    metrics = _rows(folder, "metrics.csv", problems)
+    metrics = _rows(folder, "metrics.csv", problems, needed=ensemble is None)
     run = LoadedRun(
         name=folder.path.resolve().name,
         folder=folder,
@@ -92,16 +109,20 @@ def load_run(path: str | Path) -> LoadedRun:
         result=result,
         environment=folder.read_environment() if (folder.path / "environment.json").exists() else {},
         metrics=metrics,
-        timing=_rows(folder, "timing.csv", problems),
+        timing=_rows(folder, "timing.csv", problems, needed=ensemble is None),
         logits=logits,
         labels=labels,
         classes=classes,
         scores=score_predictions(logits, labels, classes),
-        reading=read_curves(metrics, len(classes), recipe) if metrics else None,
+        reading=read_curves(metrics, len(classes), recipe) if metrics and not ensemble else None,
         checkpoint=checkpoint,
+        ensemble=ensemble,
         problems=problems,
     )
-    _compare_with_recipe(run)
+    if ensemble:
+        _compare_with_ensemble_recipe(run, ensemble)
+    else:
+        _compare_with_recipe(run)
     return run
 
 
@@ -135,6 +156,8 @@ def load_data(runs: Sequence[LoadedRun], data_dir: str | Path | None = None) -> 
             data_dir=data_dir or recipe.data_dir,
             download=False,
             val_split=recipe.val_split,
+            folds=recipe.folds,
+            fold=recipe.fold,
             image_size=recipe.image_size,
             seed=recipe.seed,
         )
@@ -144,8 +167,8 @@ def load_data(runs: Sequence[LoadedRun], data_dir: str | Path | None = None) -> 
         return None, f"the {recipe.dataset} found there is not the data of these runs"
     if not np.array_equal(splits.test.labels.numpy(), run.labels):
         return None, f"the test labels of the {recipe.dataset} found there are not those of predictions.npz"
-    if not any(other.checkpoint for other in runs):
-        for other in runs:
+    for other in runs:
+        if not other.has_class_names:
             other.classes = splits.test.classes
             other.scores = score_predictions(other.logits, other.labels, other.classes)
     return splits, ""
@@ -164,9 +187,10 @@ def _checkpoint(folder: RunFolder, problems: list[str]) -> Checkpoint | None:
     return found[1] if isinstance(found[1].state.get("classes"), list) else None
 
 
-def _rows(folder: RunFolder, name: str, problems: list[str]) -> list[dict[str, float]]:
+def _rows(folder: RunFolder, name: str, problems: list[str], *, needed: bool) -> list[dict[str, float]]:
     if not (folder.path / name).exists():
-        problems.append(f"{folder.path} has no {name}")
+        if needed:
+            problems.append(f"{folder.path} has no {name}")
         return []
     try:
         return folder.read_metrics() if name == "metrics.csv" else folder.read_timing()
@@ -197,6 +221,21 @@ def _compare_with_recipe(run: LoadedRun) -> None:
         line
         for line in differences(run.recipe, recipe.resolved("cuda" if run.recipe.device == "cuda" else "cpu"))
         if not line.startswith(ignored)
+    ]
+
+
+def _compare_with_ensemble_recipe(run: LoadedRun, record: EnsembleRecord) -> None:
+    if record.recipe.name not in ensemble_recipe_names():
+        return
+    recipe = load_ensemble_recipe(record.recipe.name)
+    ours, theirs = dataclasses.asdict(record.recipe.settings), dataclasses.asdict(recipe.settings)
+    members = [str(entry.get("recipe")) for entry in record.members]
+    if members == list(recipe.members) and load_recipe(members[0])[0].dataset == run.result["dataset"]:
+        run.reported_percent = recipe.about.reported_accuracy_percent
+    if members != list(recipe.members):
+        run.changed.append(f"members: {', '.join(members)} ≠ {', '.join(recipe.members)}")
+    run.changed += [
+        f"{key}: {ours[key]!r} ≠ {theirs[key]!r}" for key in ours if ours[key] != theirs[key] and key != "seed"
     ]
 
 

@@ -22,6 +22,7 @@ from ..recipe import Recipe
 from ..scores import sample_losses
 from ..storage import disk_errors, write_atomic
 from .curve_figures import curve_figures
+from .ensembles import fit_words, member_rows, method_words
 from .features import SAMPLES, Layer, feature_map, model_layers, penultimate_features, sample_count
 from .figures import SERIES
 from .label_errors import rank_label_errors
@@ -86,6 +87,11 @@ def render(runs: list[LoadedRun], data: Splits | None, notes: list[str], problem
         "maps": _feature_maps(runs, data, notes),
         "layers": _structures(runs, notes),
         "settings": [_settings(run) for run in runs],
+        "ensembles": [
+            (number, method_words(run.ensemble), fit_words(run.ensemble), member_rows(run.ensemble))
+            for number, run in enumerate(runs)
+            if run.ensemble
+        ],
     }
     if data is not None:
         sections |= _pictures(runs, data, curves.probabilities)
@@ -121,13 +127,15 @@ def _pictures(runs: Sequence[LoadedRun], data: Splits, probabilities: Sequence[n
         losses = sample_losses(run.logits, run.labels)
         chosen = np.argsort(-losses, kind="stable")[:TILES].tolist()
         hardest.append(prediction_tiles(data.test, p, chosen, [f"loss {losses[i]:.1f}" for i in chosen]))
-    mean = np.mean(probabilities, axis=0)
+    # a run that was fitted on the test set has seen its labels, wrong ones included
+    unseen = [p for run, p in zip(runs, probabilities, strict=True) if not run.optimistic]
+    mean = np.mean(unseen or probabilities, axis=0)
     ranked = rank_label_errors(mean, runs[0].labels)
     top = ranked[:TILES].tolist()
     details = [f"label {100 * mean[i, runs[0].labels[i]]:.1f} %" for i in top]
     return {
         "hardest": hardest,
-        "errors": (len(ranked), prediction_tiles(data.test, mean, top, details)),
+        "errors": (len(ranked), prediction_tiles(data.test, mean, top, details), len(unseen)),
         "samples": random_tiles(data.train),
         "augmented": _augmented(runs, data),
     }
@@ -137,7 +145,7 @@ def _augmented(runs: Sequence[LoadedRun], data: Splits) -> list[tuple[str, list[
     """Rows of augmented examples, once for runs that augment alike."""
     names: dict[str, list[str]] = {}
     recipes: dict[str, Recipe] = {}
-    for run in runs:
+    for run in (run for run in runs if not run.ensemble):
         transforms = [t for t in run.recipe.transforms(run.recipe.epochs) if not isinstance(t, Resize)]
         key = f"{run.recipe.epochs} {run.recipe.augmented_copy} {transforms}" if transforms else ""
         names.setdefault(key, []).append(run.name)
@@ -211,7 +219,8 @@ def _structures(runs: Sequence[LoadedRun], notes: list[str]) -> list[tuple[str, 
 
 def _settings(run: LoadedRun) -> dict[str, list[tuple[str, str]]]:
     """The resolved recipe and the environment as rows of name and value."""
-    recipe = [(key, _plain(value)) for key, value in dataclasses.asdict(run.recipe).items() if value is not None]
+    settings: Any = run.ensemble.recipe.settings if run.ensemble else run.recipe
+    recipe = [(key, _plain(value)) for key, value in dataclasses.asdict(settings).items() if value is not None]
     environment: list[tuple[str, str]] = []
     for key, value in run.environment.items():
         if isinstance(value, dict):

@@ -9,7 +9,7 @@ from matplotlib.patches import Rectangle
 from sklearn.metrics import precision_recall_curve, roc_curve
 
 from ..scores import PredictionScores, calibration, log_softmax
-from .figures import DIAGONAL, ERROR, INK, MUTED, PAPER, new_figure, series_color, short, style, to_svg
+from .figures import DIAGONAL, ERROR, INK, MUTED, PAPER, new_figure, new_panel, series_color, short, style, to_svg
 from .load import LoadedRun
 
 PANELS = 12  # classes that get a precision-recall and an ROC panel of their own: the hardest, where there are more
@@ -50,12 +50,15 @@ def _cells(axes: Axes, counts: np.ndarray, strength: np.ndarray) -> None:
     for row, column in np.ndindex(*counts.shape):
         count, color = int(counts[row, column]), DIAGONAL if row == column else ERROR
         corner = (column - 0.46, row - 0.46)
-        axes.add_patch(Rectangle(corner, 0.92, 0.92, facecolor=color, alpha=float(strength[row, column]), lw=0))
+        cell = Rectangle(corner, 0.92, 0.92, facecolor=color, alpha=float(strength[row, column]), lw=0)
+        cell.set_in_layout(False)
+        axes.add_artist(cell)
         if count:
             weight = "bold" if row == column else "normal"
-            axes.text(
+            text = axes.text(
                 column, row, str(count), ha="center", va="center_baseline", fontsize=size, color=INK, weight=weight
             )
+            text.set_in_layout(False)  # inside the axes, so not worth measuring
 
 
 def _pixels(axes: Axes, strength: np.ndarray) -> None:
@@ -147,8 +150,8 @@ class Curves:
     def _precision_recall(
         self, truth: np.ndarray, scores: Sequence[np.ndarray], size: tuple[float, float], title: str
     ) -> str:
-        figure, axes = new_figure(*size)
         large = size[0] > 3
+        figure, axes = (new_figure if large else new_panel)(*size)
         for number, score in enumerate(scores):
             precision, recall, _ = precision_recall_curve(truth, score, drop_intermediate=True)
             best = int(f1_of(precision, recall).argmax())
@@ -168,14 +171,15 @@ class Curves:
         return to_svg(figure, f"Precision-recall curve, {title}")
 
     def _roc(self, truth: np.ndarray, scores: Sequence[np.ndarray], size: tuple[float, float], title: str) -> str:
-        figure, axes = new_figure(*size)
+        large = size[0] > 3
+        figure, axes = (new_figure if large else new_panel)(*size)
         axes.plot([0, 1], [0, 1], color=MUTED, linewidth=0.8, linestyle=(0, (3, 2)))
         for number, score in enumerate(scores):
             false, true, _ = roc_curve(truth, score)
             keep = _thin(false, np.linspace(0, 1, _POINTS) ** 3)
             axes.plot(false[keep], true[keep], color=series_color(number), linewidth=1.4)
         axes.set(xlim=(-0.01, 1), ylim=(0, 1.03), title=title)
-        if size[0] > 3:
+        if large:
             axes.set(xlabel="false positive rate", ylabel="true positive rate")
         else:
             _small(axes)

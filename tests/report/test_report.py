@@ -1,8 +1,12 @@
 """The HTML report: what is in it, how long it takes, and run folders that are not as they should be."""
 
 import json
+import os
 import re
 import shutil
+import subprocess
+import sys
+import time
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -29,6 +33,24 @@ def section(text: str, name: str) -> str:
 def test_five_runs_of_ten_thousand_images_are_quick_and_small(report_of_five: Rendered) -> None:
     assert report_of_five.seconds < 30
     assert report_of_five.path.stat().st_size < 5e6
+
+
+@pytest.mark.slow
+def test_the_command_takes_less_than_30_seconds_of_wall_time_on_two_cores(
+    five_runs: list[RunFolder], tmp_path: Path
+) -> None:
+    command = [sys.executable, "-m", "cifarfast.report", *(str(run.path) for run in five_runs)]
+    cores = sorted(os.sched_getaffinity(0))[:2]
+    started = time.perf_counter()
+    done = subprocess.run(
+        [*command, f"--out={tmp_path / 'report.html'}"],
+        check=True,
+        capture_output=True,
+        env=os.environ | {"OMP_NUM_THREADS": "2", "PYTHONPATH": str(Path(__file__).parent.parent.parent)},
+        preexec_fn=lambda: os.sched_setaffinity(0, cores),
+    )
+    assert time.perf_counter() - started < 30
+    assert done.stdout.count(b"\n") == 8
 
 
 def test_everything_is_there(report_of_five: Rendered) -> None:
