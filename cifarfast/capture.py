@@ -70,8 +70,9 @@ class Graphs:
         return result
 
     def _record(self, function: Callable[[], T]) -> tuple[torch.cuda.CUDAGraph, T]:
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool, stream=self._stream):
+        graph, current = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
+        # torch leaves its stream the current one when a recording fails
+        with torch.cuda.stream(current), torch.cuda.graph(graph, pool=self._pool, stream=self._stream):
             result = function()
         return graph, result
 

@@ -116,10 +116,19 @@ def synchronise_batch_norms(model: nn.Module) -> None:
     """Make every batch norm in training normalise by the batch of all processes, also on CPUs.
 
     Modules keep their parameters, buffers and what a subclass does after normalising.
+
+    Raises:
+        UserError: a subclass normalises by itself, without torch's ``forward``.
     """
-    for module in model.modules():
-        if isinstance(module, _BatchNorm) and not isinstance(module, _Synchronised):
+    for name, module in model.named_modules():
+        if isinstance(module, _BatchNorm) and not isinstance(module, _Synchronised | nn.SyncBatchNorm):
             kind = type(module)
+            # only a function that says super() has this cell
+            if kind.forward is not _BatchNorm.forward and "__class__" not in kind.forward.__code__.co_freevars:
+                raise UserError(
+                    f"sync_batch_norm: layer {name} ({kind.__name__}) does not use torch's batch norm, so that it "
+                    "cannot be synchronised: choose another --arch"
+                )
             module.__class__ = type(f"Synchronised{kind.__name__}", (kind, _Synchronised), {})
 
 
@@ -129,7 +138,7 @@ class _Synchronised(_BatchNorm):
     def forward(self, input: Tensor) -> Tensor:
         """[N, C, …] to the same shape and dtype."""
         self._check_input_dim(input)
-        if not self.training and self.running_mean is not None:
+        if not self.training:
             result: Tensor = super().forward(input)
             return result
         dimensions = [d for d in range(input.ndim) if d != 1]

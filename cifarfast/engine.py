@@ -147,9 +147,8 @@ class Trainer:
             Interrupted: SIGINT or SIGTERM came; the state is saved.
             UserError: a checkpoint cannot be written, or the loss is not finite.
         """
-        done = self.progress.epoch * self.images_per_epoch + self.progress.step_in_epoch * self.recipe.batch_size
         total = self.recipe.epochs * self.images_per_epoch
-        bar = progress_bar(total=total, initial=done, shown=self._show_progress)
+        bar = progress_bar(total=total, initial=self._images_done(), shown=self._show_progress)
         with bar, self._event_log() as events, explained(), StopRequest() as stop:
             self._write_tables()
             if self.recipe.on_nonfinite == "rollback" and not checkpoint_folders(self.run.checkpoints):
@@ -160,6 +159,7 @@ class Trainer:
                     self._train_epoch(bar, stop)
                 except WentBack as back:
                     self.progress = back.progress
+                    bar.n = self._images_done()
                     continue
                 self._finish_epoch(bar)
                 for follower in (events, after_epoch):
@@ -170,6 +170,10 @@ class Trainer:
                 else:
                     self._pause(stop)
         return self._result()
+
+    def _images_done(self) -> int:
+        progress = self.progress
+        return progress.epoch * self.images_per_epoch + sum(self.step_sizes[: progress.step_in_epoch])
 
     @contextlib.contextmanager
     def _event_log(self) -> Iterator[Callable[[Row, Row], None] | None]:
@@ -191,7 +195,7 @@ class Trainer:
         started, before, shown = time.perf_counter(), progress.epoch_seconds, 0.0
         while progress.step_in_epoch < self.steps_per_epoch:
             step = progress.step_in_epoch
-            self._generator.manual_seed(seeds[step])
+            self._generator.manual_seed(seeds[step] + self.world.rank)
             self.train_step(self.step_sizes[step], first_step + step)
             progress.step_in_epoch += 1
             progress.epoch_seconds = before + time.perf_counter() - started

@@ -92,14 +92,17 @@ def predict_logits(
         world: processes that share the work; all of them get all logits.
     """
     device, world = data.images.device, world or World()
-    mine = torch.arange(len(data), device=device)[world.part(len(data))]
+    every = torch.arange(len(data), device=device)
+    mine = every[world.part(len(data))]
     indices = torch.empty(batch_size, dtype=torch.int64, device=device)
-    epoch = torch.zeros(1, dtype=torch.int64, device=device)
 
     def forward(batch: Tensor) -> Tensor:
+        # the epoch as a number: a graph would go on reading a tensor that is gone after this call
         with autocast(device, precision):
-            return model(prepare(data.images, data.labels, batch, epoch).images).float()
+            return model(prepare(data.images, data.labels, batch, 0).images).float()
 
+    if not len(mine):  # fewer images than processes, and not every model takes an empty batch
+        return world.gather(forward(every[:1])[:0], len(data))
     logits = []
     for part in mine.split(batch_size):
         if graphs is None or not graphs.enabled or len(part) < batch_size:

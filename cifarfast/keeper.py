@@ -4,8 +4,6 @@ import dataclasses
 import math
 from typing import Any
 
-import torch
-
 from .checkpoint import Checkpoint, checkpoint_folders, newest_checkpoint, save_checkpoint, set_aside_newer
 from .data import Splits
 from .errors import UserError
@@ -47,13 +45,13 @@ class Keeper:
         """Write a checkpoint of this moment; every process calls it, one writes.
 
         Raises:
-            UserError: the loss or a weight is no longer finite; the checkpoints before it are kept.
+            UserError: the loss, a weight or an average is no longer finite; the checkpoints before it are kept.
         """
         step = self.step
         step.share_statistics()
         sums = step.world.total(step.running.sums).tolist()
-        finite = torch.stack([parameter.isfinite().all() for parameter in step.model.parameters()]).all().item()
-        if not (finite and math.isfinite(sums[0])):
+        weights = [step.flat.master, *([step.ema.weights] if step.ema else [])]
+        if not (math.isfinite(sums[0]) and all(buffer.isfinite().all().item() for buffer in weights)):
             raise self.diverged("the loss or a weight is not finite", progress.epoch)
         if not step.world.writes:
             return

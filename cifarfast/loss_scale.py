@@ -7,24 +7,32 @@ from torch import Tensor
 class LossScale:
     """Dynamic loss scale on the device, by the rule of ``torch.amp.GradScaler``.
 
-    Halved when a gradient overflows, doubled after 2,000 steps in a row without; it begins at 65,536.
+    Halved when a gradient overflows, doubled after 2,000 steps in a row without; it begins at 65,536. At 1 it has come
+    to its end: what overflows then would without a scale.
     """
 
+    START, END = 65536.0, 1.0
     GROWTH, BACKOFF, INTERVAL = 2.0, 0.5, 2000
 
     def __init__(self, device: torch.device) -> None:
-        self.scale = torch.full((), 65536.0, device=device)
+        self.scale = torch.full((), self.START, device=device)
         self._steps_without_overflow = torch.zeros((), dtype=torch.int32, device=device)
 
     def inverse(self) -> Tensor:
         """1 / scale in fp64."""
         return 1 / self.scale.double()
 
-    def update(self, overflow: Tensor) -> None:
-        """Take note of a step; ``overflow`` is a 0-d bool on the device."""
-        torch._amp_update_scale_(
-            self.scale, self._steps_without_overflow, overflow.float(), self.GROWTH, self.BACKOFF, self.INTERVAL
-        )
+    def at_its_end(self) -> Tensor:
+        """Whether halving does not help any more, 0-d bool."""
+        return self.scale <= self.END
+
+    def update(self, overflow: Tensor, *, unless: Tensor) -> None:
+        """Take note of a step unless ``unless``; both are 0-d bools on the device."""
+        state = (self.scale, self._steps_without_overflow)
+        before = [value.clone() for value in state]
+        torch._amp_update_scale_(*state, overflow.float(), self.GROWTH, self.BACKOFF, self.INTERVAL)
+        for kept, value in zip(before, state, strict=True):
+            torch.where(unless, kept, value, out=value)
 
     def state(self) -> dict[str, float]:
         """What a checkpoint keeps; waits for the device."""

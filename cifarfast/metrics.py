@@ -1,5 +1,6 @@
 """Running sums on the device that never make the host wait, and scores of a set of logits."""
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -88,7 +89,10 @@ class RunningMean:
         return None if sums is None else _means(sums)
 
     def means(self, total: Callable[[Tensor], Tensor] = lambda sums: sums) -> tuple[float, float]:
-        """Mean loss and accuracy in percent so far; waits for the device. ``total`` adds other processes' sums."""
+        """Mean loss and accuracy in percent so far, NaN before the first batch that counts; waits for the device.
+
+        ``total`` adds other processes' sums.
+        """
         return _means(total(self.sums))
 
     def state(self) -> list[float]:
@@ -103,4 +107,4 @@ class RunningMean:
 
 def _means(sums: Tensor) -> tuple[float, float]:
     loss, right, count = sums.tolist()
-    return (loss / count, 100 * right / count) if count else (0.0, 0.0)
+    return (loss / count, 100 * right / count) if count else (math.nan, math.nan)

@@ -4,7 +4,7 @@ import json
 
 from tqdm import tqdm
 
-from .checkpoint import newest_checkpoint
+from .checkpoint import newest_checkpoint, set_aside_newer
 from .keeper import Keeper
 from .metrics import RecentValue
 from .progress import Progress
@@ -94,6 +94,7 @@ class NonfiniteWatch:
         restored = self.keeper.load(found[1])
         restored.nonfinite = bad
         if self.step.world.writes:
+            set_aside_newer(self.keeper.run.checkpoints, found[0])
             where = f"epoch {bad[-1]['epoch'] + 1}, step {bad[-1]['step'] + 1}"
             tqdm.write(f"{where}: not finite; going on from {found[0]} without that batch")
         raise WentBack(restored)

@@ -145,14 +145,17 @@ class TrainStep:
         before = self._statistics_before()
         share = self.world.share(count)
         loss, logits = self._gradient(batch, share)
+        judged = loss
         self._pass += 1
         if perturbed:
             assert self.sharpness is not None
-            self.sharpness.perturb(self.flat)
+            norm = self.sharpness.perturb(self.flat)
             with unmoved_statistics(self.model):
-                self._gradient(batch, share)
+                second_loss, _ = self._gradient(batch, share)
+            # where the first gradient is not finite, the second loss says nothing
+            judged = torch.where(norm.isfinite(), loss + second_loss, loss)
         self._pass += 1
-        left_out = self._judge(loss)
+        left_out = self._judge(judged)
         self.optimizer.step()
         if before is not None:
             for kept, values in before:
@@ -180,30 +183,29 @@ class TrainStep:
         """Copies of batch norm's statistics beside the statistics, where a step may have to be taken back."""
         if self.recipe.on_nonfinite == "stop":
             return None
-        return [(values.clone(), values) for values in (self.statistics.values, self.statistics.counts)]
+        buffers = (self.statistics.values, self.statistics.counts)
+        return [(values.clone(), values) for values in buffers if len(values)]
 
     def _judge(self, loss: Tensor) -> Tensor:
-        """Find out whether the step is to be left out, note why, and tell the optimizer; 0-d bool on the device."""
-        scalars = self.optimizer.scalars
-        if self.loss_scale:
-            scalars[FlatScalar.GRAD_SCALE] = self.loss_scale.inverse()
-        norm = self.optimizer.clip()
+        """Find out whether the step is to be left out, note why, and tell the optimizer; 0-d bool on the device.
+
+        A gradient that overflows under a loss scale is no such step: only the update is left out, as usual in fp16.
+        """
+        scalars, scale = self.optimizer.scalars, self.loss_scale
+        if scale:
+            scalars[FlatScalar.GRAD_SCALE] = scale.inverse()
+        overflow = ~self.optimizer.clip().isfinite()
         if self.world.size > 1:
             loss = loss.clone()
             self.world.average(loss)
-        planned = scalars[FlatScalar.SKIP] != 0
-        if self.loss_scale:
-            # a gradient that overflows is the scale's matter, a loss that does is not
-            overflow = ~norm.isfinite()
-            self.loss_scale.update(overflow)
-            bad, skip = ~loss.isfinite(), overflow | planned
-        else:
-            bad, skip = ~(norm + loss).isfinite(), planned
-        bad &= ~(planned | self.stopped)
+        bad = ~loss.isfinite() | (overflow & scale.at_its_end() if scale else overflow)
+        left_out = (scalars[FlatScalar.SKIP] != 0) | self.stopped
+        bad &= ~left_out
         self.bad_steps |= bad & (self._steps == self.step_in_epoch)
-        skip = skip | bad
         if self.recipe.on_nonfinite != "skip":
             self.stopped |= bad
-            skip = skip | self.stopped
-        self.optimizer.skip(skip)
-        return skip
+        left_out = left_out | bad
+        if scale:
+            scale.update(overflow, unless=left_out)
+        self.optimizer.skip(left_out | overflow)
+        return left_out

@@ -1,5 +1,6 @@
 """Data-parallel training over two processes that talk through gloo, against one process."""
 
+import copy
 import json
 import os
 import signal
@@ -13,11 +14,18 @@ from pathlib import Path
 import pytest
 import torch
 from processes import Finished, InForeground, finish, run_inline, start_train, train
+from torch import nn
+from tqdm import tqdm
 
 from cifarfast.checkpoint import checkpoint_folders, load_checkpoint
-from cifarfast.distributed import World, join_world
+from cifarfast.data import load_dataset
+from cifarfast.distributed import World, join_world, synchronise_batch_norms
+from cifarfast.engine import Trainer
 from cifarfast.errors import UserError
+from cifarfast.models.layers import BatchNormReLU2d
+from cifarfast.recipe import Recipe
 from cifarfast.run import RunFolder
+from cifarfast.signals import StopRequest
 
 DATA = "--dataset=synthetic:classes=3,train=67,test=21"  # neither the last batch nor the test set halves evenly
 SETTINGS = [DATA, "--epochs=3", "--batch-size=16", "--ema-decay=0.9", "--cutmix-alpha=1", "--device=cpu", "--quiet"]
@@ -133,6 +141,46 @@ def test_a_loss_that_is_not_finite_stops_both(tmp_path: Path) -> None:
     done = train_two([*WITHOUT_NORM, "--lr=1e30", f"--out={tmp_path / 'run'}"], tmp_path)
     assert [d.code for d in done] == [2, 2]
     assert "lower --lr" in done[0].stderr
+
+
+def test_fewer_test_images_than_processes(tmp_path: Path) -> None:
+    shake = "--arch=pyramidnet8_a6_shakedrop"  # its ops take no empty batch
+    settings = ["--dataset=synthetic:classes=2,train=8,test=1", shake, "--epochs=1", "--batch-size=8", "--device=cpu"]
+    done = train_two([*settings, "--quiet", f"--out={tmp_path / 'run'}"], tmp_path)
+    assert [d.code for d in done] == [0, 0], done[0].stderr
+    assert len(RunFolder(tmp_path / "run").read_predictions()[0]) == 1
+
+
+@pytest.mark.parametrize("tracked", [True, False])
+def test_synchronised_norms_do_not_meet_in_evaluation(tracked: bool) -> None:
+    """Processes may evaluate different numbers of batches; there is no process group here to meet in."""
+    plain = nn.Sequential(nn.BatchNorm2d(3, track_running_stats=tracked), BatchNormReLU2d(3)).eval()
+    model, x = copy.deepcopy(plain), torch.randn(4, 3, 2, 2)
+    synchronise_batch_norms(model)
+    assert torch.equal(model(x), plain(x))
+
+
+def test_norms_that_compute_by_themselves_are_refused() -> None:
+    class Own(nn.BatchNorm2d):
+        def forward(self, input: torch.Tensor) -> torch.Tensor:
+            return torch.nn.functional.batch_norm(input, None, None, self.weight, self.bias, training=True)
+
+    with pytest.raises(UserError, match=r"layer 1 \(Own\) does not use torch's batch norm"):
+        synchronise_batch_norms(nn.Sequential(nn.BatchNorm2d(3), Own(3)))
+
+
+def test_each_process_has_its_own_dropout(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(Trainer, "_pause", lambda trainer, stop: None)
+    recipe = Recipe(dataset=DATA.removeprefix("--dataset="), arch="cnn_tutorial", batch_size=16, epochs=1)
+    splits, seeds = load_dataset(recipe.dataset), []
+    for rank in range(2):
+        drawn: list[int] = []
+        monkeypatch.setattr(Trainer, "train_step", lambda *_, drawn=drawn: drawn.append(torch.initial_seed()))
+        run = RunFolder(tmp_path / str(rank))
+        trainer = Trainer(recipe.resolved("cpu"), splits, run, world=World(rank, 2), show_progress=False)
+        trainer._train_epoch(tqdm(disable=True), StopRequest())
+        seeds += drawn
+    assert len(set(seeds)) == len(seeds) == 2 * 5
 
 
 def test_torchrun(tmp_path: Path) -> None:

@@ -204,6 +204,27 @@ def test_shakedrop_resumes(tmp_path: Path) -> None:
     assert_same_outcome(tmp_path / "b", tmp_path / "a")
 
 
+EVERYTHING = [
+    *("--arch=pyramidnet8_a6_shakedrop", "--optimizer=muon", "--precision=fp16", "--clip-norm=1", "--cutmix-alpha=1"),
+    *("--lookahead-every=3", "--sam=asam", "--sam-every=2", "--schedule=plateau", "--plateau-patience=0"),
+    *("--augmented-copy", "--on-nonfinite=skip", "--warmup-epochs=1", "--early-stopping-patience=3"),
+    *("--dataset=synthetic:classes=3,train=30,test=6", "--epochs=2"),
+]
+
+
+# the first and the last of an epoch's three steps, and the one after it
+@pytest.mark.parametrize(("backend", "stops"), [("torch", (1, 3, 4)), ("fused", (2,))])
+def test_everything_at_once_twice_and_resumed(backend: str, stops: tuple[int, ...], tmp_path: Path) -> None:
+    settings = [setting for setting in SETTINGS if "--dropout" not in setting and "--arch" not in setting]
+    settings += [*EVERYTHING, f"--backend={backend}"]
+    for name in ("a", "again"):
+        assert run_inline([*settings, f"--out={tmp_path / name}"]).code == 0
+    assert_same_outcome(tmp_path / "again", tmp_path / "a")
+    for steps in stops:
+        resumed_in_mid_epoch(settings, tmp_path / str(steps), after=steps)
+        assert_same_outcome(tmp_path / str(steps), tmp_path / "a")
+
+
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_every_precision_resumes(precision: str, tmp_path: Path) -> None:
     settings = [*SETTINGS, f"--precision={precision}"]
@@ -212,8 +233,8 @@ def test_every_precision_resumes(precision: str, tmp_path: Path) -> None:
     assert_same_outcome(tmp_path / "b", tmp_path / "a")
 
 
-def resumed_in_mid_epoch(settings: list[str], run: Path) -> str:
-    """Stop a run after its sixth step and resume it, in this process; return what the second part said."""
+def resumed_in_mid_epoch(settings: list[str], run: Path, after: int = 6) -> str:
+    """Stop a run after its sixth (or another) step and resume it, in this process; return what the second part said."""
     steps: list[int] = []
     with pytest.MonkeyPatch.context() as patch:
         step = Trainer.train_step
@@ -221,7 +242,7 @@ def resumed_in_mid_epoch(settings: list[str], run: Path) -> str:
         def counted(trainer: Trainer, *arguments: object) -> None:
             step(trainer, *arguments)  # type: ignore[arg-type]
             steps.append(1)
-            if len(steps) == 6:
+            if len(steps) == after:
                 signal.raise_signal(signal.SIGTERM)
 
         patch.setattr(Trainer, "train_step", counted)

@@ -1,28 +1,23 @@
-"""The training step against a plain loop, its NaN policy, and its CUDA graph."""
+"""The training step against a plain loop, what it allocates, and its CUDA graph."""
 
 import copy
-import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
-from processes import run_inline
+from small_steps import BATCH, make_step, run_steps
 from torch import Tensor, nn
 
-from cifarfast.augment import Batch
 from cifarfast.data import load_dataset
-from cifarfast.distributed import World
 from cifarfast.engine import Trainer
-from cifarfast.inference import build_augment, build_model
 from cifarfast.optim import ema_decay_at
 from cifarfast.random import Purpose, permutation
 from cifarfast.recipe import Recipe
 from cifarfast.run import RunFolder
-from cifarfast.step import TrainStep
 
-STEPS, BATCH = 50, 16
+STEPS = 50
 ZERO_RADIUS = {"sam": "asam", "sam_rho": 0.0}
 
 
@@ -31,25 +26,6 @@ def smooth_network() -> nn.Module:
     torch.manual_seed(0)
     layers = [nn.Conv2d(3, 8, 3, 2, bias=False), nn.BatchNorm2d(8), nn.SiLU(), nn.Conv2d(8, 8, 3, 2, bias=False)]
     return nn.Sequential(*layers, nn.BatchNorm2d(8), nn.SiLU(), nn.Flatten(), nn.Linear(8 * 49, 3))
-
-
-def make_step(model: nn.Module | None = None, **settings: object) -> TrainStep:
-    """A step on batches of 80 synthetic images, without augmentation and dropout; the model is a small WRN."""
-    data = "synthetic:classes=3,train=80,test=6"
-    plain = {"arch": "wrn10_1", "dropout": 0.0, "dataset": data, "batch_size": BATCH, "crop_padding": 0, "flip": "none"}
-    recipe = Recipe(**plain | settings).resolved("cpu")  # type: ignore[arg-type]
-    train = load_dataset(recipe.dataset).train
-    augment = build_augment(recipe, (0.5,) * 3, (0.25,) * 3, training=True)
-    model = model or build_model(recipe, train)
-    return TrainStep(*(recipe, model, train, augment), samples=80, steps_per_epoch=5, world=World())
-
-
-def run_steps(step: TrainStep, rates: list[float]) -> None:
-    step.model.train()
-    for epoch in range(len(rates) // 5):
-        step.begin(epoch, 0, rates[5 * epoch : 5 * epoch + 5], set())
-        for i in range(5):
-            step.run(BATCH, step.sharpness is not None and step.sharpness.due(5 * epoch + i))
 
 
 def plain_asam(model: nn.Module, loss: Callable[[], Tensor], rho: float, adaptive: bool, eta: float) -> None:
@@ -141,84 +117,6 @@ def test_the_copies_follow_the_master() -> None:
     assert 1e-5 < difference < 2e-2
 
 
-# ── losses that are not finite ──
-
-TINY = ["--dataset=synthetic:classes=3,train=64,test=12", "--arch=wrn10_1", "--dropout=0", "--batch-size=16", "--quiet"]
-
-
-@pytest.fixture
-def poisoned(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every batch with image 7 has a picture that is NaN."""
-    run = TrainStep._gradient
-
-    def poison(step: TrainStep, batch: Batch, share: float) -> tuple[Tensor, Tensor]:
-        position = step.step_in_epoch * step.recipe.batch_size
-        if 7 in step.order[position : position + step.recipe.batch_size].tolist():
-            batch.images.fill_(float("nan"))
-        return run(step, batch, share)
-
-    monkeypatch.setattr(TrainStep, "_gradient", poison)
-
-
-def bad_batch(epoch: int) -> tuple[int, list[int]]:
-    """The step of an epoch that has image 7, from 0, and its images."""
-    order = permutation(64, 42, Purpose.SHUFFLE, epoch).tolist()
-    step = order.index(7) // 16
-    return step, order[16 * step : 16 * step + 16]
-
-
-@pytest.mark.usefixtures("poisoned")
-@pytest.mark.parametrize("sam", ["none", "asam"])
-def test_stop_keeps_the_checkpoint_before_and_writes_the_batch_down(sam: str, tmp_path: Path) -> None:
-    run = RunFolder(tmp_path / "run")
-    done = run_inline([*TINY, "--epochs=3", "--checkpoint-seconds=0", f"--sam={sam}", f"--out={run.path}"])
-    assert done.code == 2
-    assert done.stderr.count("\n") == 1
-    assert str(run.path / "nonfinite.json") in done.stderr
-    step, indices = bad_batch(0)
-    (row,) = json.loads((run.path / "nonfinite.json").read_text())
-    assert row == {"epoch": 1, "step": step + 1, "action": "stop", "indices": indices}
-    assert f"step-{step:09d}" in done.stderr
-
-
-@pytest.mark.usefixtures("poisoned")
-@pytest.mark.parametrize(
-    "settings", [[], ["--sam=asam", "--lookahead-every=2"], ["--optimizer=muon"], ["--precision=bf16"]]
-)
-def test_skip_leaves_the_batch_out(settings: list[str], tmp_path: Path) -> None:
-    run = RunFolder(tmp_path / "run")
-    arguments = [*TINY, "--epochs=2", "--on-nonfinite=skip", "--ema-decay=0.9", *settings, f"--out={run.path}"]
-    done = run_inline(arguments)
-    assert done.code == 0, done.stderr
-    rows = json.loads((run.path / "nonfinite.json").read_text())
-    assert [(row["epoch"], row["step"], row["indices"]) for row in rows] == [
-        (epoch + 1, bad_batch(epoch)[0] + 1, bad_batch(epoch)[1]) for epoch in range(2)
-    ]
-    assert all(0 < row["train_loss"] < 10 for row in run.read_metrics())
-    assert done.stdout.count("1 step left out") == 2
-
-
-@pytest.mark.usefixtures("poisoned")
-@pytest.mark.parametrize("every_step", [True, False])
-def test_rollback_and_skip_end_with_the_same_weights(every_step: bool, tmp_path: Path) -> None:
-    """A rollback that leaves the batch out repeats the steps before it, so it ends where skipping ends."""
-    outcomes = []
-    for policy in ("skip", "rollback"):
-        run = RunFolder(tmp_path / policy)
-        arguments = [*TINY, "--epochs=2", f"--on-nonfinite={policy}", f"--out={run.path}"]
-        done = run_inline([*arguments, "--checkpoint-seconds=0"] if every_step else arguments)
-        assert done.code == 0, done.stderr
-        outcomes.append((run.read_metrics(), run.read_predictions()[0].tolist()))
-    assert "going on from" in done.stdout
-    assert outcomes[0] == outcomes[1]
-
-
-def test_rollback_gives_up_in_the_end(tmp_path: Path) -> None:
-    done = run_inline([*TINY, "--epochs=9", "--lr=1e30", "--on-nonfinite=rollback", f"--out={tmp_path / 'run'}"])
-    assert done.code == 2
-    assert "lower --lr" in done.stderr
-
-
 # ── on a GPU ──
 
 
@@ -242,6 +140,8 @@ def gpu_trainer(tmp_path: Path, name: str, **settings: object) -> Trainer:
         {"arch": "pyramidnet8_a6_shakedrop", "sam": "asam"},
         {"backend": "torch"},
         {"on_nonfinite": "skip", "clip_norm": 1.0, "lookahead_every": 3},
+        {"on_nonfinite": "skip", "arch": "cnn_tutorial"},
+        {"on_nonfinite": "skip", "sam": "sam", "precision": "fp16"},
     ],
 )
 def test_captured_is_uncaptured(settings: dict[str, object], tmp_path: Path) -> None:
@@ -281,4 +181,5 @@ def test_a_model_that_cannot_be_captured_trains_uncaptured(tmp_path: Path, capsy
     trainer.step.model.forward = lambda x: forward(x) * (1 if x.sum().item() > -1e30 else 0)  # type: ignore[method-assign]
     trainer.fit()
     assert "cannot be captured" in capsys.readouterr().err
+    assert torch.cuda.current_stream() == torch.cuda.default_stream()
     assert len(trainer.progress.rows) == 4

@@ -65,7 +65,7 @@ def _create_timm(name: str, num_classes: int, in_channels: int, dropout: float |
         model: nn.Module = timm.create_model(
             name, pretrained=False, num_classes=num_classes, in_chans=in_channels, **extra
         )
-    except TypeError as error:
+    except (TypeError, RuntimeError) as error:
         raise UserError(f"timm:{name} does not take these settings: {error}") from error
     return model
 

@@ -74,7 +74,7 @@ class FlatParameters:
         self.copy_full = self.master[full].clone() if half and full.start < full.stop else None
         self.leaves = self._make_leaves()
         self._places = list(self._find_places())
-        model.register_load_state_dict_post_hook(lambda *_: self.refresh())
+        model.register_load_state_dict_post_hook(lambda *_: self._take_loaded())
         self.refresh()
 
     def region(self, region: Region) -> slice:
@@ -140,6 +140,17 @@ class FlatParameters:
         finally:
             for owner, key, parameter, _ in self._places:
                 owner[key] = parameter
+
+    def _take_loaded(self) -> None:
+        """Follow a ``load_state_dict`` of the model."""
+        parameters = dict(self.model.named_parameters())
+        for name, view in self.views(self.master).items():
+            if parameters[name].data_ptr() != view.data_ptr():
+                raise RuntimeError(
+                    f"parameter {name} is no longer part of the flat buffer: a model whose parameters are flat must "
+                    "not be converted, nor loaded with assign=True"
+                )
+        self.refresh()
 
     @torch.no_grad()
     def refresh(self) -> None:

@@ -74,8 +74,10 @@ class Muon:
         for segment in flat.segments:
             if segment.region == Region.ORTHOGONAL:
                 view = views[segment.name]
-                # the columns' order does not matter, so that of the memory: a view of channels_last weights too
-                matrix = flat.grad.as_strided((view.shape[0], view[0].numel()), (view[0].numel(), 1), _start(view))
+                matrix, columns = view, view[0].numel()
+                if view.ndim > 2:
+                    # the columns' order does not matter, so that of the memory: a view of channels_last weights too
+                    matrix = flat.grad.as_strided((len(view), columns), (columns, 1), int(view.storage_offset()))
                 rows, *others = flat.true_shapes.get(segment.name, view.shape)
                 scale = max(1.0, rows / math.prod(others)) ** 0.5
                 self._by_shape.setdefault((tuple(matrix.shape), scale), []).append(matrix)
@@ -115,7 +117,3 @@ class Muon:
             nesterov=momentum > 0,
             decoupled=True,
         )
-
-
-def _start(view: Tensor) -> int:
-    return int(view.storage_offset())

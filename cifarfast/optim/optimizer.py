@@ -92,7 +92,7 @@ class FlatOptimizer:
                 ).update
 
     def clip(self) -> Tensor:
-        """The gradient's norm before clipping (0-d, without the loss scale); scales the next step's if it is to be."""
+        """Have the next step clip its gradient if the recipe does; 0-d, finite where the gradient is."""
         if self.recipe.clip_norm:
             return flat_clip(self.flat.grad, self.scalars, self.recipe.clip_norm, self.flat.table)
         return self.flat.grad_norm()

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..recipe import Recipe
@@ -40,9 +40,9 @@ class Sharpness:
         """Whether step ``step`` (0 is the first) is perturbed."""
         return step % self.every == 0
 
-    def perturb(self, flat: FlatParameters) -> None:
-        """Write the perturbed weights from the gradient in ``flat.grad``."""
-        flat.perturb(rho=self.rho, adaptive=self.adaptive, eta=self.eta)
+    def perturb(self, flat: FlatParameters) -> Tensor:
+        """Write the perturbed weights from the gradient in ``flat.grad``; returns the norm it divided by."""
+        return flat.perturb(rho=self.rho, adaptive=self.adaptive, eta=self.eta)
 
 
 @contextmanager

@@ -121,6 +121,32 @@ def test_tied_weights_are_one_segment_with_one_gradient() -> None:
     torch.testing.assert_close(flat.grad_views["0.weight"], plain[0].weight.grad, rtol=0.05, atol=0.05)
 
 
+def test_a_recurrent_layer_computes_with_the_leaves() -> None:
+    """It keeps its weights in a list of its own beside the parameters."""
+    torch.manual_seed(0)
+    model = nn.LSTM(4, 3)
+    plain, x = copy.deepcopy(model), torch.randn(2, 5, 4)
+    flat = flat_of(model, separate=True)
+    with flat.computing():
+        flat.gather(torch.autograd.grad(model(x)[0].square().sum(), list(flat.leaves.values())))
+    plain(x)[0].square().sum().backward()
+    for name, parameter in plain.named_parameters():
+        torch.testing.assert_close(flat.grad_views[name], parameter.grad)
+
+
+def test_parameters_that_left_the_buffer_are_noticed() -> None:
+    model = network()
+    weights = copy.deepcopy(model.state_dict())
+    flat_of(model)
+    with pytest.raises(RuntimeError, match=r"parameter 0\.weight is no longer part of the flat buffer"):
+        model.load_state_dict(weights, assign=True)
+    moved = network()
+    flat_of(moved)
+    moved.double().float()
+    with pytest.raises(RuntimeError, match=r"parameter 0\.weight is no longer part of the flat buffer"):
+        moved.load_state_dict(weights)
+
+
 def test_frozen_parameters_stay_out() -> None:
     model = network()
     freeze(model, {"0": 0.0, "1": 0.5})

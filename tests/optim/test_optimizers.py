@@ -177,6 +177,18 @@ def test_muon_against_plain_steps() -> None:
         torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-6)
 
 
+def test_muon_of_a_weight_that_lies_transposed_in_memory() -> None:
+    models = [nn.Sequential(*(nn.Linear(*n, bias=False) for n in ((3, 6), (6, 4), (4, 2)))) for _ in range(2)]
+    models[1].load_state_dict(models[0].state_dict())
+    models[1][1].weight = nn.Parameter(models[0][1].weight.detach().t().contiguous().t())
+    for model in models:
+        flat, optimizer = flat_with(model, Recipe(optimizer="muon").resolved("cpu"))
+        gradient = torch.randn(4, 6, generator=torch.Generator().manual_seed(0))
+        flat.gather([gradient if name == "1.weight" else None for name in flat.leaves])
+        optimizer.step()
+    torch.testing.assert_close(models[0][1].weight, models[1][1].weight)
+
+
 def test_muon_refuses_single_penalties() -> None:
     with pytest.raises(UserError, match="l2 cannot be used with muon"):
         flat_parameters(network(), Recipe(optimizer="muon", l2={"0": 1.0}).resolved("cpu"))
