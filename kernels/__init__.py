@@ -3,6 +3,7 @@
 Imported as ``cifarfast.kernels``. Needs torch; on a GPU triton makes it fast. Nothing else of cifarfast is imported.
 """
 
+from .add_batch_norm_act import AddBatchNormAct2d, add_batch_norm_act
 from .batch_norm_act import BatchNormAct2d, batch_norm_act
 from .bn_act_conv2d import BNActConv2d, bn_act_conv2d, bn_act_conv2d_stats
 from .conv2d_bn_act import ConvBNAct2d, conv2d_bn_act
@@ -22,23 +23,29 @@ from .flat_optimizer import (
     flat_sgd_step,
 )
 from .flat_perturb import flat_perturb
+from .fork_batch_norm_act import ForkBatchNormAct2d, fork_batch_norm_act
 from .global_avg_pool_act import GlobalAvgPoolAct2d, global_avg_pool_act
 from .max_pool_bn_act import MaxPoolBatchNormAct2d, max_pool_bn_act
+from .replace import ReplaceReport, replace_modules
 from .shakedrop import ShakeDrop, linear_keep_probability, shakedrop, share_randomness
 from .shakedrop_bn_shortcut import ShakeDropTail, shakedrop_bn_shortcut
 
 __all__ = [
     "FLAT_BLOCK",
+    "AddBatchNormAct2d",
     "BNActConv2d",
     "BatchNormAct2d",
     "ConvBNAct2d",
     "CrossEntropyLoss",
     "FlatScalar",
     "FlatTable",
+    "ForkBatchNormAct2d",
     "GlobalAvgPoolAct2d",
     "MaxPoolBatchNormAct2d",
+    "ReplaceReport",
     "ShakeDrop",
     "ShakeDropTail",
+    "add_batch_norm_act",
     "batch_norm_act",
     "bn_act_conv2d",
     "bn_act_conv2d_stats",
@@ -60,9 +67,11 @@ __all__ = [
     "flat_scalars",
     "flat_sgd_step",
     "flat_table",
+    "fork_batch_norm_act",
     "global_avg_pool_act",
     "linear_keep_probability",
     "max_pool_bn_act",
+    "replace_modules",
     "shakedrop",
     "shakedrop_bn_shortcut",
     "share_randomness",

@@ -1,12 +1,12 @@
 """Judging an op against its reference in fp64: what the generated tests share with the benchmark's gate."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .spec import Inputs, OpSpec, Tolerance
+from .spec import Inputs, OpSpec, Tolerance, normal
 
 
 def to_float64(inputs: Inputs) -> Inputs:
@@ -36,9 +36,7 @@ def run(spec: OpSpec, function: Callable[..., Any], inputs: Inputs) -> tuple[lis
     if not names:
         return [*outputs, *mutated], []
     generator = torch.Generator().manual_seed(1)
-    cotangents = [
-        torch.randn(out.shape, generator=generator).to(torch.bfloat16).to(out.device, out.dtype) for out in outputs
-    ]
+    cotangents = [normal(out.shape, generator, out.device, torch.bfloat16).to(out.dtype) for out in outputs]
     gradients = torch.autograd.grad(outputs, [inputs[name] for name in names], cotangents)
     return [out.detach() for out in (*outputs, *mutated)], list(gradients)
 
@@ -64,22 +62,64 @@ def assert_close(
     assert relative <= tolerance.rms_ulps, f"{name}: relative RMS error {relative.item():.2f} eps"
 
 
+class Expectation:
+    """What an op must return for some inputs: outputs and gradients of its reference, in fp64 and in the op's dtypes.
+
+    Args:
+        spec: of the op.
+        inputs: keyword arguments.
+        floor: see ``assert_close``.
+    """
+
+    def __init__(self, spec: OpSpec, inputs: Inputs, *, floor: float = 0.0) -> None:
+        self.spec, self.inputs, self.floor = spec, inputs, floor
+        self.true_outputs, self.true_gradients = run(spec, spec.reference, to_float64(inputs))
+        self.same_outputs, self.same_gradients = run(spec, spec.reference, inputs)
+
+    def check(self, function: Callable[..., Any] | None = None) -> None:
+        """Check outputs and every gradient of the op, or of ``function``, and that no input is written."""
+        spec, inputs = self.spec, self.inputs
+        before = {name: (value.clone(), value._version) for name, value in inputs.items() if isinstance(value, Tensor)}
+        outputs, gradients = run(spec, function or spec.function, inputs)
+        for name, (values, version) in before.items():
+            assert inputs[name]._version == version, f"{name} was written to"
+            # a buffer that an op in place is to overwrite is full of NaN
+            assert torch.equal(inputs[name].nan_to_num(), values.nan_to_num()), f"{name} was modified"
+        for i, out in enumerate(outputs):
+            truth = (self.same_outputs[i], self.true_outputs[i])
+            assert_close(f"output {i}", out, *truth, spec.forward_tolerance, self.floor)
+        names = [name for name in spec.differentiable if name in inputs]
+        for i, (name, gradient) in enumerate(zip(names, gradients, strict=True)):
+            assert gradient.dtype == inputs[name].dtype
+            truth = (self.same_gradients[i], self.true_gradients[i])
+            assert_close(f"gradient of {name}", gradient, *truth, spec.gradient_tolerance, self.floor)
+
+
 def assert_matches(
     spec: OpSpec, inputs: Inputs, function: Callable[..., Any] | None = None, *, floor: float = 0.0
 ) -> None:
     """Check outputs and every gradient of an op against its reference in fp64, and that no input is written."""
-    before = {name: (value.clone(), value._version) for name, value in inputs.items() if isinstance(value, Tensor)}
-    outputs, gradients = run(spec, function or spec.function, inputs)
-    for name, (values, version) in before.items():
-        assert inputs[name]._version == version, f"{name} was written to"
-        # a buffer that an op in place is to overwrite is full of NaN
-        assert torch.equal(inputs[name].nan_to_num(), values.nan_to_num()), f"{name} was modified"
-    true_outputs, true_gradients = run(spec, spec.reference, to_float64(inputs))
-    same_outputs, same_gradients = run(spec, spec.reference, inputs)
-    for i, out in enumerate(outputs):
-        assert_close(f"output {i}", out, same_outputs[i], true_outputs[i], spec.forward_tolerance, floor)
-    for i, gradient in enumerate(gradients):
-        name = spec.differentiable[i]
-        assert gradient.dtype == inputs[name].dtype
-        same, true = same_gradients[i], true_gradients[i]
-        assert_close(f"gradient of {name}", gradient, same, true, spec.gradient_tolerance, floor)
+    Expectation(spec, inputs, floor=floor).check(function)
+
+
+def training_step(function: Callable[..., Any], inputs: Inputs, leaves: Sequence[str]) -> Callable[[], None]:
+    """One forward and backward to the inputs named ``leaves``, with fixed cotangents; the gradients are thrown away.
+
+    A leaf that the function does not use gets none.
+    """
+    names = [name for name in leaves if name in inputs]
+    inputs = {**inputs, **{name: inputs[name].detach().requires_grad_() for name in names}}
+    tensors = [inputs[name] for name in names]
+    if not tensors:
+        return lambda: function(**inputs)
+
+    def forward() -> list[Tensor]:
+        result = function(**inputs)
+        return list(result) if isinstance(result, tuple) else [result]
+
+    cotangents = [torch.ones_like(out) for out in forward()]
+
+    def step() -> None:
+        torch.autograd.grad(forward(), tensors, cotangents, allow_unused=True)
+
+    return step

@@ -2,19 +2,27 @@
 
 ``python -m cifarfast.kernels.report --arch sm_90`` prints a line for each kernel: registers a thread, spilled bytes,
 shared memory, and which tensor-core instructions the machine code has. Exit code 1 if a kernel spills, needs more
-shared memory than the architecture gives a block, or lacks wgmma on sm_90 where it must have it.
+shared memory than the architecture gives a block, or lacks wgmma on sm_90 where it must have it. An architecture's
+tiles are those of the GPU model that stands for it (``tuning.MODELS``). Kernels are compiled in several processes, and
+what Triton's cache has is not compiled again.
 """
 
 import argparse
+import os
 import re
 import subprocess
 import sys
 import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import cache
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from . import backend
+from . import backend, tuning
 from .spec import KernelBuild, all_specs
 
 # shared memory that one block may use, from the CUDA C++ programming guide's table of compute capabilities
@@ -53,7 +61,7 @@ class Compiled:
     def line(self) -> str:
         """The kernel's row in the report."""
         return (
-            f"{self.arch:7} {self.kernel:30} {self.label:36} {self.registers:4} {self.spilled_bytes:6} "
+            f"{self.arch:7} {self.kernel:36} {self.label:36} {self.registers:4} {self.spilled_bytes:6} "
             f"{self.shared_bytes:7}  {self.tensor_instruction:8} {self.problem or ''}"
         ).rstrip()
 
@@ -104,12 +112,60 @@ def _inspect(cubin: bytes) -> tuple[int, int, str]:
     return int(counts["REG"]), int(counts["STACK"]) + int(counts["LOCAL"]), sass
 
 
+@dataclass(frozen=True)
+class Job:
+    """A kernel to compile, by what another process can find it with."""
+
+    op: str
+    index: int
+    arch: str
+
+
+def jobs(ops: Sequence[str], archs: Sequence[str]) -> list[Job]:
+    """Every kernel of the ops at the tiles of each architecture's table; one that recurs is compiled once."""
+    found: list[Job] = []
+    for arch in archs:
+        seen = set()
+        for op in ops:
+            for index, build in enumerate(_builds(op, arch)):
+                settings = (build.kernel, build.num_warps, build.num_stages, build.needs_wgmma)
+                key = (*settings, *build.signature.items(), *build.constexprs.items())
+                if key not in seen and arch in (build.archs or (arch,)):
+                    seen.add(key)
+                    found.append(Job(op, index, arch))
+    return found
+
+
+@cache
+def _builds(op: str, arch: str) -> list[KernelBuild]:
+    with tuning.assume(tuning.MODELS[arch]):
+        return next(spec for spec in all_specs() if spec.name == op).kernels()
+
+
+def run_job(job: Job) -> Compiled:
+    """Compile one kernel."""
+    return compile_kernel(_builds(job.op, job.arch)[job.index], job.arch)
+
+
+def compiled(todo: Sequence[Job], processes: int) -> Iterator[Compiled]:
+    """The compiled kernels, in order."""
+    if processes == 1:
+        yield from map(run_job, todo)
+        return
+    # spawned: a fork of a process whose threads compile may hang
+    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+        yield from pool.map(run_job, todo)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Print the report; return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m cifarfast.kernels.report", description=__doc__.split("\n")[0])
     parser.add_argument("--arch", nargs="+", default=list(SHARED_LIMITS), choices=list(SHARED_LIMITS))
     parser.add_argument("--op", nargs="+", default=None, choices=sorted(backend.registered()), help="only these ops")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes; default: one a core")
     options = parser.parse_args(arguments)
+    if options.jobs < 1:
+        parser.error(f"--jobs must be at least 1, got {options.jobs}")
     if not backend.triton_importable():
         print("triton is not installed", file=sys.stderr)
         return 2
@@ -118,20 +174,14 @@ def main(arguments: list[str] | None = None) -> int:
     if triton.knobs.runtime.interpret:
         print("TRITON_INTERPRET is set: interpreted kernels cannot be compiled", file=sys.stderr)
         return 2
-    print(f"{'arch':7} {'kernel':30} {'variant':36} {'regs':>4} {'spills':>6} {'shared':>7}  tensor")
+    start = time.monotonic()
+    todo = jobs(options.op or sorted(backend.registered()), options.arch)
+    print(f"{'arch':7} {'kernel':36} {'variant':36} {'regs':>4} {'spills':>6} {'shared':>7}  tensor")
     problems = 0
-    for spec in all_specs():
-        if options.op and spec.name not in options.op:
-            continue
-        for build in spec.kernels():
-            for arch in options.arch:
-                if build.archs and arch not in build.archs:
-                    continue
-                compiled = compile_kernel(build, arch)
-                print(compiled.line(), flush=True)
-                problems += compiled.problem is not None
-    if problems:
-        print(f"{problems} kernels have problems", file=sys.stderr)
+    for kernel in compiled(todo, min(options.jobs, len(todo))):
+        print(kernel.line(), flush=True)
+        problems += kernel.problem is not None
+    print(f"{len(todo)} kernels, {problems} with problems, {time.monotonic() - start:.0f} s", file=sys.stderr)
     return 1 if problems else 0
 
 

@@ -1,7 +1,8 @@
 """OpSpec: one description per op that drives its tests, its benchmark, the compile report and its row in the docs."""
 
 import importlib
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +13,21 @@ from . import backend
 
 Inputs = dict[str, Any]
 HALF_DTYPES = (torch.bfloat16, torch.float16)
+
+
+# a prime, so that no image, row or channel begins where another did
+_PERIOD = 1_000_003
+
+
+def normal(
+    shape: Sequence[int], generator: torch.Generator, device: torch.device, dtype: torch.dtype, scale: float = 1.0
+) -> Tensor:
+    """Normal values drawn on the CPU; past about a million they repeat, as drawing more takes longer than any op."""
+    n = math.prod(shape)
+    drawn = torch.randn(min(n, _PERIOD), generator=generator, dtype=torch.float64) * scale
+    drawn = drawn.to(device, dtype)
+    drawn = drawn.repeat(-(-n // _PERIOD))[:n] if n > _PERIOD else drawn
+    return drawn.view(tuple(shape))
 
 
 class Maker:
@@ -29,13 +45,16 @@ class Maker:
         self._generator = torch.Generator().manual_seed(seed)
 
     def randn(self, *shape: int, scale: float = 1.0, dtype: torch.dtype | None = None) -> Tensor:
-        """Normal with standard deviation ``scale``."""
-        values = torch.randn(shape, generator=self._generator, dtype=torch.float64) * scale
-        return values.to(self.device, dtype or self.dtype)
+        """Normal with standard deviation ``scale``; more than a million values repeat."""
+        return normal(shape, self._generator, self.device, dtype or self.dtype, scale)
 
     def rand(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
         """Uniform in [0, 1)."""
         return torch.rand(shape, generator=self._generator, dtype=torch.float64).to(self.device, dtype)
+
+    def images(self, n: int) -> int:
+        """A benchmark's batch: n on a GPU, elsewhere 2."""
+        return n if self.device.type == "cuda" else 2
 
     def integers(self, high: int, *shape: int) -> Tensor:
         """int64, uniform in [0, high)."""
@@ -99,7 +118,12 @@ class OpSpec:
         differentiable: the names of the inputs that get a gradient.
         cases: named sample inputs, small enough for Triton's interpreter.
         random_case: sample inputs of random shape, for property tests.
-        benchmark_cases: named inputs to time.
+        benchmark_cases: named inputs to time; small ones on a CPU.
+        tile_size: for given inputs, the size by which the op's tile is looked up in the tuning table; None for an op
+            that has no row of its own there.
+        library: the best library op to compare with, and its name; None where ``eager`` is that. It takes the same
+            keyword arguments and may do less than the op.
+        tuning_cases: named inputs for the tuner, beside ``benchmark_cases``.
         flops, bytes_moved: of forward and backward together, for given inputs.
         kernels: the Triton kernels to compile for a report; imports triton when called.
         dtypes: the compute dtypes it is tested in.
@@ -130,6 +154,9 @@ class OpSpec:
     mutates: tuple[str, ...] = ()
     advances: tuple[str, ...] = ()
     surrogate_gradient: Callable[[Inputs], bool] = lambda inputs: False
+    tile_size: Callable[[Inputs], int] | None = None
+    library: tuple[str, Callable[..., Any]] | None = None
+    tuning_cases: Mapping[str, Case] = field(default_factory=dict)
 
     @property
     def backends(self) -> tuple[str, ...]:

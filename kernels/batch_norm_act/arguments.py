@@ -35,9 +35,10 @@ def check_arguments(
     eps: float,
     act: str,
     negative_slope: float,
+    name: str = "x",
 ) -> None:
-    """Raise a ValueError that begins with the name of the argument that does not fit."""
-    _check_input(x, training)
+    """Raise a ValueError that begins with the name of the argument that does not fit; ``name`` is x's."""
+    _check_input(name, x, training)
     if (weight is None) != (bias is None):
         raise ValueError("bias must be given with weight, or neither")
     if (running_mean is None) != (running_var is None):
@@ -55,14 +56,14 @@ def check_arguments(
     check_settings(eps, act, negative_slope)
 
 
-def check_residual(residual: Tensor, x: Tensor) -> None:
-    """The residual must have the shape, dtype and device of ``x``."""
+def check_residual(residual: Tensor, x: Tensor, name: str = "residual", of: str = "x") -> None:
+    """The residual must have the shape, dtype and device of ``x``; the caller calls them ``name`` and ``of``."""
     if residual.shape != x.shape:
-        raise ValueError(f"residual must have x's shape {list(x.shape)}, got {list(residual.shape)}")
+        raise ValueError(f"{name} must have {of}'s shape {list(x.shape)}, got {list(residual.shape)}")
     if residual.dtype != x.dtype:
-        raise ValueError(f"residual must have x's dtype {x.dtype}, got {residual.dtype}")
+        raise ValueError(f"{name} must have {of}'s dtype {x.dtype}, got {residual.dtype}")
     if residual.device != x.device:
-        raise ValueError(f"residual must be on x's device {x.device}, got {residual.device}")
+        raise ValueError(f"{name} must be on {of}'s device {x.device}, got {residual.device}")
 
 
 def check_settings(eps: float, act: str, negative_slope: float) -> None:
@@ -75,13 +76,13 @@ def check_settings(eps: float, act: str, negative_slope: float) -> None:
         raise ValueError(f"negative_slope must be finite and at least 0, got {negative_slope}")
 
 
-def _check_input(x: Tensor, training: bool) -> None:
+def _check_input(name: str, x: Tensor, training: bool) -> None:
     if x.dim() != 4 or 0 in x.shape[1:]:
-        raise ValueError(f"x must be [N, C, H, W] with C, H and W at least 1, got {list(x.shape)}")
+        raise ValueError(f"{name} must be [N, C, H, W] with C, H and W at least 1, got {list(x.shape)}")
     if x.dtype not in _DTYPES:
-        raise ValueError(f"x must be float32, bfloat16, float16 or float64, got {x.dtype}")
+        raise ValueError(f"{name} must be float32, bfloat16, float16 or float64, got {x.dtype}")
     if training and x.shape[0] * x.shape[2] * x.shape[3] < 2:
-        raise ValueError(f"x must have more than one value per channel in training, got {list(x.shape)}")
+        raise ValueError(f"{name} must have more than one value per channel in training, got {list(x.shape)}")
 
 
 def _check_vectors(vectors: dict[str, Tensor | None], x: Tensor) -> None:

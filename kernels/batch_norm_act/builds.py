@@ -5,10 +5,10 @@ from typing import Any
 
 from ..spec import KernelBuild
 
-_INTEGERS = ("n_rows", "n_groups", "rows_per_program", "n_chunks", "pixels", "height", "width")
+_INTEGERS = ("n_rows", "n_groups", "rows_per_program", "n_chunks", "pixels", "height", "width", "other_groups")
 _FLOATS = ("momentum", "eps", "negative_slope")
 # of x's dtype; every other tensor is fp32
-_IMAGES = ("x_ptr", "y_ptr", "residual_ptr", "grad_ptr", "saved_ptr", "dz_ptr", "dx_ptr")
+_IMAGES = tuple(f"{name}_ptr" for name in ("x", "y", "a", "b", "s", "residual", "grad", "other", "saved", "dz", "dx"))
 
 
 def kernel_build(

@@ -1,12 +1,13 @@
 """Sample inputs and the benchmark's baseline for the specs of the ops that start with a batch norm."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..shapes import Shape
 from ..spec import Case, Inputs, Maker
 from . import torch_impl
 from .activations import ACTIVATIONS, activate
@@ -80,7 +81,7 @@ def timed(n: int, c: int, h: int, w: int, *, residual: bool = False, **settings:
     """
 
     def case(make: Maker) -> Inputs:
-        shape = (n, h, w, c) if make.device.type == "cuda" else (2, min(h, 8), min(w, 8), c)
+        shape = (n, h, w, c) if make.device.type == "cuda" else (make.images(n), min(h, 8), min(w, 8), c)
         x = make.randn(*shape).permute(0, 3, 1, 2)
         x = x + 0.5 * x.sign()
         inputs = batch_norm_inputs(make, x, **settings)
@@ -89,6 +90,16 @@ def timed(n: int, c: int, h: int, w: int, *, residual: bool = False, **settings:
         return {**inputs, "residual": 0.5 * x} if residual else inputs
 
     return case
+
+
+def timed_shapes(named: Mapping[str, Shape], **settings: Any) -> dict[str, Case]:
+    """``timed`` for each of the shapes."""
+    return {name: timed(n, c, side, side, **settings) for name, (n, c, side) in named.items()}
+
+
+def channels_of(inputs: Inputs) -> int:
+    """x's channels, the size in the tuning table."""
+    return inputs["x"].shape[1]
 
 
 def random_batch_norm(make: Maker, draw_int: Callable[[int, int], int], smallest: int = 1) -> Inputs:
@@ -128,4 +139,20 @@ def eager_batch_norm_act(
 ) -> Tensor:
     """The sequence as it is written with torch alone, in x's dtype."""
     z = F.batch_norm(x, running_mean, running_var, weight, bias, training)
+    return activate(z if residual is None else z + residual, act, 0.01)
+
+
+def cudnn_batch_norm_act(
+    x: Tensor,
+    running_mean: Tensor,
+    running_var: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    residual: Tensor | None = None,
+    *,
+    training: bool = False,
+    act: str = "relu",
+) -> Tensor:
+    """The same sequence with cuDNN's batch norm, on a GPU only."""
+    z = torch.cudnn_batch_norm(x, weight, bias, running_mean, running_var, training, 0.1, 1e-5)[0]
     return activate(z if residual is None else z + residual, act, 0.01)

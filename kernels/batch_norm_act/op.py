@@ -130,17 +130,30 @@ def statistics(
     fp32 (fp64 for fp64 x). In training the running statistics are updated.
     """
     if training:
-        momentum = None if momentum is None else float(momentum)
-        if running_mean is None and running_var is None and torch.compiler.is_compiling():
-            # inductor cannot lower a mutating op when nothing that it mutates is there
-            dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
-            running_mean, running_var = x.new_zeros((2, x.shape[1]), dtype=dtype).unbind()
-            momentum = 0.0
+        *buffers, momentum = writable(x, running_mean, running_var, momentum)
         return torch.ops.cifarfast.batch_norm_statistics(
-            x.detach(), running_mean, running_var, num_batches_tracked, momentum, float(eps)
+            x.detach(), *buffers, num_batches_tracked, momentum, float(eps)
         )
     assert running_mean is not None
     assert running_var is not None
+    return running_statistics(x, running_mean, running_var, eps)
+
+
+def writable(
+    x: Tensor, running_mean: Tensor | None, running_var: Tensor | None, momentum: float | None
+) -> tuple[Tensor | None, Tensor | None, float | None]:
+    """Running statistics and momentum as an op that updates the running statistics of ``x`` can take them."""
+    momentum = None if momentum is None else float(momentum)
+    if running_mean is None and running_var is None and torch.compiler.is_compiling():
+        # inductor cannot lower a mutating op when nothing that it mutates is there
+        dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+        running_mean, running_var = x.new_zeros((2, x.shape[1]), dtype=dtype).unbind()
+        momentum = 0.0
+    return running_mean, running_var, momentum
+
+
+def running_statistics(x: Tensor, running_mean: Tensor, running_var: Tensor, eps: float) -> Tensor:
+    """The statistics that normalise ``x`` in eval, [3, C]."""
     dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
     mean = running_mean.to(dtype)
     return torch.stack([mean, torch.zeros_like(mean), 1 / (running_var.to(dtype) + eps).sqrt()])

@@ -4,12 +4,15 @@ from typing import Any
 
 import torch
 
+from ..shapes import between_shapes, pyramid_shapes, wide_shapes
 from ..spec import Case, Inputs, KernelBuild, Maker, OpSpec, Tolerance
-from ..tuning import tile
+from ..tuning import sizes, tile
 from .builds import kernel_build
 from .cases import (
     channels_first,
     channels_last,
+    channels_of,
+    cudnn_batch_norm_act,
     cumulative,
     eager_batch_norm_act,
     given_statistics,
@@ -18,6 +21,7 @@ from .cases import (
     random_batch_norm,
     sliced,
     timed,
+    timed_shapes,
 )
 from .op import batch_norm_act
 from .reference import batch_norm_act_reference
@@ -60,7 +64,7 @@ def _bytes_moved(inputs: Inputs) -> int:
 def _kernels() -> list[KernelBuild]:
     """bf16 with relu at every tile; fp32 with the heaviest settings, and unaligned channels, at the widest tile."""
     builds = []
-    for channels in (16, 32, 512):
+    for channels in sizes(SPEC.name, 512):
         builds += _builds(channels, "bf16", act="relu", residual=False)
     builds += _builds(512, "fp32", act="gelu", residual=True)
     builds += _builds(510, "bf16", act="relu", residual=True)
@@ -141,17 +145,16 @@ SPEC = OpSpec(
     },
     random_case=_random,
     benchmark_cases={
-        "128x16x32x32": timed(128, 16, 32, 32),
-        "128x64x32x32": timed(128, 64, 32, 32),
-        "128x128x32x32": timed(128, 128, 32, 32),
-        "512x128x32x32": timed(512, 128, 32, 32),
-        "512x256x16x16": timed(512, 256, 16, 16),
-        "512x512x8x8": timed(512, 512, 8, 8),
-        "512x72x32x32 identity": timed(512, 72, 32, 32, act="identity"),
-        "512x128x16x16 residual": timed(512, 128, 16, 16, residual=True),
+        **timed_shapes(wide_shapes()),
+        **timed_shapes(pyramid_shapes()),
+        "PyramidNet 512x72x32x32 identity": timed(512, 72, 32, 32, act="identity"),
+        "WRN 512x128x32x32 residual": timed(512, 128, 32, 32, residual=True),
     },
+    tuning_cases=timed_shapes(between_shapes()),
+    library=("cuDNN batch norm", cudnn_batch_norm_act),
     flops=_flops,
     bytes_moved=_bytes_moved,
+    tile_size=channels_of,
     kernels=_kernels,
     forward_tolerance=Tolerance(ulps=4.0, rms_ulps=4.0),
     gradient_tolerance=Tolerance(ulps=8.0, rms_ulps=8.0),

@@ -87,11 +87,12 @@ def pre_activation(
 
 
 def input_gradients(
-    dz: Tensor, x: Tensor, statistics: Tensor, weight: Tensor | None, training: bool
+    dz: Tensor, x: Tensor, statistics: Tensor, weight: Tensor | None, training: bool, addend: Tensor | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of x (channels_last), weight and bias from that of the pre-activation; the last two may be empty.
 
-    ``dx = rstd · weight · (dz − (Σ dz + x̂ Σ dz·x̂) / M)`` in training, ``rstd · weight · dz`` in eval.
+    ``dx = rstd · weight · (dz − (Σ dz + x̂ Σ dz·x̂) / M) [+ addend]`` in training, ``rstd · weight · dz [+ addend]`` in
+    eval.
     """
     normalized = _normalized(x, statistics)
     d_bias, d_weight = dz.sum(dim=(0, 2, 3)), (dz * normalized).sum(dim=(0, 2, 3))
@@ -99,7 +100,10 @@ def input_gradients(
         n = x.numel() // x.shape[1]
         dz = dz - (_per_channel(d_bias) + normalized * _per_channel(d_weight)) / n
     scale = statistics[2] if weight is None else statistics[2] * weight
-    dx = (dz * _per_channel(scale)).to(x.dtype).contiguous(memory_format=torch.channels_last)
+    dx = dz * _per_channel(scale)
+    if addend is not None:
+        dx = dx + addend
+    dx = dx.to(x.dtype).contiguous(memory_format=torch.channels_last)
     if weight is None:
         return dx, d_weight.new_empty(0), d_bias.new_empty(0)
     return dx, d_weight.to(weight.dtype), d_bias.to(weight.dtype)

@@ -38,6 +38,14 @@ def through_activation(grad, z, negative_slope, dtype: tl.constexpr, ACT: tl.con
     return grad * derivative(z, z.to(dtype).to(tl.float32) > 0, negative_slope, ACT)
 
 
+@triton.jit
+def through_batch_norm(dz, x, affine, mean_dz, mean_dz_x, TRAINING: tl.constexpr):
+    """``rstd · weight · (dz − (Σ dz + x̂ · Σ dz·x̂) / M)``; without sums in eval."""
+    if TRAINING:
+        dz -= mean_dz + standardize(x, affine) * mean_dz_x
+    return dz * affine[3]
+
+
 @per_size
 def batch_norm_act_bwd_sums_kernel(
     grad_ptr,  # [M, C]; if AVERAGED [N, C]
@@ -117,7 +125,7 @@ def batch_norm_act_bwd_kernel(
     BLOCK_C: tl.constexpr,
     STAGES: tl.constexpr,
 ):
-    """``dx = rstd · weight · (dz − (Σ dz + x̂ · Σ dz·x̂) / M)`` with ``dz = grad · act′(z)``; without sums in eval."""
+    """dx of ``dz = grad · act′(z)``."""
     channels, cols, col_ok, _, first = share(n_groups, rows_per_program, ALIGN, BLOCK_C)
     affine = load_affine(stats_ptr, weight_ptr, bias_ptr, cols, col_ok, channels, HAS_AFFINE)
     mean_dz, mean_dz_x = load_sums(d_bias_ptr, d_weight_ptr, cols, col_ok, n_rows)
@@ -129,9 +137,8 @@ def batch_norm_act_bwd_kernel(
         x = tl.load(x_ptr + offsets, mask=ok, other=0.0).to(tl.float32)
         grad = _load_gradient(grad_ptr, rows, offsets, cols, channels, ok, pixels, AVERAGED)
         dz = through_activation(grad, normalize(x, affine), negative_slope, dtype, ACT)
-        if TRAINING:
-            dz -= mean_dz + standardize(x, affine) * mean_dz_x
-        tl.store(dx_ptr + offsets, (dz * affine[3]).to(dtype), mask=ok)
+        dx = through_batch_norm(dz, x, affine, mean_dz, mean_dz_x, TRAINING)
+        tl.store(dx_ptr + offsets, dx.to(dtype), mask=ok)
 
 
 def batch_norm_act_bwd(
@@ -155,7 +162,7 @@ def batch_norm_act_bwd(
     store = has_residual and act != "identity"
     grad_residual = torch.empty_like(x, memory_format=torch.channels_last) if store else x.new_empty(0)
     affine = (x, statistics, weight, bias)
-    d_bias, d_weight = _sums(grad, affine, saved, grad_residual if store else None, act, negative_slope)
+    d_bias, d_weight = gradient_sums(grad, affine, saved, grad_residual if store else None, act, negative_slope)
     if store:  # it is dz: the second pass need not work it out again
         dx = input_gradient(grad_residual, affine, d_bias, d_weight, training, "identity", negative_slope)
     else:
@@ -163,7 +170,7 @@ def batch_norm_act_bwd(
     return dx, *as_parameters(d_bias, d_weight, weight), grad_residual
 
 
-def _sums(
+def gradient_sums(
     grad: Tensor,
     affine: tuple[Tensor, Tensor, Tensor | None, Tensor | None],
     saved: Tensor | None,
@@ -171,7 +178,10 @@ def _sums(
     act: str,
     negative_slope: float,
 ) -> tuple[Tensor, Tensor]:
-    """``Σ dz`` and ``Σ dz·x̂``, both [C] fp32; writes dz where there is a tensor for it."""
+    """``Σ dz`` and ``Σ dz·x̂``, both [C] fp32; writes dz where there is a tensor for it.
+
+    x is channels_last, and so is grad if it has its shape.
+    """
     x, _, weight, _ = affine
     channels = x.shape[1]
     tiles = tile("batch_norm_act", channels, x.device)

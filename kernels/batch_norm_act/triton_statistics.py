@@ -73,6 +73,44 @@ def normalize(x, affine):
     return tl.fma(centred, tl.broadcast_to(scale, centred.shape), tl.broadcast_to(shift, centred.shape))
 
 
+@triton.jit
+def welford(x, origin, ok, mean, m2, k):
+    """``mean += (d − mean) / k; m2 += (d − mean_before) (d − mean)`` with ``d = x − origin``, for each row apart.
+
+    Taking the origin off first makes d exact where |mean| ≫ std.
+    """
+    d = x - origin
+    before = tl.where(ok, d - mean, 0.0)
+    mean += before * (1.0 / k)
+    return mean, m2 + before * (d - mean)
+
+
+@triton.jit
+def store_moments(
+    partials_ptr,  # [2, n_chunks, C] fp32
+    mean,  # [BLOCK_M, BLOCK_C]
+    m2,  # [BLOCK_M, BLOCK_C]
+    first,  # row of the chunk
+    n_rows,
+    rows_per_program,
+    chunk,
+    n_chunks,
+    channels,
+    cols,
+    col_ok,
+    BLOCK_M: tl.constexpr,
+):
+    """Combine what ``welford`` gathered for each of the tile's rows, and store it as the chunk's."""
+    present = tl.minimum(n_rows - first, rows_per_program)
+    weights = (tl.maximum(present - tl.arange(0, BLOCK_M) + BLOCK_M - 1, 0) // BLOCK_M).to(tl.float32)[:, None]
+    total = tl.sum(mean * weights, axis=0) / present.to(tl.float32)
+    difference = mean - total[None, :]
+    spread = tl.sum(m2 + weights * difference * difference, axis=0)
+    out = chunk * channels + cols
+    tl.store(partials_ptr + out, total, mask=col_ok)
+    tl.store(partials_ptr + n_chunks * channels + out, spread, mask=col_ok)
+
+
 @per_size
 def batch_norm_act_stats_kernel(
     x_ptr,  # [M, C]
@@ -86,11 +124,7 @@ def batch_norm_act_stats_kernel(
     BLOCK_C: tl.constexpr,
     STAGES: tl.constexpr,
 ):
-    """Of each chunk of rows and each channel the mean of ``d = x − x_0c`` and ``Σ (d − mean)²``.
-
-    Welford's update: ``mean += (d − mean) / k; m2 += (d − mean_before) (d − mean)``, for each of the tile's rows apart;
-    then the rows are combined. Taking x_0c off first makes d exact where |mean| ≫ std.
-    """
+    """Of each chunk of rows and each channel the mean of ``d = x − x_0c`` and ``Σ (d − mean)²``."""
     channels, cols, col_ok, chunk, first = share(n_groups, rows_per_program, ALIGN, BLOCK_C, LAST_FIRST=True)
     origin = tl.load(x_ptr + cols, mask=col_ok, other=0.0).to(tl.float32)[None, :]
     mean = tl.zeros([BLOCK_M, BLOCK_C], tl.float32)
@@ -102,18 +136,10 @@ def batch_norm_act_stats_kernel(
         ok = (rows < n_rows)[:, None] & col_ok[None, :]
         x = tl.load(x_ptr + rows.to(tl.int64)[:, None] * channels + cols[None, :], mask=ok, other=0.0).to(tl.float32)
         k += 1.0
-        d = x - origin
-        before = tl.where(ok, d - mean, 0.0)
-        mean += before * (1.0 / k)
-        m2 += before * (d - mean)
-    present = tl.minimum(n_rows - first, rows_per_program)
-    weights = (tl.maximum(present - slots + BLOCK_M - 1, 0) // BLOCK_M).to(tl.float32)[:, None]
-    total = tl.sum(mean * weights, axis=0) / present.to(tl.float32)
-    difference = mean - total[None, :]
-    spread = tl.sum(m2 + weights * difference * difference, axis=0)
-    out = chunk * channels + cols
-    tl.store(partials_ptr + out, total, mask=col_ok)
-    tl.store(partials_ptr + n_chunks * channels + out, spread, mask=col_ok)
+        mean, m2 = welford(x, origin, ok, mean, m2, k)
+    store_moments(
+        partials_ptr, mean, m2, first, n_rows, rows_per_program, chunk, n_chunks, channels, cols, col_ok, BLOCK_M
+    )
 
 
 @per_size
@@ -231,9 +257,6 @@ def batch_norm_statistics(
     tiles = tile("batch_norm_act", channels, x.device)
     plan = schedule(x.numel() // channels, channels, tiles)
     partials = x.new_empty(2, plan.n_chunks, channels, dtype=torch.float32)
-    stats = partials.new_empty(3, channels)
-    if momentum is None and num_batches_tracked is not None:
-        num_batches_tracked.add_(1)  # before the kernel: every program of it reads the count
     with torch.cuda.device_of(x):
         batch_norm_act_stats_kernel[(plan.programs,)](
             x,
@@ -248,6 +271,25 @@ def batch_norm_statistics(
             STAGES=stages(x.element_size(), tiles),
             num_warps=tiles["num_warps"],
         )
+    return reduce_moments(partials, x, plan, running_mean, running_var, num_batches_tracked, momentum, eps)
+
+
+def reduce_moments(
+    partials: Tensor,
+    x: Tensor,
+    plan: Schedule,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    num_batches_tracked: Tensor | None,
+    momentum: float | None,
+    eps: float,
+) -> Tensor:
+    """``batch_norm_statistics`` from the moments [2, n_chunks, C] of each chunk of a plan; x is channels_last."""
+    channels = x.shape[1]
+    stats = partials.new_empty(3, channels)
+    if momentum is None and num_batches_tracked is not None:
+        num_batches_tracked.add_(1)  # before the kernel: every program of it reads the count
+    with torch.cuda.device_of(x):
         batch_norm_act_stats_reduce_kernel[(triton.cdiv(channels, REDUCE_CHANNELS),)](
             partials,
             x,

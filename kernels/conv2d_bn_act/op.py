@@ -1,9 +1,9 @@
-"""``conv2d_bn_act``: act(BN(conv(x))), the unit of post-activation networks; torch ops, their autograd, the function.
+"""``conv2d_bn_act``: act(BN(conv(x)) [+ residual]), the unit of post-activation networks; ops, autograd, function.
 
 In training the convolution's epilogue has BN's statistics, so its output is read once, by the kernel that normalises
 and activates it. In eval without gradients BN is folded into the epilogue: one kernel. ``cifarfast::conv2d_bn_act`` has
-the gradient of the whole and keeps x and the convolution's output; ``cifarfast::moments_statistics`` updates the
-running statistics.
+the gradient of the whole and keeps x and the convolution's output, with a residual what ``batch_norm_act`` keeps too;
+``cifarfast::moments_statistics`` updates the running statistics.
 """
 
 from typing import Any
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .. import backend
-from ..batch_norm_act.arguments import check_arguments, runs_plain_torch
+from ..batch_norm_act.arguments import check_arguments, check_residual, runs_plain_torch
 from ..batch_norm_act.op import empty_parameter_gradients
 from ..batch_norm_act.op import statistics as batch_norm_statistics
 from ..conv_bn_act.arguments import (
@@ -40,6 +40,7 @@ def conv2d_bn_act(
     running_var: Tensor | None,
     weight: Tensor | None = None,
     bias: Tensor | None = None,
+    residual: Tensor | None = None,
     *,
     stride: int | tuple[int, int] = 1,
     padding: int | tuple[int, int] = 0,
@@ -50,16 +51,17 @@ def conv2d_bn_act(
     act: str = "relu",
     negative_slope: float = 0.01,
 ) -> Tensor:
-    """A convolution without bias, then batch norm and activation.
+    """A convolution without bias, then batch norm, the residual if there is one, and the activation.
 
-    ``z = act((y − mean) / √(var + eps) · weight + bias)`` with ``y = conv2d(x, conv_weight)``; mean, variance and
-    running statistics are those of ``batch_norm_act`` for y.
+    ``z = act((y − mean) / √(var + eps) · weight + bias [+ residual])`` with ``y = conv2d(x, conv_weight)``; mean,
+    variance and running statistics are those of ``batch_norm_act`` for y.
 
     Args:
         x: [N, C, H, W] fp32, bf16, fp16 (fp64: plain torch), C a multiple of 8. channels_last is the fast layout; any
             other is copied to it first.
         conv_weight: [K, C, 1, 1] or [K, C, 3, 3] in x's dtype, K a multiple of 8.
         running_mean, running_var, weight, bias: [K], as in ``batch_norm_act``.
+        residual: [N, K, P, Q], the result's shape, in x's dtype.
         stride: 1 or 2.
         padding: zeros around x.
         num_batches_tracked, training, momentum, eps, act, negative_slope: as in ``batch_norm_act``.
@@ -67,7 +69,8 @@ def conv2d_bn_act(
     Returns:
         [N, K, P, Q] in x's dtype, channels_last (plain torch on a CPU: torch's choice). Products are added in fp32
         and y is rounded once; BN and activation are fp32 and rounded once. In eval without gradients y is not rounded:
-        BN is folded into the convolution. Sums have a fixed order. Gradients go to x, conv_weight, weight and bias.
+        BN is folded into the convolution. Sums have a fixed order. Gradients go to x, conv_weight, weight, bias and
+        residual.
 
     Raises:
         ValueError: a shape, dtype, device or setting that does not fit, an empty batch, or a single value per channel
@@ -83,18 +86,21 @@ def conv2d_bn_act(
     norm: dict[str, Any] = {"training": training, "momentum": momentum, "eps": eps}
     norm |= {"act": act, "negative_slope": negative_slope}
     check_arguments(y_like, *buffers, weight, bias, num_batches_tracked, **norm)
+    if residual is not None:
+        check_residual(residual, y_like)
     if runs_plain_torch(_OP, x):
         geometry: dict[str, Any] = {"stride": stride, "padding": padding, "num_batches_tracked": num_batches_tracked}
-        return conv2d_bn_act_reference(x, conv_weight, running_mean, running_var, weight, bias, **geometry, **norm)
+        norm |= geometry
+        return conv2d_bn_act_reference(x, conv_weight, running_mean, running_var, weight, bias, residual, **norm)
     x = x.contiguous(memory_format=torch.channels_last)
     stats = x.new_empty(0, dtype=statistics_dtype(x))
     if not training:
         stats = batch_norm_statistics(y_like, *buffers, None, False, momentum, eps)
-        if not _needs_gradient(x, conv_weight, weight, bias):
+        if not _needs_gradient(x, conv_weight, weight, bias, residual):
             settings = (act, float(negative_slope), stride, padding)
-            return torch.ops.cifarfast.conv2d_bn_act_folded(x, conv_weight, stats, weight, bias, *settings)
+            return torch.ops.cifarfast.conv2d_bn_act_folded(x, conv_weight, stats, weight, bias, residual, *settings)
     z, _, _, moments = torch.ops.cifarfast.conv2d_bn_act(
-        x, conv_weight, stats, weight, bias, training, float(eps), act, float(negative_slope), stride, padding
+        x, conv_weight, stats, weight, bias, residual, training, float(eps), act, float(negative_slope), stride, padding
     )
     if training and running_mean is not None:
         moments_statistics(moments, *buffers, num_batches_tracked, y_like.numel() // y_like.shape[1], momentum, eps)
@@ -114,6 +120,7 @@ def _conv2d_bn_act(
     statistics: Tensor,
     weight: Tensor | None,
     bias: Tensor | None,
+    residual: Tensor | None,
     training: bool,
     eps: float,
     act: str,
@@ -123,7 +130,7 @@ def _conv2d_bn_act(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     norm = Norm(statistics, weight, bias, training, act, negative_slope)
     forward = implementation(_OP, x, conv_weight).conv2d_bn_act_fwd
-    return forward(_OP, x, conv_weight, norm, eps, stride, padding)
+    return forward(_OP, x, conv_weight, norm, residual, eps, stride, padding)
 
 
 @_conv2d_bn_act.register_fake
@@ -133,6 +140,7 @@ def _conv2d_bn_act_fake(
     statistics: Tensor,
     weight: Tensor | None,
     bias: Tensor | None,
+    residual: Tensor | None,
     training: bool,
     eps: float,
     act: str,
@@ -153,13 +161,15 @@ def _conv2d_bn_act_folded(
     statistics: Tensor,
     weight: Tensor | None,
     bias: Tensor | None,
+    residual: Tensor | None,
     act: str,
     negative_slope: float,
     stride: int,
     padding: int,
 ) -> Tensor:
     norm = Norm(statistics, weight, bias, False, act, negative_slope)
-    return implementation(_OP, x, conv_weight).conv2d_bn_act_folded(_OP, x, conv_weight, norm, stride, padding)
+    folded = implementation(_OP, x, conv_weight).conv2d_bn_act_folded
+    return folded(_OP, x, conv_weight, norm, residual, stride, padding)
 
 
 @_conv2d_bn_act_folded.register_fake
@@ -169,6 +179,7 @@ def _conv2d_bn_act_folded_fake(
     statistics: Tensor,
     weight: Tensor | None,
     bias: Tensor | None,
+    residual: Tensor | None,
     act: str,
     negative_slope: float,
     stride: int,
@@ -186,6 +197,8 @@ def _conv2d_bn_act_backward(
     statistics: Tensor,
     weight: Tensor | None,
     bias: Tensor | None,
+    saved: Tensor | None,
+    has_residual: bool,
     training: bool,
     act: str,
     negative_slope: float,
@@ -193,10 +206,10 @@ def _conv2d_bn_act_backward(
     padding: int,
     need_dx: bool,
     need_dw: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     norm = Norm(statistics, weight, bias, training, act, negative_slope)
     backward = implementation(_OP, x, conv_weight).conv2d_bn_act_bwd
-    return backward(_OP, dz, x, y, conv_weight, norm, stride, padding, need_dx, need_dw)
+    return backward(_OP, dz, x, y, conv_weight, norm, saved, has_residual, stride, padding, need_dx, need_dw)
 
 
 @_conv2d_bn_act_backward.register_fake
@@ -208,6 +221,8 @@ def _conv2d_bn_act_backward_fake(
     statistics: Tensor,
     weight: Tensor | None,
     bias: Tensor | None,
+    saved: Tensor | None,
+    has_residual: bool,
     training: bool,
     act: str,
     negative_slope: float,
@@ -215,33 +230,43 @@ def _conv2d_bn_act_backward_fake(
     padding: int,
     need_dx: bool,
     need_dw: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    return *empty_gradients(x, conv_weight, need_dx, need_dw), *empty_parameter_gradients(statistics, weight)
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    stores = has_residual and act != "identity"
+    d_residual = torch.empty_like(y, memory_format=torch.channels_last) if stores else y.new_empty(0)
+    parameters = empty_parameter_gradients(statistics, weight)
+    return *empty_gradients(x, conv_weight, need_dx, need_dw), *parameters, d_residual
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor, Tensor]) -> None:
-    x, conv_weight, _, weight, bias, training, _, act, negative_slope, stride, padding = inputs
-    _, y, statistics, moments = output
+    x, conv_weight, _, weight, bias, residual, training, _, act, negative_slope, stride, padding = inputs
+    z, y, statistics, moments = output
     ctx.mark_non_differentiable(y, statistics, moments)
     ctx.set_materialize_grads(False)
-    ctx.settings = (training, act, negative_slope, stride, padding)
-    ctx.save_for_backward(x, y, conv_weight, statistics, weight, bias)
+    ctx.act = act
+    ctx.settings = (residual is not None, training, act, negative_slope, stride, padding)
+    saved = None
+    if residual is not None and act != "identity":
+        saved = z if act == "relu" else residual
+    ctx.save_for_backward(x, y, conv_weight, statistics, weight, bias, saved)
 
 
 def _backward(ctx: Any, dz: Tensor | None, *_: Tensor | None) -> tuple[Tensor | None, ...]:
     none = (None,) * 6
     if dz is None:
-        return (None,) * 5 + none
-    need_dx, need_dw, _, need_weight, need_bias = ctx.needs_input_grad[:5]
-    dx, dw, d_weight, d_bias = torch.ops.cifarfast.conv2d_bn_act_backward(
+        return (None,) * 6 + none
+    need_dx, need_dw, _, need_weight, need_bias, need_residual = ctx.needs_input_grad[:6]
+    dx, dw, d_weight, d_bias, d_residual = torch.ops.cifarfast.conv2d_bn_act_backward(
         dz, *ctx.saved_tensors, *ctx.settings, need_dx, need_dw
     )
+    if ctx.act == "identity":
+        d_residual = dz
     return (
         dx if need_dx else None,
         dw if need_dw else None,
         None,
         d_weight if need_weight else None,
         d_bias if need_bias else None,
+        d_residual if need_residual else None,
         *none,
     )
 

@@ -16,6 +16,7 @@ def conv2d_bn_act_reference(
     running_var: Tensor | None,
     weight: Tensor | None = None,
     bias: Tensor | None = None,
+    residual: Tensor | None = None,
     *,
     stride: int = 1,
     padding: int = 0,
@@ -23,10 +24,10 @@ def conv2d_bn_act_reference(
     negative_slope: float = 0.01,
     **settings: Any,
 ) -> Tensor:
-    """``act(BN(conv(x)))``; arguments, result and updated buffers are those of ``conv2d_bn_act``.
+    """``act(BN(conv(x)) [+ residual])``; arguments, result and updated buffers are those of ``conv2d_bn_act``.
 
     Nothing is checked. Every step rounds to x's dtype; fp64 stays fp64.
     """
     y = F.conv2d(x, conv_weight, stride=stride, padding=padding)
-    z = batch_norm_act_reference(y, running_mean, running_var, weight, bias, act="identity", **settings)
+    z = batch_norm_act_reference(y, running_mean, running_var, weight, bias, residual, act="identity", **settings)
     return activate(z, act, negative_slope)

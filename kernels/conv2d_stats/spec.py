@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..conv_bn_act.builds import convolution_builds, small_builds
@@ -9,10 +11,13 @@ from ..conv_bn_act.cases import (
     benchmark_convolutions,
     channels_first,
     convolution,
+    convolution_alone,
     convolution_flops,
+    output_channels,
     random_convolution,
     sizes,
     sliced,
+    tuning_convolutions,
 )
 from ..spec import Inputs, KernelBuild, OpSpec, Tolerance
 from .op import conv2d_stats
@@ -30,6 +35,11 @@ def _function(**inputs: Any) -> tuple[Tensor, ...]:
 
 def _reference(**inputs: Any) -> tuple[Tensor, ...]:
     return _in_compute_dtype(conv2d_stats_reference(**inputs))
+
+
+def _eager(x: Tensor, weight: Tensor, *, stride: int, padding: int) -> tuple[Tensor, ...]:
+    y = F.conv2d(x, weight, stride=stride, padding=padding)
+    return y, *torch.var_mean(y, dim=(0, 2, 3), correction=0)[::-1]
 
 
 def _op_arguments(inputs: Inputs) -> tuple[Any, ...]:
@@ -52,7 +62,7 @@ SPEC = OpSpec(
     replaces="torch.nn.functional.conv2d",
     function=_function,
     reference=_reference,
-    eager=_reference,
+    eager=_eager,
     compiled_ops=("cifarfast::conv2d_stats", "cifarfast::conv2d_backward"),
     op_arguments=_op_arguments,
     differentiable=("x", "weight"),
@@ -70,6 +80,9 @@ SPEC = OpSpec(
     },
     random_case=random_convolution,
     benchmark_cases=benchmark_convolutions(),
+    tuning_cases=tuning_convolutions(),
+    library=("cuDNN convolution alone", convolution_alone),
+    tile_size=output_channels,
     flops=convolution_flops,
     bytes_moved=_bytes_moved,
     kernels=_kernels,

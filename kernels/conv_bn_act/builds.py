@@ -6,11 +6,10 @@ from typing import Any
 import torch
 
 from ..spec import KernelBuild
-from ..tuning import load
+from ..tuning import MODELS, load
 from .tiles import Tiling, fit, kernel_row
 
-# the table that an architecture's report is about, and whether it has tensor descriptors
-_TABLES = {"sm_80": ("default", False), "sm_90": ("NVIDIA H200", True), "sm_100": ("default", True)}
+_WITHOUT_DESCRIPTORS = ("sm_80",)
 _IMAGE = (128, 32, 32)
 _SIZES = ("n_images", "height", "width", "channel_groups", "out_height", "out_width", "out_channel_groups")
 
@@ -21,9 +20,9 @@ def convolution_builds(op: str, *, prologue: bool) -> list[KernelBuild]:
     ``prologue`` is whether the op applies BN and activation to its input, else it has statistics of its output.
     """
     builds = []
-    for arch, (table, descriptors) in _TABLES.items():
-        rows = load(table)[op]
-        for row in rows:
+    for arch, model in MODELS.items():
+        descriptors = arch not in _WITHOUT_DESCRIPTORS
+        for row in load(model)[op]:
             channels = min(row["up_to"], 512)
             for kernel, stride in product(("fwd", "dgrad", "wgrad"), (1, 2)):
                 boxes = descriptors and (stride == 1 or kernel == "dgrad")
@@ -34,18 +33,19 @@ def convolution_builds(op: str, *, prologue: bool) -> list[KernelBuild]:
 
 
 def folded_builds(op: str) -> list[KernelBuild]:
-    """The forward kernel with a folded BN, stride 1."""
+    """The forward kernel with a folded BN, stride 1, without and with a residual."""
     builds = []
-    for arch, (table, descriptors) in _TABLES.items():
-        for row in load(table)[op]:
+    for arch, model in MODELS.items():
+        descriptors = arch not in _WITHOUT_DESCRIPTORS
+        for row in load(model)[op]:
             channels = min(row["up_to"], 512)
             tiling = fit(kernel_row(row, "fwd"), "fwd", channels, _IMAGE, torch.bfloat16, descriptors=descriptors)
-            builds.append(_build("fwd", arch, channels, tiling, 1, False, fold=True))
+            builds += [_build("fwd", arch, channels, tiling, 1, False, fold=fold) for fold in ("fold", "fold residual")]
     return builds
 
 
 def _build(
-    kernel: str, arch: str, channels: int, tiling: Tiling, stride: int, prologue: bool, *, fold: bool = False
+    kernel: str, arch: str, channels: int, tiling: Tiling, stride: int, prologue: bool, *, fold: str = ""
 ) -> KernelBuild:
     """One kernel on one architecture."""
     from . import triton_dgrad, triton_fwd, triton_wgrad
@@ -59,7 +59,8 @@ def _build(
         types = _types(tiling, "x_ptr", ("w_ptr", (tiling.channels, tiling.depth)), "y_ptr")
         types |= affine if prologue or fold else {}
         types |= {} if fold else {"partials_ptr": "*fp32"}
-        common |= {"TAPS": 9, "PROLOGUE": prologue, "STATISTICS": not fold, "FOLD": fold}
+        types |= {"residual_ptr": "*bf16"} if "residual" in fold else {}
+        common |= {"TAPS": 9, "PROLOGUE": prologue, "STATISTICS": not fold, "FOLD": bool(fold)}
         common |= {"PIXELS_RIGHT": right and not prologue, "BLOCK_K": tiling.channels, "BLOCK_C": tiling.depth}
     elif kernel == "dgrad":
         function = triton_dgrad.conv_dgrad_kernel
@@ -75,7 +76,7 @@ def _build(
     common |= dict(zip(("BOX_N", "BOX_H", "BOX_W"), tiling.box, strict=True))
     common |= {"USE_TMA": tiling.descriptors, "PRECISION": "tf32"}
     absent = {name: None for name in function.arg_names if name.endswith("_ptr") and name not in types}
-    variant = " fold" if fold else " bn" if prologue else ""
+    variant = f" {fold}" if fold else " bn" if prologue else ""
     return KernelBuild(
         function,
         f"{channels}{variant} {tiling.pixels}x{tiling.channels}x{tiling.depth} stride {stride}",

@@ -4,8 +4,11 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from ..batch_norm_act.cases import eager_batch_norm_act
+from ..shapes import between_shapes, pyramid_shapes, wide_shapes
 from ..spec import Case, Inputs, Maker
 from .tiles import Geometry, geometry
 
@@ -79,24 +82,43 @@ def random_convolution(make: Maker, draw_int: Callable[[int, int], int]) -> Inpu
 
 
 def benchmark_convolutions() -> dict[str, Case]:
-    """The 3×3 convolutions of WRN-16-8 and PyramidNet-110 (α = 150, widths padded to 8); two images on a CPU."""
-    shapes = {
-        "WRN 128x128x32x32": (128, 128, 32, 128, 1),
-        "WRN 512x128x32x32": (512, 128, 32, 128, 1),
-        "WRN 128x256x16x16": (128, 256, 16, 256, 1),
-        "WRN 512x256x16x16": (512, 256, 16, 256, 1),
-        "WRN 512x512x8x8": (512, 512, 8, 512, 1),
-        "WRN 512x128x32x32 to 256 stride 2": (512, 128, 32, 256, 2),
-        "PyramidNet 512x24x32x32": (512, 24, 32, 24, 1),
-        "PyramidNet 512x72x32x32": (512, 72, 32, 72, 1),
-        "PyramidNet 512x120x16x16": (512, 120, 16, 120, 1),
-        "PyramidNet 512x168x8x8": (512, 168, 8, 168, 1),
-    }
-    return {name: _on_gpu(*shape) for name, shape in shapes.items()}
+    """The 3×3 convolutions of WRN-16-8 and PyramidNet-110."""
+    named = {**wide_shapes(), **pyramid_shapes()}
+    stride_2 = {"WRN 512x128x32x32 to 256 stride 2": _timed(512, 128, 32, 256, 2)}
+    return {**{name: _timed(n, c, side, c) for name, (n, c, side) in named.items()}, **stride_2}
 
 
-def _on_gpu(n: int, c: int, side: int, k: int, stride: int) -> Case:
-    return lambda make: convolution(n if make.device.type == "cuda" else 2, c, side, side, k, stride=stride)(make)
+def tuning_convolutions() -> dict[str, Case]:
+    """The tuner's widths between those."""
+    return {name: _timed(n, c, side, c) for name, (n, c, side) in between_shapes().items()}
+
+
+def _timed(n: int, c: int, side: int, k: int, stride: int = 1) -> Case:
+    return lambda make: convolution(make.images(n), c, side, side, k, stride=stride)(make)
+
+
+def output_channels(inputs: Inputs) -> int:
+    """The size in the tuning table, as the forward looks it up; the choice of the library takes the smaller side."""
+    return sizes(inputs).k
+
+
+def eager_convolution(norm_first: bool) -> Callable[..., Tensor]:
+    """The sequence as it is written with torch alone, in x's dtype."""
+
+    def eager(
+        x: Tensor, conv_weight: Tensor, *, stride: int = 1, padding: int = 0, act: str = "relu", **norm: Any
+    ) -> Tensor:
+        if norm_first:
+            return F.conv2d(eager_batch_norm_act(x, **norm, act=act), conv_weight, stride=stride, padding=padding)
+        return eager_batch_norm_act(F.conv2d(x, conv_weight, stride=stride, padding=padding), **norm, act=act)
+
+    return eager
+
+
+def convolution_alone(x: Tensor, **inputs: Any) -> Tensor:
+    """cuDNN's convolution and nothing else: the rate that the fused ops are measured by."""
+    weight = inputs["conv_weight"] if "conv_weight" in inputs else inputs["weight"]
+    return F.conv2d(x, weight, stride=inputs.get("stride", 1), padding=inputs.get("padding", 0))
 
 
 def sizes(inputs: Inputs) -> Geometry:

@@ -55,7 +55,7 @@ def bn_act_conv2d_bwd(
 
 
 def conv2d_bn_act_fwd(
-    op: str, x: Tensor, weight: Tensor, norm: Norm, eps: float, stride: int, padding: int
+    op: str, x: Tensor, weight: Tensor, norm: Norm, residual: Tensor | None, eps: float, stride: int, padding: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return z, y, BN's statistics [3, K] and y's moments [2, K] (empty in eval)."""
     y = _conv2d(x, weight, stride, padding)
@@ -64,7 +64,7 @@ def conv2d_bn_act_fwd(
         mean, low, rstd = _batch_norm(y).batch_norm_statistics(y, None, None, None, 0.0, 0.0)
         moments = torch.stack([mean, rstd**-2])
         stats = torch.stack([mean, low, 1 / (moments[1] + eps).sqrt()])
-    z = _batch_norm(y).batch_norm_act_fwd(y, stats, norm.weight, norm.bias, None, norm.act, norm.negative_slope)
+    z = _batch_norm(y).batch_norm_act_fwd(y, stats, norm.weight, norm.bias, residual, norm.act, norm.negative_slope)
     return z, y, stats, moments
 
 
@@ -75,21 +75,28 @@ def conv2d_bn_act_bwd(
     y: Tensor,
     weight: Tensor,
     norm: Norm,
+    saved: Tensor | None,
+    has_residual: bool,
     stride: int,
     padding: int,
     need_dx: bool,
     need_dw: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of x, the convolution's weight, BN's weight and bias; empty where not needed or not there."""
-    dy, d_weight, d_bias, _ = _batch_norm(y).batch_norm_act_bwd(
-        dz, y, norm.stats, norm.weight, norm.bias, None, False, norm.training, norm.act, norm.negative_slope
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of x, the convolution's weight, BN's weight and bias, the residual as ``batch_norm_act_bwd`` has it.
+
+    Empty where not needed or not there.
+    """
+    dy, d_weight, d_bias, d_residual = _batch_norm(y).batch_norm_act_bwd(
+        dz, y, norm.stats, norm.weight, norm.bias, saved, has_residual, norm.training, norm.act, norm.negative_slope
     )
-    return *conv2d_bwd(op, dy, x, weight, stride, padding, need_dx, need_dw), d_weight, d_bias
+    return *conv2d_bwd(op, dy, x, weight, stride, padding, need_dx, need_dw), d_weight, d_bias, d_residual
 
 
-def conv2d_bn_act_folded(op: str, x: Tensor, weight: Tensor, norm: Norm, stride: int, padding: int) -> Tensor:
-    """``act(BN(conv(x)))`` for given statistics."""
-    return _activated(_conv2d(x, weight, stride, padding), norm)
+def conv2d_bn_act_folded(
+    op: str, x: Tensor, weight: Tensor, norm: Norm, residual: Tensor | None, stride: int, padding: int
+) -> Tensor:
+    """``act(BN(conv(x)) [+ residual])`` for given statistics."""
+    return _activated(_conv2d(x, weight, stride, padding), norm, residual)
 
 
 def statistics_from_moments(
@@ -124,8 +131,9 @@ def _batch_norm(x: Tensor) -> ModuleType:
     return triton_impl
 
 
-def _activated(x: Tensor, norm: Norm) -> Tensor:
-    return _batch_norm(x).batch_norm_act_fwd(x, norm.stats, norm.weight, norm.bias, None, norm.act, norm.negative_slope)
+def _activated(x: Tensor, norm: Norm, residual: Tensor | None = None) -> Tensor:
+    forward = _batch_norm(x).batch_norm_act_fwd
+    return forward(x, norm.stats, norm.weight, norm.bias, residual, norm.act, norm.negative_slope)
 
 
 def _moments(y: Tensor) -> Tensor:

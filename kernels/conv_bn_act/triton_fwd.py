@@ -16,6 +16,7 @@ def conv_fwd_kernel(
     y_ptr,  # [N, P, Q, K]
     affine_ptr,  # [5, C] fp32 if PROLOGUE, [5, K] fp32 if FOLD
     partials_ptr,  # [2, tiles, K] fp32 if STATISTICS
+    residual_ptr,  # [N, P, Q, K] or None; only if FOLD
     n_images,
     height,
     width,
@@ -44,8 +45,8 @@ def conv_fwd_kernel(
     """``y[n,p,q,k] = Σ_{r,s,c} z[n, p·stride + r − padding, q·stride + s − padding, c] · w[k,r,s,c]``.
 
     ``z = act(BN(x))`` if PROLOGUE, else ``z = x``; outside the image ``z = 0``. ``BN(x) = (x − mean) · scale + shift``
-    with the first rows of affine. FOLD stores ``act(BN(y))``. STATISTICS stores, for each tile of pixels, the mean of
-    the rounded y and ``Σ (y − mean)²``.
+    with the first rows of affine. FOLD stores ``act(BN(y) [+ residual])``. STATISTICS stores, for each tile of pixels,
+    the mean of the rounded y and ``Σ (y − mean)²``.
     """
     BLOCK_M: tl.constexpr = BOX_N * BOX_H * BOX_W
     # the compiler sees from this that rows are 16-byte aligned
@@ -97,12 +98,17 @@ def conv_fwd_kernel(
 
     if PIXELS_RIGHT:
         accumulator = accumulator.trans()
+    out_pixels = (n.to(tl.int64) * out_height + p) * out_width + q
+    out_offsets = out_pixels[:, None] * out_channels + ks[None, :]
+    out_ok = pixel_ok[:, None] & k_ok[None, :]
     if FOLD:
         mean, scale, shift = load_affine(affine_ptr, out_channels, ks, k_ok)
-        accumulator = activate(normalize(accumulator, mean, scale, shift), slope, ACT)
+        accumulator = normalize(accumulator, mean, scale, shift)
+        if residual_ptr is not None:
+            accumulator += tl.load(residual_ptr + out_offsets, mask=out_ok, other=0.0).to(tl.float32)
+        accumulator = activate(accumulator, slope, ACT)
     y = accumulator.to(y_ptr.dtype.element_ty)
-    out_pixels = (n.to(tl.int64) * out_height + p) * out_width + q
-    tl.store(y_ptr + out_pixels[:, None] * out_channels + ks[None, :], y, mask=pixel_ok[:, None] & k_ok[None, :])
+    tl.store(y_ptr + out_offsets, y, mask=out_ok)
     if STATISTICS:
         rounded = tl.where(pixel_ok[:, None], y.to(tl.float32), 0.0)
         count = tl.minimum(n_images * out_height * out_width - tile * BLOCK_M, BLOCK_M)

@@ -94,7 +94,7 @@ def bn_act_conv2d_bwd(
 
 
 def conv2d_bn_act_fwd(
-    op: str, x: Tensor, weight: Tensor, norm: Norm, eps: float, stride: int, padding: int
+    op: str, x: Tensor, weight: Tensor, norm: Norm, residual: Tensor | None, eps: float, stride: int, padding: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return z, y, BN's statistics [3, K] and y's moments [2, K] (empty in eval).
 
@@ -105,7 +105,7 @@ def conv2d_bn_act_fwd(
     stats, moments = norm.stats.clone(), norm.stats.new_empty(0)
     if partials is not None:
         moments, stats = _moments(partials, pixels, g.pixels, eps)
-    z = batch_norm_act_fwd(y, stats, norm.weight, norm.bias, None, norm.act, norm.negative_slope)
+    z = batch_norm_act_fwd(y, stats, norm.weight, norm.bias, residual, norm.act, norm.negative_slope)
     return z, y, stats, moments
 
 
@@ -116,22 +116,30 @@ def conv2d_bn_act_bwd(
     y: Tensor,
     weight: Tensor,
     norm: Norm,
+    saved: Tensor | None,
+    has_residual: bool,
     stride: int,
     padding: int,
     need_dx: bool,
     need_dw: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of x, the convolution's weight, BN's weight and bias; empty where not needed or not there."""
-    dy, d_weight, d_bias, _ = batch_norm_act_bwd(
-        dz, y, norm.stats, norm.weight, norm.bias, None, False, norm.training, norm.act, norm.negative_slope
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of x, the convolution's weight, BN's weight and bias, the residual as ``batch_norm_act_bwd`` has it.
+
+    Empty where not needed or not there.
+    """
+    dy, d_weight, d_bias, d_residual = batch_norm_act_bwd(
+        dz, y, norm.stats, norm.weight, norm.bias, saved, has_residual, norm.training, norm.act, norm.negative_slope
     )
-    return *conv2d_bwd(op, dy, x, weight, stride, padding, need_dx, need_dw), d_weight, d_bias
+    return *conv2d_bwd(op, dy, x, weight, stride, padding, need_dx, need_dw), d_weight, d_bias, d_residual
 
 
-def conv2d_bn_act_folded(op: str, x: Tensor, weight: Tensor, norm: Norm, stride: int, padding: int) -> Tensor:
-    """``act(BN(conv(x)))`` in one kernel."""
+def conv2d_bn_act_folded(
+    op: str, x: Tensor, weight: Tensor, norm: Norm, residual: Tensor | None, stride: int, padding: int
+) -> Tensor:
+    """``act(BN(conv(x)) [+ residual])`` in one kernel."""
     g = geometry(x.shape, weight.shape, stride, padding)
-    return conv_fwd(op, x, weight, g, fold=_affine(norm), act=norm.act, negative_slope=norm.negative_slope)[0]
+    affine, slope = _affine(norm), norm.negative_slope
+    return conv_fwd(op, x, weight, g, fold=affine, residual=residual, act=norm.act, negative_slope=slope)[0]
 
 
 def statistics_from_moments(

@@ -25,15 +25,18 @@ def conv_fwd(
     *,
     prologue: Tensor | None = None,
     fold: Tensor | None = None,
+    residual: Tensor | None = None,
     act: str = "identity",
     negative_slope: float = 0.0,
     statistics: bool = False,
 ) -> tuple[Tensor, Tensor | None, int]:
     """Return y, the tiles' mean and sum of squares [2, tiles, K] if asked for, and the pixels of a tile.
 
-    ``prologue`` and ``fold`` are BN's affine [5, C] and [5, K]; at most one is given.
+    ``prologue`` and ``fold`` are BN's affine [5, C] and [5, K]; at most one is given. ``residual`` [N, K, P, Q] is for
+    ``fold``.
     """
     assert prologue is None or fold is None
+    assert residual is None or fold is not None
     x, weight = channels_last(x), channels_last(weight)
     t = tiling(op, "fwd", g.k, g.c, (g.n, g.p, g.q), x, descriptors=g.stride == 1)
     n_tiles = _pixel_tiles(t, g.n, g.p, g.q)
@@ -46,6 +49,7 @@ def conv_fwd(
             y,
             prologue if fold is None else fold,
             partials,
+            residual if residual is None else channels_last(residual),
             *_sizes(g),
             negative_slope,
             TAPS=g.r * g.s,

@@ -34,6 +34,7 @@ def cross_entropy(
     label_smoothing: float = 0.0,
     focal_gamma: float = 0.0,
     reduction: str = "mean",
+    ignore_index: int | None = None,
 ) -> Tensor:
     """Cross entropy of softmax(logits) against hard, mixed or soft labels.
 
@@ -52,6 +53,8 @@ def cross_entropy(
         focal_gamma: γ ≥ 0, the focusing parameter; 0 is plain cross entropy.
         reduction: ``mean``, ``sum`` or ``none``. The mean divides by the labels' total weight (``Σ_i w[labels_i]``,
             mixed by ``lam`` where there are two), by N for soft labels or without weights.
+        ignore_index: a label whose samples count for nothing: no loss, no gradient, no part in the mean's divisor
+            (without any others the mean is NaN). For one hard label a sample. None (torch: −100) is no such label.
 
     Returns:
         [] or, for ``none``, [N]: fp32 whatever the logits' dtype (fp64 for fp64). Sums have a fixed order. The gradient
@@ -68,8 +71,9 @@ def cross_entropy(
     """
     _check_arguments(logits, labels, labels_b, lam, weight)
     _check_settings(label_smoothing, focal_gamma, reduction)
+    _check_ignore_index(ignore_index, labels, labels_b)
     if _runs_plain_torch(logits):
-        _check_label_range(logits, labels, labels_b)
+        _check_label_range(logits, labels, labels_b, ignore_index)
         return cross_entropy_reference(
             logits,
             labels,
@@ -79,9 +83,10 @@ def cross_entropy(
             label_smoothing=label_smoothing,
             focal_gamma=focal_gamma,
             reduction=reduction,
+            ignore_index=ignore_index,
         )
     loss, _, _ = torch.ops.cifarfast.cross_entropy(
-        logits, labels, labels_b, lam, weight, float(label_smoothing), float(focal_gamma), reduction
+        logits, labels, labels_b, lam, weight, float(label_smoothing), float(focal_gamma), reduction, ignore_index
     )
     return loss
 
@@ -158,11 +163,12 @@ def _cross_entropy(
     label_smoothing: float,
     focal_gamma: float,
     reduction: str,
+    ignore_index: int | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     if logits.is_cpu or backend.debug_checks():
-        _check_label_range(logits, labels, labels_b)
+        _check_label_range(logits, labels, labels_b, ignore_index)
     forward = _implementation(logits).cross_entropy_fwd
-    return forward(logits, labels, labels_b, lam, weight, label_smoothing, focal_gamma, reduction)
+    return forward(logits, labels, labels_b, lam, weight, label_smoothing, focal_gamma, reduction, ignore_index)
 
 
 @_cross_entropy.register_fake
@@ -175,10 +181,11 @@ def _cross_entropy_fake(
     label_smoothing: float,
     focal_gamma: float,
     reduction: str,
+    ignore_index: int | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
     loss = logits.new_empty(logits.shape[:1] if reduction == "none" else (), dtype=dtype)
-    has_divisor = reduction == "mean" and weight is not None and not labels.is_floating_point()
+    has_divisor = torch_impl.has_divisor(labels, weight, reduction, ignore_index)
     divisor = logits.new_empty(() if has_divisor else (0,), dtype=dtype)
     return loss, logits.new_empty(logits.shape), divisor
 
@@ -200,7 +207,7 @@ def _cross_entropy_backward_fake(
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
-    logits, reduction = inputs[0], inputs[-1]
+    logits, reduction = inputs[0], inputs[7]
     _, grad_logits, divisor = output
     ctx.mark_non_differentiable(grad_logits, divisor)
     ctx.set_materialize_grads(False)
@@ -209,7 +216,7 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tens
 
 
 def _backward(ctx: Any, grad_loss: Tensor | None, *_: Tensor | None) -> tuple[Tensor | None, ...]:
-    none = (None,) * 7
+    none = (None,) * 8
     if grad_loss is None:
         return None, *none
     return torch.ops.cifarfast.cross_entropy_backward(grad_loss, *ctx.saved_tensors, ctx.reduction), *none
@@ -271,7 +278,13 @@ def _check_settings(label_smoothing: float, focal_gamma: float, reduction: str) 
         raise ValueError(f"reduction must be one of {', '.join(_REDUCTIONS)}, got {reduction!r}")
 
 
-def _check_label_range(logits: Tensor, labels: Tensor, labels_b: Tensor | None) -> None:
+def _check_ignore_index(ignore_index: int | None, labels: Tensor, labels_b: Tensor | None) -> None:
+    if ignore_index is not None and (labels_b is not None or labels.is_floating_point()):
+        kind = "two labels a sample" if labels_b is not None else "soft labels"
+        raise ValueError(f"ignore_index must be None for {kind}, got {ignore_index}")
+
+
+def _check_label_range(logits: Tensor, labels: Tensor, labels_b: Tensor | None, ignore_index: int | None) -> None:
     """Raise for a label outside [0, C); reads the labels' values, so on a GPU it waits."""
     if labels.is_floating_point():
         return
@@ -279,6 +292,8 @@ def _check_label_range(logits: Tensor, labels: Tensor, labels_b: Tensor | None) 
     for name, tensor in (("labels", labels), ("labels_b", labels_b)):
         if tensor is None:
             continue
+        if ignore_index is not None:
+            tensor = torch.where(tensor == ignore_index, 0, tensor)
         low, high = tensor.aminmax()
         if low.item() < 0 or high.item() >= n_classes:
             raise ValueError(f"{name} must lie in [0, {n_classes}), got values from {low.item()} to {high.item()}")

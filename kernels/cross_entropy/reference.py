@@ -15,6 +15,7 @@ def cross_entropy_reference(
     label_smoothing: float = 0.0,
     focal_gamma: float = 0.0,
     reduction: str = "mean",
+    ignore_index: int | None = None,
 ) -> Tensor:
     """``loss_i = lam_i · CE(logits_i, labels_i) + (1 − lam_i) · CE(logits_i, labels_b_i)``, then the reduction.
 
@@ -28,18 +29,26 @@ def cross_entropy_reference(
     if labels.is_floating_point():
         labels = labels.to(x.dtype)
     if labels_b is None and focal_gamma == 0:
-        return F.cross_entropy(x, labels, weight, reduction=reduction, label_smoothing=label_smoothing)
+        ignored = -100 if ignore_index is None else ignore_index
+        return F.cross_entropy(
+            x, labels, weight, ignore_index=ignored, reduction=reduction, label_smoothing=label_smoothing
+        )
+    kept = None if ignore_index is None else labels != ignore_index
+    if kept is not None:
+        labels = torch.where(kept, labels, 0)
     loss = _per_sample(x, labels, weight, label_smoothing, focal_gamma)
+    if kept is not None:
+        loss = torch.where(kept, loss, 0.0)
     if labels_b is not None and lam is not None:
         loss = lam * loss + (1 - lam) * _per_sample(x, labels_b, weight, label_smoothing, focal_gamma)
     if reduction == "none":
         return loss
-    if reduction == "sum" or weight is None or labels.is_floating_point():
+    if reduction == "sum" or (weight is None and kept is None) or labels.is_floating_point():
         return loss.sum() if reduction == "sum" else loss.mean()
-    divisor = weight[labels]
-    if labels_b is not None and lam is not None:
+    divisor = torch.ones_like(loss) if weight is None else weight[labels]
+    if weight is not None and labels_b is not None and lam is not None:
         divisor = lam * divisor + (1 - lam) * weight[labels_b]
-    return loss.sum() / divisor.sum()
+    return loss.sum() / (divisor if kept is None else divisor * kept).sum()
 
 
 def _per_sample(x: Tensor, labels: Tensor, weight: Tensor | None, label_smoothing: float, focal_gamma: float) -> Tensor:

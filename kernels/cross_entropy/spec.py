@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..spec import Case, Inputs, KernelBuild, Maker, OpSpec, Tolerance
-from ..tuning import tile
+from ..tuning import sizes, tile
 from .op import cross_entropy
 from .reference import cross_entropy_reference
 
@@ -26,6 +26,17 @@ def _mixed(n: int, c: int, **settings: Any) -> Case:
 
 def _mixed_weighted(make: Maker) -> Inputs:
     return {**_mixed(13, 7, label_smoothing=0.2)(make), "weight": make.rand(7) + 0.1}
+
+
+def _ignored(case: Case, label: int) -> Case:
+    """The same with every third sample's label ``label``, which is ignored."""
+
+    def with_ignored(make: Maker) -> Inputs:
+        inputs = case(make)
+        inputs["labels"][::3] = label
+        return {**inputs, "ignore_index": label}
+
+    return with_ignored
 
 
 def _soft(n: int, c: int, **settings: Any) -> Case:
@@ -67,6 +78,9 @@ def _random(make: Maker, draw_int: Any) -> Inputs:
     inputs = (_hard, _mixed, _soft)[kind](n, c, **settings)(make)
     if draw_int(0, 1):
         inputs["weight"] = make.rand(c) + 0.1
+    if kind == 0 and min(n, c) > 1 and draw_int(0, 1):
+        inputs = _ignored(lambda _: inputs, (-100, 0)[draw_int(0, 1)])(make)
+        inputs["labels"][1] = 1  # the mean over no sample is NaN
     return inputs
 
 
@@ -94,6 +108,7 @@ def _op_arguments(inputs: Inputs) -> tuple[Any, ...]:
         inputs.get("label_smoothing", 0.0),
         inputs.get("focal_gamma", 0.0),
         inputs.get("reduction", "mean"),
+        inputs.get("ignore_index"),
     )
 
 
@@ -114,7 +129,7 @@ def _kernels() -> list[KernelBuild]:
     from . import triton_impl
 
     builds = []
-    for n_classes in (1, 10, 100, 200, 1000, 4096):
+    for n_classes in (1, *sizes("cross_entropy", 4096)):
         tiles = tile("cross_entropy", n_classes, torch.device("cpu"))
         block = {"BLOCK_N": tiles["rows"], "BLOCK_C": 1 << (n_classes - 1).bit_length()}
         for name, variant in _variants().items():
@@ -164,11 +179,12 @@ def _variants() -> dict[str, dict[str, dict[str, Any]]]:
         pointers = {"logits_ptr": dtype, "labels_ptr": labels, "labels_b_ptr": labels_b, "lam_ptr": lam}
         pointers |= {"weight_ptr": weight, "loss_ptr": "*fp32", "grad_ptr": dtype, "label_weight_ptr": label_weight}
         integers = dict.fromkeys(("n_rows", "n_classes", "logits_stride", "labels_stride"), "i32")
-        return {**pointers, **integers, "label_smoothing": "fp32", "focal_gamma": "fp32"}
+        return {**pointers, **integers, "label_smoothing": "fp32", "focal_gamma": "fp32", "ignore_index": "i32"}
 
-    def constexprs(mixed: bool, soft: bool, extras: bool) -> dict[str, Any]:
-        label_weight = extras and not soft
+    def constexprs(mixed: bool, soft: bool, extras: bool, ignored: bool = False) -> dict[str, Any]:
+        label_weight = (extras and not soft) or ignored
         settings = {"HAS_WEIGHT": extras, "HAS_LABEL_WEIGHT": label_weight, "HAS_FOCAL": extras}
+        settings["HAS_IGNORED"] = ignored
         return {"IS_MIXED": mixed, "IS_SOFT": soft, **settings}
 
     absent = "constexpr"
@@ -176,6 +192,10 @@ def _variants() -> dict[str, dict[str, dict[str, Any]]]:
         "hard bf16": {
             "types": types("*bf16", "*i64", absent, absent, absent, absent),
             "constexprs": constexprs(mixed=False, soft=False, extras=False),
+        },
+        "ignored bf16": {
+            "types": types("*bf16", "*i64", absent, absent, absent, "*fp32"),
+            "constexprs": constexprs(mixed=False, soft=False, extras=False, ignored=True),
         },
         "mixed weighted focal fp32": {
             "types": types("*fp32", "*i64", "*i64", "*fp32", "*fp32", "*fp32"),
@@ -214,17 +234,26 @@ SPEC = OpSpec(
         "soft weighted focal": _soft_weighted,
         "focal": _hard(16, 10, focal_gamma=2.0),
         "focal below 1": _mixed(16, 12, focal_gamma=0.5, reduction="none"),
+        "ignored": _ignored(_hard(17, 10, label_smoothing=0.1), -100),
+        "ignored class, weighted": _ignored(_weighted(14, 7), 3),
+        "ignored, none": _ignored(_hard(9, 12, focal_gamma=1.5, reduction="none"), -1),
+        "ignored, sum": _ignored(_weighted(9, 12, reduction="sum"), -100),
+        "ignored, focal": _ignored(_weighted(11, 5, focal_gamma=2.0), 4),
         "non-contiguous": _non_contiguous,
         "sliced soft": _sliced_soft,
     },
     random_case=_random,
     benchmark_cases={
-        "1024x10": _hard(1024, 10),
-        "512x100 smoothed": _hard(512, 100, label_smoothing=0.1),
+        "128x10": _hard(128, 10),
+        "512x10": _hard(512, 10),
+        "512x10 smoothed": _hard(512, 10, label_smoothing=0.1),
+        "128x100": _hard(128, 100),
         "512x100 mixed": _mixed(512, 100),
         "512x200 soft": _soft(512, 200),
         "1024x1000": _hard(1024, 1000),
     },
+    tuning_cases={"128x200": _hard(128, 200), "128x1000": _hard(128, 1000), "256x4096": _hard(256, 4096)},
+    tile_size=lambda inputs: inputs["logits"].shape[1],
     flops=_flops,
     bytes_moved=_bytes_moved,
     kernels=_kernels,

@@ -14,17 +14,22 @@ def cross_entropy_fwd(
     label_smoothing: float,
     focal_gamma: float,
     reduction: str,
+    ignore_index: int | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return loss, ``∂loss_i/∂logits_i`` [N, C] and the weighted mean's divisor (``[]``; shape [0] where not needed).
 
     With ``a_c = t_c w_c`` and ``u_c = a_c (γ p_c (1 − p_c)^(γ−1) log p_c − (1 − p_c)^γ)``:
-    ``loss_i = −Σ_c a_c (1 − p_c)^γ log p_c`` and ``∂loss_i/∂z_c = u_c − p_c Σ_k u_k``.
+    ``loss_i = −Σ_c a_c (1 − p_c)^γ log p_c`` and ``∂loss_i/∂z_c = u_c − p_c Σ_k u_k``; ``a_c = 0`` where the label is
+    ``ignore_index``.
     """
     x = logits.to(torch.float64 if logits.dtype == torch.float64 else torch.float32)
     log_p = F.log_softmax(x, dim=1)
     p = log_p.exp()
-    target = _targets(x, labels, labels_b, lam)
+    ignored = None if ignore_index is None else labels == ignore_index
+    target = _targets(x, labels if ignored is None else labels.masked_fill(ignored, 0), labels_b, lam)
     a = target * (1 - label_smoothing) + label_smoothing / x.shape[1]
+    if ignored is not None:
+        target, a = (tensor.masked_fill(ignored[:, None], 0.0) for tensor in (target, a))
     if weight is not None:
         a = a * weight
     if focal_gamma == 0:
@@ -37,8 +42,8 @@ def cross_entropy_fwd(
     loss = -(modulated * torch.where(modulated == 0, 0.0, log_p)).sum(dim=1)
     grad = (u - p * u.sum(dim=1, keepdim=True)).to(logits.dtype).contiguous()
     divisor = loss.new_empty(0)
-    if reduction == "mean" and weight is not None and not labels.is_floating_point():
-        divisor = (target * weight).sum(dtype=loss.dtype)
+    if has_divisor(labels, weight, reduction, ignore_index):
+        divisor = (target if weight is None else target * weight).sum(dtype=loss.dtype)
     if reduction != "none":
         loss = loss.sum()
     if reduction == "mean":
@@ -52,6 +57,12 @@ def cross_entropy_bwd(grad_loss: Tensor, grad: Tensor, divisor: Tensor, reductio
     if reduction == "mean":
         scale = scale / (divisor if divisor.numel() else grad.shape[0])
     return (grad * scale).to(grad.dtype).contiguous()
+
+
+def has_divisor(labels: Tensor, weight: Tensor | None, reduction: str, ignore_index: int | None) -> bool:
+    """Whether the mean divides by the labels' total weight, which is not known before."""
+    counts = weight is not None or ignore_index is not None
+    return reduction == "mean" and counts and not labels.is_floating_point()
 
 
 def _targets(x: Tensor, labels: Tensor, labels_b: Tensor | None, lam: Tensor | None) -> Tensor:

@@ -9,16 +9,17 @@ import triton.language as tl
 from torch import Tensor
 
 from ..tuning import tile
+from .torch_impl import has_divisor
 
 REDUCE_BLOCK = 1024
 
 
 @triton.jit
 def _one_hot(labels_ptr, rows, stride, row_ok, n_classes, cols):
-    """One-hot rows [BLOCK_N, BLOCK_C]; a row of NaN where the label is not a class."""
+    """One-hot rows [BLOCK_N, BLOCK_C], a row of NaN where the label is not a class; and the labels."""
     labels = tl.load(labels_ptr + rows * stride, mask=row_ok, other=0)
     known = (labels >= 0) & (labels < n_classes)
-    return tl.where(known[:, None], tl.where(cols[None, :] == labels[:, None], 1.0, 0.0), float("nan"))
+    return tl.where(known[:, None], tl.where(cols[None, :] == labels[:, None], 1.0, 0.0), float("nan")), labels
 
 
 @triton.jit
@@ -36,7 +37,7 @@ def _focal(a, p, log_p, exp_z, sum_exp, gamma):
     return a * power, a * (gamma * p_log_p * (power / q) - power)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["ignore_index"])
 def cross_entropy_fwd_kernel(
     logits_ptr,  # [N, C], rows logits_stride apart
     labels_ptr,  # [N] labels_stride apart; if IS_SOFT [N, C] with rows labels_stride apart
@@ -52,17 +53,19 @@ def cross_entropy_fwd_kernel(
     labels_stride,
     label_smoothing,
     focal_gamma,
+    ignore_index,
     IS_MIXED: tl.constexpr,
     IS_SOFT: tl.constexpr,
     HAS_WEIGHT: tl.constexpr,
     HAS_LABEL_WEIGHT: tl.constexpr,
     HAS_FOCAL: tl.constexpr,
+    HAS_IGNORED: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
     """``a_c = w_c ((1 − ε) t_c + ε / C)``, ``q_c = 1 − p_c``, ``p = softmax(z)``;
     ``loss = −Σ_c a_c q_c^γ log p_c``; with ``u_c = a_c (γ p_c q_c^(γ−1) log p_c − q_c^γ)``
-    ``∂loss/∂z_c = u_c − p_c Σ_k u_k``.
+    ``∂loss/∂z_c = u_c − p_c Σ_k u_k``. If HAS_IGNORED ``a = 0`` where the label is ignore_index.
     """
     rows = tl.program_id(0).to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)
     cols = tl.arange(0, BLOCK_C)
@@ -81,18 +84,23 @@ def cross_entropy_fwd_kernel(
     if IS_SOFT:
         target = tl.load(labels_ptr + rows[:, None] * labels_stride + cols[None, :], mask=ok, other=0.0).to(tl.float32)
     else:
-        target = _one_hot(labels_ptr, rows, labels_stride, row_ok, n_classes, cols)
+        target, labels = _one_hot(labels_ptr, rows, labels_stride, row_ok, n_classes, cols)
     if IS_MIXED:
         lam = tl.load(lam_ptr + rows, mask=row_ok, other=0.0)[:, None]
-        target = lam * target + (1.0 - lam) * _one_hot(labels_b_ptr, rows, 1, row_ok, n_classes, cols)
+        second, _ = _one_hot(labels_b_ptr, rows, 1, row_ok, n_classes, cols)
+        target = lam * target + (1.0 - lam) * second
 
     a = target * (1.0 - label_smoothing) + label_smoothing / n_classes
+    used = col_ok
+    if HAS_IGNORED:
+        used = used & (labels != ignore_index)[:, None]
     if HAS_WEIGHT:
         w = tl.load(weight_ptr + cols, mask=cols < n_classes, other=0.0).to(tl.float32)[None, :]
         a = a * w
-        if HAS_LABEL_WEIGHT:
-            tl.store(label_weight_ptr + rows, tl.sum(tl.where(col_ok, target * w, 0.0), axis=1), mask=row_ok)
-    a = tl.where(col_ok, a, 0.0)
+        target = target * w
+    if HAS_LABEL_WEIGHT:
+        tl.store(label_weight_ptr + rows, tl.sum(tl.where(used, target, 0.0), axis=1), mask=row_ok)
+    a = tl.where(used, a, 0.0)
 
     if HAS_FOCAL:
         modulated, u = _focal(a, p, log_p, exp_z, sum_exp, focal_gamma)
@@ -176,6 +184,7 @@ def cross_entropy_fwd(
     label_smoothing: float,
     focal_gamma: float,
     reduction: str,
+    ignore_index: int | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return loss, ``∂loss_i/∂logits_i`` [N, C] and the weighted mean's divisor (``[]``; [0] where not needed)."""
     n_rows, n_classes = logits.shape
@@ -183,7 +192,7 @@ def cross_entropy_fwd(
     logits = logits if logits.stride(1) == 1 else logits.contiguous()
     if soft:
         labels = labels if labels.stride(1) == 1 else labels.contiguous()
-    weighted = reduction == "mean" and weight is not None and not soft
+    weighted = has_divisor(labels, weight, reduction, ignore_index)
     losses = logits.new_empty(n_rows, dtype=torch.float32)
     grad = logits.new_empty(n_rows, n_classes)
     label_weights = torch.empty_like(losses) if weighted else None
@@ -205,11 +214,13 @@ def cross_entropy_fwd(
             labels.stride(0),
             label_smoothing,
             focal_gamma,
+            0 if ignore_index is None else ignore_index,
             IS_MIXED=labels_b is not None,
             IS_SOFT=soft,
             HAS_WEIGHT=weight is not None,
             HAS_LABEL_WEIGHT=weighted,
             HAS_FOCAL=focal_gamma != 0,
+            HAS_IGNORED=ignore_index is not None,
             BLOCK_N=tiles["rows"],
             BLOCK_C=triton.next_power_of_2(n_classes),
             num_warps=tiles["num_warps"],

@@ -2,15 +2,21 @@
 
 from torch import Tensor
 
-from ..spec import Maker
+from ..spec import Inputs, Maker
 from .table import FlatTable, flat_table
 
+LONGEST = 1 << 40
 _PERIOD = 1 << 16
 
 
 def sample_table(make: Maker, lengths: list[int], lr_scale: float | list[float] = 1.0) -> FlatTable:
     """A table on the maker's device."""
     return flat_table(lengths, lr_scale=lr_scale, device=make.device)
+
+
+def buffer_size(inputs: Inputs) -> int:
+    """The size in the tuning table: one row serves buffers of any length."""
+    return LONGEST
 
 
 def large(values: Tensor, n: int) -> Tensor:

@@ -5,8 +5,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..flat import FlatScalar, flat_scalars
-from ..flat.samples import large_normal
+from ..flat import FlatScalar, flat_scalars, flat_table
+from ..flat.samples import buffer_size, large_normal
+from ..flat.sizes import pyramidnet110_lengths, wrn16_8_lengths
 from ..spec import Case, Inputs, KernelBuild, Maker, OpSpec, Tolerance
 from ..tuning import tile
 from .op import flat_ema
@@ -25,8 +26,9 @@ def _random(make: Maker, draw_int: Any) -> Inputs:
     return _case(draw_int(1, 4000), draw_int(0, 10) / 10)(make)
 
 
-def _benchmark(n: int) -> Case:
+def _benchmark(lengths: list[int]) -> Case:
     def make_inputs(make: Maker) -> Inputs:
+        n = flat_table(lengths).length
         ema, master = (large_normal(make, n, dtype=torch.float32) for _ in range(2))
         return {"ema": ema, "master": master, "scalars": flat_scalars(lr=0.1, ema_decay=0.999, device=make.device)}
 
@@ -71,9 +73,13 @@ SPEC = OpSpec(
         "decay 1": _case(1100, 1.0),
     },
     random_case=_random,
-    benchmark_cases={"WRN-16-8": _benchmark(10_960_896)},
+    benchmark_cases={
+        "WRN-16-8": _benchmark(wrn16_8_lengths()),
+        "PyramidNet-110": _benchmark(pyramidnet110_lengths()),
+    },
     flops=lambda inputs: 3 * inputs["master"].shape[0],
     bytes_moved=lambda inputs: 2 * inputs["ema"].nbytes + inputs["master"].nbytes,
+    tile_size=buffer_size,
     kernels=_kernels,
     forward_tolerance=Tolerance(ulps=4.0, rms_ulps=4.0),
 )

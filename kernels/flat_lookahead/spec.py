@@ -5,8 +5,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..flat import FlatScalar, flat_scalars
-from ..flat.samples import large_normal
+from ..flat import FlatScalar, flat_scalars, flat_table
+from ..flat.samples import buffer_size, large_normal
+from ..flat.sizes import pyramidnet110_lengths, wrn16_8_lengths
 from ..spec import Case, Inputs, KernelBuild, Maker, OpSpec, Tolerance
 from ..tuning import tile
 from .op import flat_lookahead
@@ -34,11 +35,14 @@ def _random(make: Maker, draw_int: Any) -> Inputs:
     return _case(draw_int(1, 4000), draw_int(1, 20), copy=draw_int(0, 1) == 1, **settings)(make)
 
 
-def _benchmark(make: Maker) -> Inputs:
-    n = 10_960_896
-    inputs = _case(1024, 5)(make)
-    master, slow = (large_normal(make, n, dtype=torch.float32) for _ in range(2))
-    return {**inputs, "master": master, "slow": slow, "copy": master.to(make.dtype, copy=True)}
+def _benchmark(lengths: list[int]) -> Case:
+    def make_inputs(make: Maker) -> Inputs:
+        n = flat_table(lengths).length
+        inputs = _case(1024, 5)(make)
+        master, slow = (large_normal(make, n, dtype=torch.float32) for _ in range(2))
+        return {**inputs, "master": master, "slow": slow, "copy": master.to(make.dtype, copy=True)}
+
+    return make_inputs
 
 
 def _reference(
@@ -96,9 +100,13 @@ SPEC = OpSpec(
         "one element": _case(1, 5, copy=False),
     },
     random_case=_random,
-    benchmark_cases={"WRN-16-8": _benchmark},
+    benchmark_cases={
+        "WRN-16-8": _benchmark(wrn16_8_lengths()),
+        "PyramidNet-110": _benchmark(pyramidnet110_lengths()),
+    },
     flops=lambda inputs: 3 * inputs["master"].shape[0],
     bytes_moved=_bytes_moved,
+    tile_size=buffer_size,
     kernels=_kernels,
     forward_tolerance=Tolerance(ulps=4.0, rms_ulps=4.0),
 )

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ..flat import FlatTable
-from ..flat.samples import large_normal, sample_table
+from ..flat.samples import buffer_size, large_normal, sample_table
 from ..flat.sizes import pyramidnet110_lengths, wrn16_8_lengths
 from ..spec import Case, Inputs, KernelBuild, Maker, OpSpec, Tolerance
 from ..tuning import tile
@@ -128,6 +128,7 @@ SPEC = OpSpec(
     },
     flops=lambda inputs: inputs["grad"].shape[0] * (2 if inputs["master"] is None else 5),
     bytes_moved=lambda inputs: inputs["grad"].nbytes + (0 if inputs["master"] is None else inputs["master"].nbytes),
+    tile_size=buffer_size,
     kernels=_kernels,
     forward_tolerance=Tolerance(ulps=4.0, rms_ulps=4.0),
 )

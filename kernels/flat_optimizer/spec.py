@@ -8,7 +8,7 @@ from torch.optim.adam import adam
 from torch.optim.sgd import sgd
 
 from ..flat import FlatScalar, FlatTable, flat_scalars, flat_table
-from ..flat.samples import large
+from ..flat.samples import buffer_size, large
 from ..flat.sizes import pyramidnet110_lengths, wrn16_8_lengths
 from ..spec import Case, Inputs, KernelBuild, Maker, OpSpec, Tolerance
 from ..tuning import tile
@@ -237,6 +237,7 @@ SPEC = OpSpec(
     },
     flops=_flops,
     bytes_moved=_bytes_moved,
+    tile_size=buffer_size,
     kernels=_kernels,
     forward_tolerance=Tolerance(ulps=4.0, rms_ulps=4.0),
 )

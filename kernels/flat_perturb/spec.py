@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ..flat import FlatTable
-from ..flat.samples import large_normal, sample_table
+from ..flat.samples import buffer_size, large_normal, sample_table
 from ..flat.sizes import pyramidnet110_lengths, wrn16_8_lengths
 from ..flat_norm.op import flat_norm
 from ..spec import Case, Inputs, KernelBuild, Maker, OpSpec, Tolerance
@@ -136,6 +136,7 @@ SPEC = OpSpec(
     },
     flops=lambda inputs: 6 * inputs["master"].shape[0],
     bytes_moved=lambda inputs: sum(inputs[name].nbytes for name in ("copy", "master", "grad")),
+    tile_size=buffer_size,
     kernels=_kernels,
     forward_tolerance=Tolerance(ulps=4.0, rms_ulps=4.0),
 )

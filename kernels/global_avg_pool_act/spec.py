@@ -8,6 +8,8 @@ from ..batch_norm_act.builds import kernel_build
 from ..batch_norm_act.cases import (
     channels_first,
     channels_last,
+    channels_of,
+    cudnn_batch_norm_act,
     cumulative,
     eager_batch_norm_act,
     given_statistics,
@@ -15,10 +17,11 @@ from ..batch_norm_act.cases import (
     offset,
     random_batch_norm,
     sliced,
-    timed,
+    timed_shapes,
 )
+from ..shapes import PYRAMIDNET110, WRN16_8, shapes
 from ..spec import Inputs, KernelBuild, OpSpec, Tolerance
-from ..tuning import tile
+from ..tuning import sizes, tile
 from .op import global_avg_pool_act
 from .reference import global_avg_pool_act_reference
 
@@ -46,7 +49,7 @@ def _kernels() -> list[KernelBuild]:
 
     builds = []
     settings = {"HAS_AFFINE": True, "ACT": "relu"}
-    for channels in (16, 32, 512):
+    for channels in sizes(SPEC.name, 512):
         tiles = tile(SPEC.name, channels, torch.device("cpu"))
         kernel = triton_impl.global_avg_pool_act_fwd_kernel
         builds.append(kernel_build(kernel, f"bf16 relu, C={channels}", channels, "bf16", tiles, settings))
@@ -83,13 +86,12 @@ SPEC = OpSpec(
         "eval": channels_last(1, 8, 4, 3, training=False),
     },
     random_case=random_batch_norm,
-    benchmark_cases={
-        "128x512x8x8": timed(128, 512, 8, 8),
-        "512x512x8x8": timed(512, 512, 8, 8),
-        "512x664x8x8": timed(512, 664, 8, 8),
-    },
+    benchmark_cases=timed_shapes({**shapes("WRN", WRN16_8[-1:]), **shapes("PyramidNet", PYRAMIDNET110[-1:])}),
+    tuning_cases=timed_shapes(shapes("narrow", [(16, 8), (64, 8)])),
     flops=_flops,
     bytes_moved=_bytes_moved,
+    tile_size=channels_of,
+    library=("cuDNN batch norm", lambda **inputs: cudnn_batch_norm_act(**inputs).mean(dim=(2, 3))),
     kernels=_kernels,
     forward_tolerance=Tolerance(ulps=4.0, rms_ulps=4.0),
     gradient_tolerance=Tolerance(ulps=8.0, rms_ulps=8.0),

@@ -10,6 +10,8 @@ from ..batch_norm_act.builds import kernel_build
 from ..batch_norm_act.cases import (
     channels_first,
     channels_last,
+    channels_of,
+    cudnn_batch_norm_act,
     cumulative,
     eager_batch_norm_act,
     given_statistics,
@@ -17,10 +19,11 @@ from ..batch_norm_act.cases import (
     offset,
     random_batch_norm,
     sliced,
-    timed,
+    timed_shapes,
 )
+from ..shapes import shapes
 from ..spec import Inputs, KernelBuild, Maker, OpSpec, Tolerance
-from ..tuning import tile
+from ..tuning import sizes, tile
 from .op import max_pool_bn_act
 from .reference import max_pool_bn_act_reference
 
@@ -53,12 +56,8 @@ def _kernels() -> list[KernelBuild]:
     from . import triton_impl
 
     builds = []
-    for channels, dtype, act in (
-        (16, "bf16", "relu"),
-        (32, "bf16", "relu"),
-        (512, "bf16", "relu"),
-        (512, "fp32", "gelu"),
-    ):
+    variants = [*((channels, "bf16", "relu") for channels in sizes(SPEC.name, 512)), (512, "fp32", "gelu")]
+    for channels, dtype, act in variants:
         tiles = tile(SPEC.name, channels, torch.device("cpu"))
         settings = {"HAS_AFFINE": True, "TRAINING": True, "ACT": act}
         for kernel in (
@@ -94,13 +93,13 @@ SPEC = OpSpec(
         "eval": channels_last(1, 8, 4, 3, training=False),
     },
     random_case=_random,
-    benchmark_cases={
-        "128x64x32x32": timed(128, 64, 32, 32),
-        "512x64x32x32": timed(512, 64, 32, 32),
-        "512x256x16x16": timed(512, 256, 16, 16),
-    },
+    # neither network has a max-pooling: those of a plain convolutional one
+    benchmark_cases=timed_shapes(shapes("plain", [(64, 32), (256, 16)])),
+    tuning_cases=timed_shapes(shapes("plain", [(16, 32), (32, 32), (128, 16)])),
     flops=_flops,
     bytes_moved=_bytes_moved,
+    tile_size=channels_of,
+    library=("cuDNN batch norm", lambda **inputs: F.max_pool2d(cudnn_batch_norm_act(**inputs), 2)),
     kernels=_kernels,
     forward_tolerance=Tolerance(ulps=4.0, rms_ulps=4.0),
     gradient_tolerance=Tolerance(ulps=8.0, rms_ulps=8.0),

@@ -18,6 +18,7 @@ class RandomScale:
     step: Tensor | None = None
     indices: Tensor | None = None
     layer: int = 0
+    training: bool
 
     def __init__(self, *args: Any, keep_probability: float, level: str, keep_level: str, **settings: Any) -> None:
         check_probability_and_levels(keep_probability, level, keep_level)
@@ -32,7 +33,7 @@ class RandomScale:
             "seed": self.seed,
             "step": self.step,
             "layer": self.layer,
-            "indices": self.indices,
+            "indices": self.indices if self.training else None,  # those of a training step's batch
             "level": self.level,
             "keep_level": self.keep_level,
         }

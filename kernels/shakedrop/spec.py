@@ -5,7 +5,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..shapes import between_shapes, pyramid_shapes
 from ..spec import Case, Inputs, KernelBuild, Maker, OpSpec
+from ..tuning import sizes
 from .draws import KEEP_LEVELS, LEVELS
 from .op import drawing_seed, shakedrop
 from .reference import shakedrop_reference
@@ -40,6 +42,10 @@ def _channels_last(*shape: int, **settings: Any) -> Case:
         return {**inputs, **last}
 
     return case
+
+
+def _timed(n: int, c: int, side: int) -> Case:
+    return lambda make: _channels_last(make.images(n), c, side, side)(make)
 
 
 def _mixed_layouts(make: Maker) -> Inputs:
@@ -114,12 +120,12 @@ def _bytes_moved(inputs: Inputs) -> int:
 
 
 def _kernels() -> list[KernelBuild]:
-    """Both kernels at the levels that differ in code, at a small and a large sample."""
+    """Both kernels at the levels that differ in code, at every tile."""
     from . import triton_impl
 
     builds = []
-    sizes = dict.fromkeys(("n_groups", "n_channels", "n_pixels"), "i32")
-    for elements in (1024, 64 * 32 * 32):
+    counts = dict.fromkeys(("n_groups", "n_channels", "n_pixels"), "i32")
+    for elements in sizes(SPEC.name, 64 * 32 * 32):
         for dtype, level in (("bf16", 2), ("fp32", 3), ("bf16", 4)):
             block, num_warps = triton_impl.tile_of(elements, level, torch.device("cpu"))
             constexprs = {"LEVEL": level, "KEEP_BATCH": False, "CHANNELS_LAST": True}
@@ -128,7 +134,7 @@ def _kernels() -> list[KernelBuild]:
                 (triton_impl.shakedrop_fwd_kernel, ("shortcut_ptr", "branch_ptr", "out_ptr")),
                 (triton_impl.shakedrop_bwd_kernel, ("grad_ptr", "out_ptr")),
             ):
-                signature = {**dict.fromkeys(names, f"*{dtype}"), **SCALE_SIGNATURE, **sizes}
+                signature = {**dict.fromkeys(names, f"*{dtype}"), **SCALE_SIGNATURE, **counts}
                 label = f"{LEVELS[level - 1]} {dtype}, {elements} a sample"
                 builds.append(KernelBuild(kernel, label, signature, constexprs, num_warps=num_warps))
     return builds
@@ -158,11 +164,9 @@ SPEC = OpSpec(
         "several programs": _branch(2, 7, 41, 41),
     },
     random_case=_random,
-    benchmark_cases={
-        "128x64x32x32": _channels_last(128, 64, 32, 32),
-        "128x168x8x8": _channels_last(128, 168, 8, 8),
-        "512x116x16x16": _channels_last(512, 116, 16, 16),
-    },
+    benchmark_cases={name: _timed(n, c, side) for name, (n, c, side) in pyramid_shapes().items()},
+    tuning_cases={name: _timed(n, c, side) for name, (n, c, side) in between_shapes().items()},
+    tile_size=lambda inputs: inputs["branch"].numel() // inputs["branch"].shape[0],
     flops=_flops,
     bytes_moved=_bytes_moved,
     kernels=_kernels,

@@ -1,5 +1,6 @@
 """The description of ``shakedrop_bn_shortcut`` for tests, benchmarks, compile report and docs."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -9,7 +10,9 @@ from torch import Tensor
 from ..batch_norm_act.op import statistics
 from ..shakedrop.draws import KEEP_LEVELS, LEVELS
 from ..shakedrop.spec import SCALE_SIGNATURE, EagerScale, randomness, scale_arguments
+from ..shapes import Shape, between_shapes, pyramid_shapes
 from ..spec import Case, Inputs, KernelBuild, Maker, OpSpec, Tolerance
+from ..tuning import sizes
 from .op import shakedrop_bn_shortcut
 from .reference import pad_shortcut, shakedrop_bn_shortcut_reference
 
@@ -62,6 +65,15 @@ def _plain(*arguments: Any, **settings: Any) -> Case:
     """Without ShakeDrop."""
     none = {"keep_probability": 1.0, "seed": None, "step": None, "indices": None}
     return _tail(*arguments, **{**none, **settings})
+
+
+def _timed(named: Mapping[str, Shape]) -> dict[str, Case]:
+    """Tails of blocks that widen by 8 channels, what zero-padding there is."""
+
+    def case(n: int, c: int, side: int) -> Case:
+        return lambda make: _tail(make.images(n), c, (side, side), c - 8)(make)
+
+    return {name: case(*shape) for name, shape in named.items()}
 
 
 def _without_affine(make: Maker) -> Inputs:
@@ -152,7 +164,8 @@ def _bytes_moved(inputs: Inputs) -> int:
 
 def _kernels() -> list[KernelBuild]:
     """Every kernel at each tile, drawn for an image; with what else changes the code at one tile."""
-    variants = [("bf16", 2, False, channels) for channels in (16, 72, 168, 2048)]
+    # whole groups of 8 channels, as the kernels read them
+    variants = [("bf16", 2, False, -(-channels // 8) * 8) for channels in sizes(SPEC.name, 2048)]
     variants += [("bf16", 2, True, 72), ("fp32", 0, True, 72), ("bf16", 3, False, 72), ("bf16", 4, False, 72)]
     return [build for variant in variants for build in _variant(*variant)]
 
@@ -222,13 +235,12 @@ SPEC = OpSpec(
     },
     random_case=_random,
     benchmark_cases={
-        "128x16x32x32": _tail(128, 16, (32, 32)),
-        "128x64x32x32": _tail(128, 64, (32, 32), 64),
-        "128x72x16x16 pooled": _tail(128, 72, (16, 16), 64, (32, 32)),
-        "128x168x8x8": _tail(128, 168, (8, 8), 160),
-        "512x72x16x16": _tail(512, 72, (16, 16)),
-        "128x64x32x32 without shakedrop": _plain(128, 64, (32, 32), 64),
+        **_timed(pyramid_shapes()),
+        "PyramidNet 512x72x16x16 pooled": lambda make: _tail(make.images(512), 72, (16, 16), 72, (32, 32))(make),
+        "PyramidNet 512x72x32x32 without shakedrop": lambda make: _plain(make.images(512), 72, (32, 32))(make),
     },
+    tuning_cases=_timed(between_shapes()),
+    tile_size=lambda inputs: inputs["h"].shape[1],
     flops=_flops,
     bytes_moved=_bytes_moved,
     kernels=_kernels,

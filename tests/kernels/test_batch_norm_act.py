@@ -67,15 +67,11 @@ def test_eval_is_a_folded_affine(
 
 
 @pytest.fixture
-def few_programs(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def few_programs() -> Iterator[None]:
     """Tiles so small and programs so few that every program walks through several tiles."""
-    tables = dict(tuning.load("default"))
-    rows = [{"up_to": 2**31, "block_m": 16, "block_c": 16, "num_warps": 4, "stages": 4, "programs": 5}]
-    tables["batch_norm_act"] = rows
-    monkeypatch.setattr(tuning, "load", lambda device_name: tables)
-    tuning.tile.cache_clear()
-    yield
-    tuning.tile.cache_clear()
+    row = {"block_m": 16, "block_c": 16, "num_warps": 4, "stages": 4, "programs": 5}
+    with tuning.override({"batch_norm_act": row}):
+        yield
 
 
 @pytest.mark.usefixtures("few_programs", "poisoned_memory")

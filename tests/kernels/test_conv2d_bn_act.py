@@ -52,7 +52,9 @@ def test_eval_equals_folded(
 def test_fold_in_half_precision(shape: tuple[int, ...], spec: OpSpec, backend_name: str, implementation: str) -> None:
     make = Maker(torch.float16, implementation)
     inputs = spec.cases["eval"](make) | {"x": make.randn(*shape)}
-    arguments = (running_statistics(inputs), inputs["weight"], inputs["bias"], "sigmoid", 0.0, 1, 1)
+    inputs["residual"] = make.randn(shape[0], inputs["conv_weight"].shape[0], *shape[2:])
+    affine = (running_statistics(inputs), inputs["weight"], inputs["bias"])
+    arguments = (*affine, inputs["residual"], "sigmoid", 0.0, 1, 1)
     folded = torch.ops.cifarfast.conv2d_bn_act_folded(inputs["x"], inputs["conv_weight"], *arguments)
     exact = {name: value.double() for name, value in inputs.items() if isinstance(value, torch.Tensor)}
     expected = spec.reference(**exact, training=False, padding=1, act="sigmoid")
@@ -64,19 +66,23 @@ def test_opcheck_of_the_other_ops(spec: OpSpec, backend_name: str, implementatio
     x, conv_weight, weight, bias = (inputs[name] for name in ("x", "conv_weight", "weight", "bias"))
     stats = running_statistics(inputs)
     folded = torch.ops.cifarfast.conv2d_bn_act_folded.default
-    torch.library.opcheck(folded, (x, conv_weight, stats, weight, bias, "relu", 0.0, 1, 1))
+    torch.library.opcheck(folded, (x, conv_weight, stats, weight, bias, None, "relu", 0.0, 1, 1))
     y = F.conv2d(x, conv_weight, padding=1).contiguous(memory_format=torch.channels_last)
-    arguments = (y, x, y, conv_weight, stats, weight, bias, True, "relu", 0.0, 1, 1, True, True)
-    torch.library.opcheck(torch.ops.cifarfast.conv2d_bn_act_backward.default, arguments)
+    torch.library.opcheck(folded, (x, conv_weight, stats, weight, bias, y, "relu", 0.0, 1, 1))
+    for saved in (None, y):
+        settings = (saved is not None, True, "relu", 0.0, 1, 1, True, True)
+        arguments = (y, x, y, conv_weight, stats, weight, bias, saved, *settings)
+        torch.library.opcheck(torch.ops.cifarfast.conv2d_bn_act_backward.default, arguments)
     count = torch.zeros((), dtype=torch.int64, device=implementation)
     moments = torch.stack([inputs["running_mean"], inputs["running_var"]])
     buffers = (inputs["running_mean"].clone(), inputs["running_var"].clone(), count)
     torch.library.opcheck(torch.ops.cifarfast.moments_statistics.default, (moments, *buffers, 40, None, 1e-5))
 
 
-@pytest.mark.parametrize("name", ["x", "conv_weight", "weight", "bias"])
-def test_gradient_only_where_needed(name: str, spec: OpSpec, backend_name: str, implementation: str) -> None:
-    inputs = spec.cases["3x3"](Maker(torch.float32, implementation))
+@pytest.mark.parametrize("name", ["x", "conv_weight", "weight", "bias", "residual"])
+@pytest.mark.parametrize("kind", ["residual", "residual identity"])
+def test_gradient_only_where_needed(name: str, kind: str, spec: OpSpec, backend_name: str, implementation: str) -> None:
+    inputs = spec.cases[kind](Maker(torch.float32, implementation))
 
     def gradients(*names: str) -> dict[str, Tensor]:
         leaves = {leaf: inputs[leaf].clone().requires_grad_() for leaf in names}
@@ -84,7 +90,7 @@ def test_gradient_only_where_needed(name: str, spec: OpSpec, backend_name: str, 
         y.square().sum().backward()
         return {leaf: value.grad for leaf, value in leaves.items()}
 
-    torch.testing.assert_close(gradients(name)[name], gradients("x", "conv_weight", "weight", "bias")[name])
+    torch.testing.assert_close(gradients(name)[name], gradients(*spec.differentiable)[name])
 
 
 @pytest.mark.parametrize("momentum", [0.3, None])
@@ -147,6 +153,8 @@ WRONG = {
     "mixed devices": (_arguments(running_mean=torch.zeros(16, device="meta")), "running_mean"),
     "eps": (_arguments(eps=-1.0), "eps"),
     "stride": (_arguments(stride=0), "stride"),
+    "residual of the input": (_arguments(residual=torch.zeros(2, 8, 5, 5)), "residual"),
+    "residual's dtype": (_arguments(residual=torch.zeros(2, 16, 3, 3, dtype=torch.float16)), "residual"),
 }
 
 

@@ -1,34 +1,104 @@
 """Compiling kernels for an architecture without a GPU."""
 
 import dataclasses
+import json
+from pathlib import Path
 
 import pytest
 
-from cifarfast.kernels import report
+from cifarfast.kernels import report, tuning
 from cifarfast.kernels.spec import all_specs
 
 pytest.importorskip("triton")
 
+GOOD = report.Compiled("k", "", "sm_80", 255, 0, 160 * 1024, "mma")
 
-def test_report_of_every_kernel(capsys: pytest.CaptureFixture[str]) -> None:
-    assert report.main(["--arch", "sm_90"]) == 0
-    lines = capsys.readouterr().out.splitlines()
+
+def test_report_of_an_op(capsys: pytest.CaptureFixture[str]) -> None:
+    assert report.main(["--arch", "sm_90", "--op", "flat_norm", "global_avg_pool_act", "--jobs", "2"]) == 0
+    out, err = capsys.readouterr()
+    lines = out.splitlines()
     for spec in all_specs():
-        kernels = {build.kernel.__name__ for build in spec.kernels() if "sm_90" in (build.archs or ("sm_90",))}
-        assert kernels, spec.name
-        assert all(any(f" {kernel} " in line for line in lines) for kernel in kernels), spec.name
+        if spec.name in ("flat_norm", "global_avg_pool_act"):
+            kernels = {build.kernel.__name__ for build in spec.kernels() if "sm_90" in (build.archs or ("sm_90",))}
+            assert kernels
+            assert all(any(f" {kernel} " in line for line in lines) for kernel in kernels), spec.name
+    assert f"{len(lines) - 1} kernels, 0 with problems" in err
 
 
-def test_a_spill_or_too_much_shared_memory_is_a_problem() -> None:
-    good = report.Compiled("k", "", "sm_80", 255, 0, 160 * 1024, "mma")
-    assert good.problem is None
-    assert "spills 8 bytes" in str(dataclasses.replace(good, spilled_bytes=8).problem)
-    assert "shared memory" in str(dataclasses.replace(good, shared_bytes=164 * 1024).problem)
-    assert dataclasses.replace(good, arch="sm_90", shared_bytes=164 * 1024).problem is None
+@pytest.mark.slow
+@pytest.mark.parametrize("arch", list(report.SHARED_LIMITS))
+def test_report_of_every_kernel(arch: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert report.main(["--arch", arch]) == 0
+    out = capsys.readouterr().out
+    for spec in all_specs():
+        assert any(f" {build.kernel.__name__} " in out for build in spec.kernels()), spec.name
 
 
-def test_exit_code_of_a_spill(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    spilling = report.Compiled("k", "", "sm_90", 255, 64, 0, "-")
-    monkeypatch.setattr(report, "compile_kernel", lambda build, arch: spilling)
-    assert report.main(["--arch", "sm_90"]) == 1
-    assert "spills 64 bytes a thread" in capsys.readouterr().out
+def test_what_is_a_problem() -> None:
+    assert GOOD.problem is None
+    assert "spills 8 bytes" in str(dataclasses.replace(GOOD, spilled_bytes=8).problem)
+    assert "shared memory" in str(dataclasses.replace(GOOD, shared_bytes=164 * 1024).problem)
+    on_hopper = dataclasses.replace(GOOD, arch="sm_90", shared_bytes=164 * 1024)
+    assert on_hopper.problem is None
+    assert "shared memory" in str(dataclasses.replace(on_hopper, shared_bytes=228 * 1024).problem)
+    needs = dataclasses.replace(on_hopper, needs_wgmma=True)
+    assert needs.problem == "does not use wgmma"
+    assert dataclasses.replace(needs, tensor_instruction="wgmma").problem is None
+    assert dataclasses.replace(needs, arch="sm_100").problem is None
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ({"spilled_bytes": 64}, "spills 64 bytes a thread"),
+        ({"shared_bytes": 300 * 1024}, "needs more than 232448 bytes of shared memory"),
+        ({"needs_wgmma": True}, "does not use wgmma"),
+    ],
+)
+def test_exit_code(
+    fault: dict[str, object], message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    faulty = dataclasses.replace(GOOD, arch="sm_90", **fault)
+    monkeypatch.setattr(report, "compile_kernel", lambda build, arch: faulty)
+    assert report.main(["--arch", "sm_90", "--op", "flat_ema", "--jobs", "1"]) == 1
+    out, err = capsys.readouterr()
+    assert message in out
+    assert "1 kernels, 1 with problems" in err
+
+
+def test_every_wide_convolution_tile_must_have_wgmma() -> None:
+    builds = [build for spec in all_specs() for build in spec.kernels() if build.kernel.__name__.startswith("conv_")]
+    tiles = [build for build in builds if "PIXELS_RIGHT" in build.constexprs or "TAPS" in build.constexprs]
+    wide = [build for build in tiles if build.needs_wgmma]
+    assert wide
+    for build in tiles:
+        written = build.constexprs["BLOCK_C" if "KERNEL_H" in build.constexprs else "BLOCK_K"]
+        assert build.needs_wgmma == (written >= 64 and "reduce" not in build.kernel.__name__), build.label
+
+
+def test_a_models_own_tiles_are_compiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = json.loads(tuning.table_path("default").read_text())
+    (tmp_path / "default.json").write_text(json.dumps(table))
+    own = {"flat_ema": [{"up_to": 1 << 40, "block": 512, "num_warps": 2}]}
+    (tmp_path / "nvidia-h200.json").write_text(json.dumps(own))
+    monkeypatch.setattr(tuning, "_FOLDER", tmp_path)
+    tuning.clear()
+    report._builds.cache_clear()
+    try:
+        blocks = {}
+        for arch in ("sm_80", "sm_90"):
+            (job,) = report.jobs(["flat_ema"], [arch])
+            blocks[arch] = report._builds(job.op, arch)[job.index].constexprs["BLOCK"]
+    finally:
+        tuning.clear()
+        report._builds.cache_clear()
+    assert blocks == {"sm_80": table["flat_ema"][0]["block"], "sm_90": 512}
+
+
+def test_mistakes(capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments in (["--arch", "sm_75"], ["--op", "softmax"], ["--jobs", "0"]):
+        with pytest.raises(SystemExit) as exit_:
+            report.main(arguments)
+        assert exit_.value.code == 2
+        assert arguments[1] in capsys.readouterr().err

@@ -18,11 +18,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         json.dumps({"a": [{"up_to": 4, "rows": 1}, {"up_to": 8, "rows": 2}], "b": [{"up_to": 9, "rows": 3}]})
     )
     monkeypatch.setattr(tuning, "_FOLDER", tmp_path)
-    tuning.load.cache_clear()
-    tuning.tile.cache_clear()
+    tuning.clear()
     yield tmp_path
-    tuning.load.cache_clear()
-    tuning.tile.cache_clear()
+    tuning.clear()
 
 
 def test_slug() -> None:
@@ -37,11 +35,28 @@ def test_first_row_that_reaches_the_size(folder: Path) -> None:
 
 
 def test_a_gpu_model_overrides_whole_ops(folder: Path) -> None:
-    (folder / "nvidia-h200.json").write_text(json.dumps({"a": [{"up_to": 100, "rows": 7}]}))
+    table = {"about": {"gpu": "NVIDIA H200"}, "a": [{"up_to": 100, "rows": 7}]}
+    (folder / "nvidia-h200.json").write_text(json.dumps(table))
     tables = tuning.load("NVIDIA H200")
     assert tables["a"] == [{"up_to": 100, "rows": 7}]
     assert tables["b"] == [{"up_to": 9, "rows": 3}]
     assert tuning.load("NVIDIA A100")["a"][0]["rows"] == 1
+
+
+def test_override_and_assume(folder: Path) -> None:
+    (folder / "nvidia-h200.json").write_text(json.dumps({"a": [{"up_to": 100, "rows": 7}]}))
+    with tuning.assume("NVIDIA H200"):
+        assert tuning.tile("a", 5, CPU) == {"rows": 7}
+        assert tuning.tile("b", 5, CPU) == {"rows": 3}
+        with tuning.override({"b": {"rows": 9}}):
+            assert tuning.tile("b", 10**6, CPU) == {"rows": 9}
+            with tuning.override({"a": {"rows": 4}}):
+                assert [tuning.tile(op, 5, CPU)["rows"] for op in "ab"] == [4, 9]
+            assert tuning.tile("a", 5, CPU) == {"rows": 7}
+    assert [tuning.tile(op, 5, CPU)["rows"] for op in "ab"] == [2, 3]
+    with pytest.raises(ZeroDivisionError), tuning.override({"a": {"rows": 8}}):
+        raise ZeroDivisionError
+    assert tuning.tile("a", 5, CPU) == {"rows": 2}
 
 
 @pytest.mark.parametrize("table", sorted(Path(tuning.__file__).parent.glob("*.json")), ids=lambda path: path.stem)

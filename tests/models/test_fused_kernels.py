@@ -48,14 +48,22 @@ def ops_of_a_step(name: str, **settings: float) -> tuple[Counter[str], Counter[s
 
 
 def test_ops_of_a_wide_resnet() -> None:
-    """Convolutions by the library: no batch norm runs apart from its ReLU, the last not from the pooling either."""
+    """Convolutions by the library: no batch norm runs apart from its ReLU, the last not from the pooling either.
+
+    Of six sums one is left, before the pooling; of six sums of gradients those of the two convolutions that read the
+    first BN-ReLU of a projecting block.
+    """
     for settings in ({}, {"dropout": 0.0}):
         forward, backward = ops_of_a_step("wrn16_8", **settings)
         assert forward["aten::convolution"] == backward["aten::convolution_backward"] == 16
-        assert forward["cifarfast::batch_norm_statistics"] == 13
-        assert forward["cifarfast::batch_norm_act"] == backward["cifarfast::batch_norm_act_backward"] == 12
+        assert forward["cifarfast::batch_norm_statistics"] == 13 - 5
+        assert forward["cifarfast::add_batch_norm_statistics"] == 5
+        assert forward["cifarfast::batch_norm_act"] == 12
+        assert backward["cifarfast::batch_norm_act_backward"] == 12 - 5
+        assert backward["cifarfast::fork_batch_norm_act_backward"] == 5
         assert forward["cifarfast::global_avg_pool_act"] == backward["cifarfast::global_avg_pool_act_backward"] == 1
-        assert forward["aten::add"] == 6
+        assert forward["aten::add"] == 1
+        assert backward["aten::add"] + backward["aten::add_"] == 3
         assert not {"aten::native_batch_norm", "aten::relu", "aten::mean"} & set(forward)
 
 
@@ -66,12 +74,14 @@ def test_ops_of_a_wide_resnet_with_convolution_kernels(monkeypatch: pytest.Monke
     assert forward["cifarfast::conv2d_stats"] == 3
     assert forward["cifarfast::batch_norm_act"] == 3  # first of a projecting block
     assert forward["aten::convolution"] == 4  # stem and projections
-    # the others get their statistics from the convolution before them
-    assert forward["cifarfast::batch_norm_statistics"] == 13 - 6
+    # six get their statistics from the convolution before them, two from the sum
+    assert forward["cifarfast::batch_norm_statistics"] == 13 - 6 - 2
+    assert forward["cifarfast::add_batch_norm_statistics"] == 2
+    assert forward["aten::add"] == 6 - 2
     forward, _ = ops_of_a_step("wrn16_8")
     assert forward["cifarfast::bn_act_conv2d"] == 3
     assert forward["cifarfast::batch_norm_act"] == 3 + 6
-    assert forward["cifarfast::batch_norm_statistics"] == 13
+    assert forward["cifarfast::batch_norm_statistics"] == 13 - 2
 
 
 def test_ops_of_a_pyramidnet(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -81,6 +91,9 @@ def test_ops_of_a_pyramidnet(monkeypatch: pytest.MonkeyPatch) -> None:
     assert forward["cifarfast::batch_norm_act"] == 19
     assert forward["cifarfast::shakedrop_bn_shortcut"] == 9
     assert forward["cifarfast::batch_norm_statistics"] == 19 + 9 + 1
+    assert backward["cifarfast::fork_batch_norm_act_backward"] == 9
+    assert backward["cifarfast::batch_norm_act_backward"] == 10
+    assert backward["aten::add"] + backward["aten::add_"] == 0
     assert backward["aten::_foreach_mul"] == 1
     for calls in (forward, backward):
         assert not {"aten::native_batch_norm", "aten::constant_pad_nd", "aten::avg_pool2d", "aten::relu"} & set(calls)
@@ -113,12 +126,15 @@ def test_in_the_interpreter() -> None:
     environment = {**os.environ, "TRITON_INTERPRET": "1", backend.BACKEND_VARIABLE: "triton"}
     result = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stdout + result.stderr
-    assert f"{len(INTERPRETED_MODELS)} passed" in result.stdout, result.stdout
+    assert f"{2 * len(INTERPRETED_MODELS)} passed" in result.stdout, result.stdout
 
 
 @pytest.mark.skipif(not INTERPRETED, reason="needs TRITON_INTERPRET=1; test_in_the_interpreter sets it")
+@pytest.mark.parametrize("convolutions", ["kernels", "library"])
 @pytest.mark.parametrize(("name", "settings"), INTERPRETED_MODELS)
-def test_interpreted(name: str, settings: dict[str, float]) -> None:
+def test_interpreted(name: str, settings: dict[str, float], convolutions: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if convolutions == "library":
+        monkeypatch.setattr(layers, "_has_kernel", lambda op, x, weight, conv: False)
     plain, fused = create_pair(name, **settings)
     images = make_images(8, count=2).contiguous(memory_format=torch.channels_last)
     truth = run(copy.deepcopy(plain).double(), images.double())

@@ -8,10 +8,12 @@ from torch import Tensor, nn
 
 from cifarfast.kernels import (
     BatchNormAct2d,
+    add_batch_norm_act,
     bn_act_conv2d,
     bn_act_conv2d_stats,
     conv2d_bn_act,
     conv2d_stats,
+    fork_batch_norm_act,
     global_avg_pool_act,
     max_pool_bn_act,
 )
@@ -24,6 +26,9 @@ from .switch import fuses
 
 Statistics = tuple[Tensor, Tensor]
 """Mean and biased variance [C] of a convolution's output, which the batch norm after it need not compute again."""
+
+Terms = tuple[Tensor, Tensor]
+"""Branch and shortcut of a block, whose sum is left to the batch norm after them."""
 
 
 @fuses(nn.Conv2d)
@@ -94,6 +99,12 @@ class FusedNorm(Fused, BatchNormAct2d):
         arguments: dict[str, Any] = BatchNormAct2d._arguments(self)
         return arguments
 
+    def fork(self, x: Tensor | Terms) -> tuple[Tensor, Tensor]:
+        """x, or the sum of its terms, for all who read it beside this batch norm; ``act(BN(x))``."""
+        if isinstance(x, Tensor):
+            return fork_batch_norm_act(x, **self.arguments())
+        return add_batch_norm_act(*x, **self.arguments())
+
     def global_avg_pool(self, x: Tensor) -> Tensor:
         """Mean of ``act(BN(x))`` over the image, [N, C]."""
         return global_avg_pool_act(x, **self.arguments())
@@ -139,6 +150,23 @@ def norm_conv_stats(
         return bn_act_conv2d(x, weight, statistics=statistics, **settings), None
     y, mean, var = bn_act_conv2d_stats(x, weight, statistics=statistics, **settings)
     return y, (mean, var)
+
+
+def fork_norm_conv(
+    x: Tensor | Terms, norm: FusedNorm, conv: FusedConv2d, *, wanted: bool = True
+) -> tuple[Tensor, Tensor, Statistics | None]:
+    """x, or the sum of its terms, for the shortcut; then as ``norm_conv_stats``."""
+    a = x if isinstance(x, Tensor) else x[0]
+    if _has_kernel("bn_act_conv2d", a, conv.weight, conv):
+        x = added(x)
+        return x, *norm_conv_stats(x, norm, conv, wanted=wanted)
+    x, y = norm.fork(x)
+    return x, conv(y), None
+
+
+def added(x: Tensor | Terms) -> Tensor:
+    """The sum of terms; a tensor as it is."""
+    return x if isinstance(x, Tensor) else x[0] + x[1]
 
 
 def conv_stats(x: Tensor, conv: FusedConv2d) -> tuple[Tensor, Statistics | None]:

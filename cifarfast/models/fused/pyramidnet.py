@@ -15,7 +15,7 @@ from torch import Tensor
 from cifarfast.kernels import ShakeDrop, ShakeDropTail, shakedrop_bn_shortcut
 
 from ..pyramidnet import PyramidBasicBlock, PyramidBlock, PyramidBottleneck, PyramidNet
-from .layers import FusedConv2d, FusedNorm, conv_norm, norm_conv, norm_conv_stats
+from .layers import FusedConv2d, FusedNorm, conv_norm, fork_norm_conv, norm_conv, norm_conv_stats
 from .padding import Fused
 from .switch import fuses
 
@@ -53,7 +53,8 @@ class FusedTail(Fused, ShakeDropTail):
 
 
 class FusedPyramidBlock(Fused, PyramidBlock):
-    """Each BN runs with the convolution after it, the last one in the tail."""
+    """Each BN runs with the convolution after it, the last one in the tail. The first one's backward adds the gradient
+    of the shortcut."""
 
     def adopt(self) -> None:
         last = self.branch[-1]
@@ -71,8 +72,8 @@ class FusedPyramidBlock(Fused, PyramidBlock):
     def forward(self, x: Tensor, bias: Tensor) -> Tensor:  # type: ignore[override]
         """``bias`` is what ``hold_zero`` made of the tail's."""
         layers: list[Any] = list(self.branch)
-        *layers, last_norm, last_conv, tail = layers
-        out, statistics = x, None
+        first_norm, first_conv, *layers, last_norm, last_conv, tail = layers
+        x, out, statistics = fork_norm_conv(x, first_norm, first_conv)
         for norm, conv in zip(layers[::2], layers[1::2], strict=True):
             out, statistics = norm_conv_stats(out, norm, conv, statistics)
         return tail(norm_conv(out, last_norm, last_conv, statistics), x, bias)

@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from ..wrn import WideBlock, WideResNet
-from .layers import FusedConv2d, FusedNorm, conv_stats, norm_conv, norm_conv_stats
+from .layers import FusedConv2d, FusedNorm, Terms, added, conv_stats, fork_norm_conv, norm_conv
 from .padding import Fused
 from .switch import fuses
 
@@ -11,7 +11,8 @@ from .switch import fuses
 @fuses(WideBlock)
 class FusedWideBlock(Fused, WideBlock):
     """Each BN-ReLU runs with the convolution after it, but for two: a projecting block's first, whose result both
-    convolutions read, and one that dropout follows."""
+    convolutions read, and one that dropout follows. The sum that ends a block runs with the BN-ReLU of the next: a
+    block takes and returns the two terms."""
 
     bn1: FusedNorm
     conv1: FusedConv2d
@@ -20,21 +21,16 @@ class FusedWideBlock(Fused, WideBlock):
     bn3: FusedNorm | None
     shortcut: FusedConv2d | None
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor | Terms) -> Tensor | Terms:  # type: ignore[override]
+        drops = self.dropout.training and self.dropout.p > 0
         if self.shortcut is None:
-            first, shortcut = None, x
+            shortcut, out, statistics = fork_norm_conv(x, self.bn1, self.conv1, wanted=not drops)
         else:
-            first = self.bn1(x)
+            first = self.bn1(x) if isinstance(x, Tensor) else self.bn1.fork(x)[1]
             shortcut = self.shortcut(first)
-        if self.dropout.training and self.dropout.p > 0:
-            out = norm_conv(x, self.bn1, self.conv1) if first is None else self.conv1(first)
-            out = self.conv2(self.dropout(self.bn2(out)))
-        else:
-            out, statistics = (
-                norm_conv_stats(x, self.bn1, self.conv1) if first is None else conv_stats(first, self.conv1)
-            )
-            out = norm_conv(out, self.bn2, self.conv2, statistics)
-        return out + shortcut if self.bn3 is None else self.bn3(out, shortcut)
+            out, statistics = (self.conv1(first), None) if drops else conv_stats(first, self.conv1)
+        out = self.conv2(self.dropout(self.bn2(out))) if drops else norm_conv(out, self.bn2, self.conv2, statistics)
+        return (out, shortcut) if self.bn3 is None else self.bn3(out, shortcut)
 
 
 @fuses(WideResNet)
@@ -44,4 +40,4 @@ class FusedWideResNet(Fused, WideResNet):
     bn: FusedNorm
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc(self.bn.global_avg_pool(self.groups(self.conv1(x))))
+        return self.fc(self.bn.global_avg_pool(added(self.groups(self.conv1(x)))))

@@ -1,0 +1,164 @@
+"""Finds the chains of modules around a batch norm that one fused op can do the work of."""
+
+from dataclasses import dataclass, field
+
+from torch import fx, nn
+
+from .elements import (
+    activation_of,
+    batch_norm_obstacle,
+    convolution_obstacle,
+    function_activation,
+    is_batch_norm,
+    is_identity,
+    is_plain_call,
+    name_of,
+    pool_obstacle,
+)
+from .survey import Survey, is_timm_batch_norm_act
+
+
+@dataclass(frozen=True)
+class Chain:
+    """[conv →] bn [→ act [→ pool]] in the dataflow of a container.
+
+    Args:
+        container: whose forward calls them.
+        conv, pool: None where there is none, or none that can be part of it.
+        bn: the batch norm.
+        act_module: None where the activation is inside bn, or a function.
+        act, negative_slope: the activation.
+        nodes: that the chain does the work of.
+    """
+
+    container: nn.Module
+    conv: nn.Conv2d | None
+    bn: nn.BatchNorm2d
+    act_module: nn.Module | None
+    pool: nn.MaxPool2d | None
+    act: str
+    negative_slope: float
+    nodes: tuple[fx.Node, ...] = field(compare=False)
+
+    @property
+    def modules(self) -> tuple[nn.Module, ...]:
+        """The modules of the chain, in order."""
+        parts = (self.conv, self.bn, self.act_module, self.pool)
+        return tuple(part for part in parts if part is not None)
+
+
+class ChainFinder:
+    """The chains of one container, and why other modules are in none.
+
+    Args:
+        survey: of the model.
+        container: that was traced.
+        mode: 0 for its graph in training, 1 for that in eval.
+        functions: whether activations may be functions.
+
+    Attributes:
+        chains: by the node of their batch norm.
+        reasons: of the batch norms, convolutions and poolings that a chain could have had.
+    """
+
+    def __init__(self, survey: Survey, container: nn.Module, mode: int, *, functions: bool = False) -> None:
+        self.survey, self.container, self.functions = survey, container, functions
+        self.chains: dict[fx.Node, Chain] = {}
+        self.reasons: dict[nn.Module, str] = {}
+        for node in survey.graphs[container][mode].nodes:
+            bn = self.module(node)
+            if bn is None or not is_batch_norm(bn):
+                continue
+            found = batch_norm_obstacle(bn) or survey.obstacle_to_one_use(bn) or _odd_call(node) or self._chain(node)
+            if isinstance(found, str):
+                self.reasons[bn] = found
+            else:
+                self.chains[node] = found
+
+    def module(self, node: fx.Node) -> nn.Module | None:
+        """The module that a node calls."""
+        return self.container.get_submodule(str(node.target)) if node.op == "call_module" else None
+
+    def only_user(self, node: fx.Node) -> fx.Node | None:
+        """The one node that uses a result, behind modules that do nothing; None if there are several or none."""
+        while len(node.users) == 1:
+            node = next(iter(node.users))
+            if not is_identity(self.module(node)):
+                return node
+        return None
+
+    def convolution(self, node: fx.Node) -> tuple[fx.Node, nn.Conv2d] | None:
+        """The convolution whose result a batch norm's node takes, if it can be fused with that."""
+        source, uses = node, 1
+        while is_plain_call(source) and isinstance(source.args[0], fx.Node):
+            source = source.args[0]
+            uses = max(uses, len(source.users))
+            if not is_identity(self.module(source)):
+                break
+        conv = self.module(source)
+        if not isinstance(conv, nn.Conv2d):
+            return None
+        reason = "its output is used in more than one place" if uses > 1 else convolution_obstacle(conv)
+        reason = reason or self.survey.obstacle_to_one_use(conv) or _odd_call(source)
+        if reason:
+            self.reasons[conv] = reason
+            return None
+        return source, conv
+
+    def _chain(self, node: fx.Node) -> Chain | str:
+        """The chain around a batch norm's node, or why there is none."""
+        bn = self.module(node)
+        assert isinstance(bn, nn.BatchNorm2d)
+        if is_timm_batch_norm_act(bn):
+            settings = activation_of(bn.get_submodule("act"))
+            end, act_module = node, None
+        else:
+            follower = self.only_user(node)
+            if follower is None:
+                return f"its output is used in {len(node.users) or 'no'} places"
+            end, act_module = follower, self.module(follower)
+            settings = self._settings(end)
+        if isinstance(settings, str):
+            return settings
+        nodes = [node, end]
+        pool = self._pool(end)
+        conv = self.convolution(node)
+        if conv and pool:
+            self.reasons[conv[1]] = "its batch norm is fused with the pooling after it"
+            conv = None
+        nodes += [] if conv is None else [conv[0]]
+        nodes += [] if pool is None else [pool[0]]
+        parts = (conv and conv[1], bn, act_module, pool and pool[1])
+        return Chain(self.container, *parts, *settings, tuple(nodes))
+
+    def _settings(self, node: fx.Node) -> tuple[str, float] | str:
+        """Name and slope of the activation that a node is, or why it is none."""
+        name = function_activation(node)
+        if name and self.functions:
+            return name, 0.01
+        act = self.module(node)
+        if act is None:
+            if node.op == "output":
+                return "no activation comes after it"
+            return f"after it comes the function {name_of(node)}, not an activation module"
+        settings = activation_of(act)
+        if isinstance(settings, str):
+            return settings
+        reason = self.survey.obstacle(act) or _odd_call(node)
+        return f"the activation after it cannot be replaced: {reason}" if reason else settings
+
+    def _pool(self, end: fx.Node) -> tuple[fx.Node, nn.MaxPool2d] | None:
+        """The pooling after an activation's node, if it can be fused with the batch norm."""
+        node = self.only_user(end)
+        pool = None if node is None else self.module(node)
+        if node is None or not isinstance(pool, nn.MaxPool2d):
+            return None
+        reason = pool_obstacle(pool) or self.survey.obstacle_to_one_use(pool) or _odd_call(node)
+        if reason:
+            self.reasons[pool] = reason
+            return None
+        return node, pool
+
+
+def _odd_call(node: fx.Node) -> str | None:
+    return None if is_plain_call(node) else "it is not called with one positional argument"

@@ -1,0 +1,90 @@
+"""Decides what to replace in a model, and gives a reason for all that is left."""
+
+from collections import Counter
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from torch import nn
+
+from .chains import Chain, ChainFinder
+from .elements import is_batch_norm, is_candidate, is_fused, loss_obstacle
+from .residual import Residual, match_residual
+from .survey import Survey
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to replace.
+
+    Args:
+        chains: all of them, those of residual blocks included.
+        blocks: the residual blocks.
+        activations: modules that nothing calls any more.
+        losses: cross entropies.
+        left: every other candidate and why it is left, in the model's order.
+    """
+
+    chains: tuple[Chain, ...]
+    blocks: tuple[Residual, ...]
+    activations: tuple[nn.Module, ...]
+    losses: tuple[nn.CrossEntropyLoss, ...]
+    left: dict[nn.Module, str]
+
+
+def make_plan(survey: Survey) -> Plan:
+    """Decide what to replace."""
+    reasons: dict[nn.Module, str] = {}
+    blocks = {container: block for container in survey.graphs if (block := match_residual(survey, container, reasons))}
+    in_blocks = [chain for block in blocks.values() for chain in block.chains]
+    chains = _in_both_modes(survey, blocks, reasons)
+    fused = Counter(chain.act_module for chain in (*in_blocks, *chains))
+    freed = {act for act, n in fused.items() if act is not None and all(calls[act] == n for calls in survey.calls)}
+    for chain in chains:
+        if chain.act_module and chain.act_module not in freed:
+            name = survey.names[chain.act_module]
+            reasons[chain.bn] = f"the activation after it, {name}, is used where there is no batch norm too"
+            reasons[chain.act_module] = "it is used where there is no batch norm too"
+    chains = [*in_blocks, *(chain for chain in chains if chain.act_module is None or chain.act_module in freed)]
+    losses = tuple(m for m in survey.names if isinstance(m, nn.CrossEntropyLoss) and not _loss_reason(survey, m))
+    replaced = {*losses, *(module for chain in chains for module in chain.modules)}
+    left = {m: _reason(survey, m, reasons) for m in survey.names if is_candidate(m) and m not in replaced}
+    return Plan(tuple(chains), tuple(blocks.values()), tuple(freed), losses, left)
+
+
+def _in_both_modes(survey: Survey, blocks: Collection[nn.Module], reasons: dict[nn.Module, str]) -> list[Chain]:
+    """The chains of the containers that are no residual blocks; what is in none may get a reason."""
+    chains: list[Chain] = []
+    for container in survey.graphs:
+        if container in blocks:
+            continue
+        in_training, in_eval = (ChainFinder(survey, container, mode) for mode in (0, 1))
+        reasons.update({**in_eval.reasons, **in_training.reasons})
+        found = dict.fromkeys((*in_training.chains.values(), *in_eval.chains.values()))
+        for chain in found:
+            if chain in in_training.chains.values() and chain in in_eval.chains.values():
+                chains.append(chain)
+            else:
+                reasons[chain.bn] = "what it is used for differs between training and eval"
+    return chains
+
+
+def _loss_reason(survey: Survey, loss: nn.CrossEntropyLoss) -> str | None:
+    return loss_obstacle(loss) or survey.own_obstacle(loss)
+
+
+def _reason(survey: Survey, module: nn.Module, reasons: dict[nn.Module, str]) -> str:
+    """Why a candidate is left."""
+    if is_fused(module):
+        return "it is fused already"
+    if isinstance(module, nn.CrossEntropyLoss):
+        return _loss_reason(survey, module) or ""
+    found = reasons.get(module) or survey.obstacle(module)
+    if found:
+        return found
+    if not any(calls[module] for calls in survey.calls):
+        return "nothing is known to call it"
+    if is_batch_norm(module):
+        return "no activation after it can be fused"
+    if isinstance(module, nn.Conv2d):
+        return "no batch norm with an activation comes after it"
+    return "no batch norm that can be fused comes before it"

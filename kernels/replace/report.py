@@ -1,0 +1,56 @@
+"""What ``replace_modules`` did, as data and as text."""
+
+from dataclasses import dataclass
+
+from torch import nn
+
+
+@dataclass(frozen=True)
+class Replaced:
+    """Modules that one fused op does the work of.
+
+    Args:
+        names: of the modules, from the model's root, in the order in which they ran; "" is the root itself.
+        op: that runs now.
+        what: what it computes.
+    """
+
+    names: tuple[str, ...]
+    op: str
+    what: str
+
+    def __str__(self) -> str:
+        return f"{', '.join(name or '(the model)' for name in self.names)}: {self.op}, {self.what}"
+
+
+@dataclass(frozen=True)
+class Left:
+    """A module that was left as it was, and why."""
+
+    name: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.name or '(the model)'}: {self.reason}"
+
+
+@dataclass(frozen=True)
+class ReplaceReport:
+    """The result of ``replace_modules``; ``print`` it.
+
+    Every convolution, batch norm, activation, max-pooling and cross entropy of the model is in one of the lists.
+
+    Args:
+        model: the model with the fused ops: the one that was given, unless that itself was replaced, as a lone
+            ``CrossEntropyLoss`` is.
+        replaced, left: in the order of ``model.named_modules()``.
+    """
+
+    model: nn.Module
+    replaced: tuple[Replaced, ...]
+    left: tuple[Left, ...]
+
+    def __str__(self) -> str:
+        lines = [f"replaced {len(self.replaced)}:", *(f"  {entry}" for entry in self.replaced)]
+        lines += [f"left {len(self.left)}:", *(f"  {entry}" for entry in self.left)]
+        return "\n".join(lines)

@@ -1,0 +1,132 @@
+"""``replace_modules``: the fused ops in an existing model, in place."""
+
+import torch
+from torch import nn
+
+from ..batch_norm_act.module import BatchNormAct2d, BatchNormActBase
+from ..max_pool_bn_act.module import MaxPoolBatchNormAct2d
+from .chains import Chain
+from .modules import ConvBatchNormAct2d, FusedConv2d, FusedCrossEntropyLoss, ResidualBlock, batch_norm_of
+from .plan import make_plan
+from .report import Left, Replaced, ReplaceReport
+from .survey import Survey
+
+_WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+
+
+def replace_modules(model: nn.Module) -> ReplaceReport:
+    """Put the fused ops into a model, in place.
+
+    It replaces, whatever the model's classes are:
+
+    * conv → batch norm → activation by ``conv2d_bn_act``; where the convolution cannot be fused, and where the batch
+      norm comes first (pre-activation), batch norm → activation by ``batch_norm_act``;
+    * batch norm → activation → ``MaxPool2d(2)`` by ``max_pool_bn_act``;
+    * blocks that are ``act(bn(…) + shortcut(x))``, as those of torchvision's and timm's ResNets, by ``ResidualBlock``,
+      in which batch norm, addition and activation are one op, even if one activation module is used several times;
+    * ``torch.nn.CrossEntropyLoss`` by ``cross_entropy``.
+
+    Parameters and buffers stay the same objects under the same names: optimizers made before go on working, and
+    ``state_dict`` can be loaded from and into the original. Results are those of the original up to rounding, in
+    training and in eval, on a CPU and a GPU; batch norm and activation are rounded once instead of twice.
+
+    What is shared, hooked, used by something else, called in a way that cannot be followed or not supported is left
+    alone; the report says why. A ``forward`` is followed by ``torch.fx``, container by container, without running it.
+    One that cannot be followed is taken to call its own submodules only, not those inside them. What a residual block
+    decides by its settings is decided once, now. Call this before ``torch.compile`` and ``DistributedDataParallel``;
+    ``model.to(memory_format=torch.channels_last)`` makes the result fast.
+
+    Example::
+
+        >>> from torch import nn
+        >>> from cifarfast.kernels import replace_modules
+        >>> model = nn.Sequential(
+        ...     nn.Conv2d(3, 16, 3, bias=False), nn.BatchNorm2d(16), nn.ReLU(),
+        ...     nn.Conv2d(16, 32, 3, bias=False), nn.BatchNorm2d(32), nn.SiLU(),
+        ... )
+        >>> print(replace_modules(model))
+        replaced 2:
+          1, 2: batch_norm_act, batch norm, relu
+          3, 4, 5: conv2d_bn_act, convolution, batch norm, silu
+        left 1:
+          0: in_channels must be a multiple of 8, it is 3
+
+    Args:
+        model: any module; it may be on any device, in training or in eval mode. A second call finds nothing to do.
+
+    Returns:
+        What was replaced and what was left, to print. Its ``model`` is the one that was given, unless that itself is a
+        loss or a residual block: then it is what replaces it.
+
+    Raises:
+        TypeError: model is no module.
+        ValueError: model was compiled, scripted or wrapped for data parallelism.
+    """
+    _check(model)
+    survey = Survey(model)
+    plan = make_plan(survey)
+    swap = _Swap(model, survey)
+    entries = {}  # by the first module
+    for chain in plan.chains:
+        swap.chain(chain)
+        entries[chain.modules[0]] = _entry(survey, chain, adds=False)
+    for block in plan.blocks:
+        swap.put(block.container, ResidualBlock(block.container, block.main, block.last, block.shortcut))
+        last = block.chains[-1]
+        entries[last.modules[0]] = _entry(survey, last, adds=True)
+    for act in plan.activations:
+        swap.put(act, nn.Identity())
+    for loss in plan.losses:
+        swap.put(loss, FusedCrossEntropyLoss.of(loss))
+        entries[loss] = Replaced((survey.names[loss],), "cross_entropy", "softmax, loss and gradient")
+    replaced = tuple(entries[module] for module in survey.names if module in entries)
+    left = tuple(Left(survey.names[module], reason) for module, reason in plan.left.items())
+    return ReplaceReport(swap.model, replaced, left)
+
+
+def _check(model: nn.Module) -> None:
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    if isinstance(model, _WRAPPERS):
+        raise ValueError(f"model must not be wrapped yet: replace the modules of {type(model).__name__}.module before")
+    if isinstance(model, torch.jit.ScriptModule):
+        raise ValueError("model must not be scripted: replace its modules before")
+    compiled = type(model).__name__ == "OptimizedModule"
+    if compiled or any(module._compiled_call_impl is not None for module in model.modules()):
+        raise ValueError("model must not be compiled yet: replace its modules before torch.compile")
+
+
+def _entry(survey: Survey, chain: Chain, *, adds: bool) -> Replaced:
+    parts = ["convolution"] if chain.conv else []
+    parts += ["batch norm", *(["addition"] if adds else [])]
+    parts += [] if chain.act == "identity" else [chain.act]
+    parts += ["2×2 max-pooling"] if chain.pool else []
+    op = "max_pool_bn_act" if chain.pool else "conv2d_bn_act" if chain.conv else "batch_norm_act"
+    return Replaced(tuple(survey.names[module] for module in chain.modules), op, ", ".join(parts))
+
+
+class _Swap:
+    """Puts new modules where old ones were."""
+
+    def __init__(self, model: nn.Module, survey: Survey) -> None:
+        self.model, self.survey = model, survey
+
+    def put(self, old: nn.Module, new: nn.Module) -> None:
+        """Register ``new`` wherever ``old`` was, in the same mode."""
+        new.training = old.training
+        if old is self.model:
+            self.model = new
+        for place in self.survey.places[old]:
+            place.parent.add_module(place.attribute, new)
+
+    def chain(self, chain: Chain) -> None:
+        """Replace the modules of a chain but its activation, which others may use."""
+        kind: type[BatchNormActBase] = BatchNormAct2d
+        conv = None
+        if chain.pool:
+            kind = MaxPoolBatchNormAct2d
+            self.put(chain.pool, nn.Identity())
+        elif chain.conv:
+            kind, conv = ConvBatchNormAct2d, FusedConv2d.of(chain.conv)
+            self.put(chain.conv, conv)
+        self.put(chain.bn, batch_norm_of(kind, chain.bn, chain.act, chain.negative_slope, conv))

@@ -1,0 +1,60 @@
+"""What there is to measure: every op at the shapes of its spec, a convolution's kernels apart."""
+
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+
+from ..conv_bn_act.cases import sizes
+from ..spec import Maker, all_specs
+from .candidates import PARTS
+
+# the ops whose kernels a convolution op launches; conv2d_bn_act has none of its own
+PARTS_OF = {"bn_act_conv2d": "bn_act_conv2d", "conv2d_bn_act": "conv2d_stats", "conv2d_stats": "conv2d_stats"}
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One shape of an op, or of one kernel of a convolution.
+
+    Args:
+        op: whose spec has the case.
+        part: fwd, dgrad or wgrad, else "" for the whole op.
+        case: its name in the spec.
+        size: by which the op's row is looked up.
+    """
+
+    op: str
+    part: str
+    case: str
+    size: int
+
+    @property
+    def key(self) -> str:
+        """Its name in the file of measurements."""
+        return f"{self.op} {self.part or 'whole'} {self.size}: {self.case}"
+
+
+@cache
+def problems(op: str) -> tuple[Problem, ...]:
+    """What must be measured for an op: by size, the parts of a convolution before the whole. None without tiles."""
+    spec = next(spec for spec in all_specs() if spec.name == op)
+    if spec.tile_size is None:
+        return ()
+    cases: dict[int, list[str]] = {}
+    for name, case in {**spec.benchmark_cases, **spec.tuning_cases}.items():
+        inputs = case(Maker(torch.bfloat16, "meta"))
+        # a convolution with other strides or channels runs at the rows that the square ones gave
+        if op not in PARTS_OF or (sizes(inputs).c == sizes(inputs).k and sizes(inputs).stride == 1):
+            cases.setdefault(spec.tile_size(inputs), []).append(name)
+    parts = PARTS if PARTS_OF.get(op) == op else ()
+    return tuple(
+        Problem(op, part, name, size) for size in sorted(cases) for part in (*parts, "") for name in cases[size]
+    )
+
+
+def all_problems() -> dict[str, tuple[Problem, ...]]:
+    """Those of every op that has tiles, the ops first that others build on."""
+    first = {"batch_norm_act": 0, "fork_batch_norm_act": 1, **dict.fromkeys(PARTS_OF.values(), 1)}
+    ops = sorted((spec.name for spec in all_specs()), key=lambda op: (first.get(op, 2), op))
+    return {op: problems(op) for op in ops if problems(op)}

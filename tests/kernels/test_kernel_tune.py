@@ -1,0 +1,319 @@
+"""The tuner without a GPU: candidates, choices, files, and going on after an interruption."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from cifarfast.kernels import tuning
+from cifarfast.kernels.spec import all_specs
+from cifarfast.kernels.tune.__main__ import main
+from cifarfast.kernels.tune.candidates import candidates, label
+from cifarfast.kernels.tune.choose import as_text, fastest, merged_rows
+from cifarfast.kernels.tune.problems import PARTS_OF, Problem, problems
+from cifarfast.kernels.tune.record import Measurements, write_whole
+from cifarfast.kernels.tune.search import Search
+from cifarfast.kernels.tuning import Tile
+
+ABOUT = {"gpu": "NVIDIA Example", "torch": "2"}
+TUNED = [spec for spec in all_specs() if spec.tile_size]
+LARGE_SIZES = 2**31 - 1
+
+
+def search(folder: Path, measure: Callable[[Problem, Tile], float], ops: list[str], **options: Any) -> tuple[bool, Any]:
+    """Tune some ops; whether all is measured, and the table."""
+    table = folder / "nvidia-example.json"
+    measurements = Measurements(folder / "nvidia-example.measurements.json", ABOUT)
+    options = {"deadline": 1.0, "clock": lambda: 0.0, "say": lambda text: None, **options}
+    complete = Search(table, measurements, measure, **options).run(ops)
+    return complete, json.loads(table.read_text()) if table.is_file() else None
+
+
+def no_measurement(problem: Problem, row: Tile) -> float:
+    raise AssertionError("measured again")
+
+
+def tiles(row: Tile) -> Tile:
+    return {name: value for name, value in row.items() if name != "up_to"}
+
+
+@pytest.mark.parametrize("op", [spec.name for spec in TUNED])
+def test_candidates(op: str) -> None:
+    assert problems(op)
+    for problem in problems(op):
+        if problem.op in PARTS_OF and not problem.part:
+            continue
+        default = {"default": 1}
+        rows = candidates(op, problem.part, problem.size, default)
+        assert rows[0] is default
+        assert len({label(row) for row in rows}) == len(rows) > 3
+        for row in rows[1:]:
+            sizes = {name: value for name, value in row.items() if not name.endswith("stages")}
+            assert all(value > 0 and value & (value - 1) == 0 for value in sizes.values()), row
+
+
+@pytest.mark.parametrize("op", [spec.name for spec in TUNED])
+def test_candidates_have_the_names_of_the_default_table(op: str) -> None:
+    finder = Search(Path(), None, no_measurement, deadline=1.0)  # type: ignore[arg-type]
+    for problem in problems(op):
+        if problem.part or op not in PARTS_OF:
+            default, *others = finder.rows(problem)
+            assert default == tuning.tile(op, problem.size, torch.device("cpu"))
+            assert all(row.keys() == default.keys() for row in others)
+
+
+@pytest.mark.parametrize("size", [16, 24, 48, 72, 120, 128, 168, 256, 512])
+def test_convolution_candidates_fit_the_machine(size: int) -> None:
+    for part in ("fwd", "dgrad", "wgrad"):
+        rows = candidates("conv2d_stats", part, size, {})[1:]
+        assert 3 < len(rows) < 30
+        for row in rows:
+            rows_and_columns = row["depth"] * row["channels"], row["pixels"] * row["channels"]
+            accumulators = rows_and_columns[part != "wgrad"] // (32 * row["warps"])
+            assert accumulators <= 128, row
+            operands = (row["depth"] + row["channels"], row["pixels"] + row["channels"])[part != "wgrad"]
+            assert 2 * operands * row["pixels" if part == "wgrad" else "depth"] * row["stages"] <= 227 * 1024, row
+
+
+def test_problems_cover_both_networks_at_both_batches() -> None:
+    for spec in TUNED:
+        names = " ".join(problem.case for problem in problems(spec.name))
+        if spec.name.startswith("flat_"):
+            assert "WRN-16-8" in names
+            assert "PyramidNet-110" in names
+        elif spec.name not in ("cross_entropy", "max_pool_bn_act"):
+            # some ops occur in one of the networks only
+            networks = [network for network in ("PyramidNet", "WRN") if network in names]
+            assert networks
+            assert all(f"{network} {n}x" in names for network in networks for n in (128, 512)), spec.name
+
+
+def test_parts_of_a_convolution_come_before_the_whole() -> None:
+    parts = [problem.part for problem in problems("conv2d_stats") if problem.size == 128]
+    assert parts == [part for part in ("fwd", "dgrad", "wgrad", "") for _ in range(2)]
+    assert {problem.part for problem in problems("conv2d_bn_act")} == {""}
+    assert not any("stride 2" in problem.case for problem in problems("bn_act_conv2d"))
+
+
+def test_the_fastest_row() -> None:
+    a, b, c = ({"rows": n} for n in (1, 2, 4))
+    assert fastest([a, b, c], [{"rows=1": 3.0, "rows=2": 1.0, "rows=4": 2.0}]) == b
+    # in units of each case's own time: b is twice as slow in the first and four times as fast in the second
+    assert fastest([a, b], [{"rows=1": 1.0, "rows=2": 2.0}, {"rows=1": 4e-3, "rows=2": 1e-3}]) == b
+    assert fastest([a, b], [{"rows=1": 1.0, "rows=2": 0.995}]) == a  # noise
+    assert fastest([b, a], [{"rows=1": 1.0, "rows=2": 0.995}]) == b
+    assert fastest([a, b, c], [{"rows=1": "wrong: output 0", "rows=2": 2.0, "rows=4": 1.999}]) == c
+    assert fastest([a, b], [{"rows=1": 1.0, "rows=2": 0.1}, {"rows=1": 1.0, "rows=2": "failed"}]) == a
+    assert fastest([a], [{"rows=1": "failed"}]) is None
+    assert fastest([a], []) is None
+
+
+def test_merged_rows() -> None:
+    default = [{"up_to": 16, "x": 1}, {"up_to": 64, "x": 2}, {"up_to": LARGE_SIZES, "x": 4}]
+    assert merged_rows(default, {}, whole=True) == default
+    part = merged_rows(default, {32: {"x": 8}}, whole=False)
+    assert part == [{"up_to": 16, "x": 1}, {"up_to": 32, "x": 8}, *default[1:]]
+    whole = merged_rows(default, {24: {"x": 8}, 32: {"x": 8}, 48: {"x": 1}}, whole=True)
+    assert whole == [{"up_to": 32, "x": 8}, {"up_to": 48, "x": 1}, *default[1:]]
+    assert merged_rows(default, {64: {"x": 4}}, whole=True) == [{"up_to": LARGE_SIZES, "x": 4}]
+
+
+def test_a_tables_text_is_what_the_library_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tables = {"flat_ema": [{"up_to": 9, "block": 2}], "batch_norm_act": [{"up_to": 1, "x": 1}, {"up_to": 2, "x": 4}]}
+    text = as_text(ABOUT, tables)
+    assert text == as_text(ABOUT, dict(reversed(tables.items())))
+    assert text.index("batch_norm_act") < text.index("flat_ema")
+    assert '  {"up_to": 1, "x": 1},\n' in text
+    (tmp_path / "nvidia-example.json").write_text(text)
+    (tmp_path / "default.json").write_text('{"flat_norm": [{"up_to": 3, "block": 1}]}')
+    monkeypatch.setattr(tuning, "_FOLDER", tmp_path)
+    tuning.clear()
+    assert tuning.load("NVIDIA Example") == {**tables, "flat_norm": [{"up_to": 3, "block": 1}]}
+    tuning.clear()
+
+
+def test_search_takes_the_fastest_of_each_size(tmp_path: Path) -> None:
+    wanted = {}
+
+    def measure(problem: Problem, row: Tile) -> float:
+        best = finder.rows(problem)[problem.size % 5 + 1]
+        wanted[problem.size] = best
+        return 1e-6 if row == best else 2e-6
+
+    finder = Search(Path(), None, measure, deadline=1.0)  # type: ignore[arg-type]
+    complete, table = search(tmp_path, measure, ["batch_norm_act"])
+    assert complete
+    assert table.pop("about") == ABOUT
+    assert table.keys() == {"batch_norm_act"}
+    rows = table["batch_norm_act"]
+    assert rows[-1] == tuning.load("default")["batch_norm_act"][-1]
+    for size, best in wanted.items():
+        assert tiles(next(row for row in rows if size <= row["up_to"])) == best
+    assert (tmp_path / "nvidia-example.json").read_text() == as_text(ABOUT, {"batch_norm_act": rows})
+    # nothing is measured twice, and the table comes out the same
+    before = (tmp_path / "nvidia-example.json").read_bytes()
+    assert search(tmp_path, no_measurement, ["batch_norm_act"])[0]
+    assert (tmp_path / "nvidia-example.json").read_bytes() == before
+
+
+def convolution_time(own_wins: Callable[[int], bool]) -> Callable[[Problem, Tile], float]:
+    """Parts are fastest with the most warps; the whole op's own kernels win where ``own_wins`` says so."""
+
+    def measure(problem: Problem, row: Tile) -> float:
+        if problem.part:
+            return 1e-3 / row[f"{problem.part}_warps"] + 1e-6 * row[f"{problem.part}_pixels"]
+        return 2e-3 if row["library"] or not own_wins(problem.size) else 1e-3
+
+    return measure
+
+
+def test_a_convolution_runs_where_it_wins(tmp_path: Path) -> None:
+    measured = []
+
+    def measure(problem: Problem, row: Tile) -> float:
+        measured.append((problem, row))
+        return convolution_time(lambda size: size in (72, 256))(problem, row)
+
+    complete, table = search(tmp_path, measure, ["conv2d_bn_act"])
+    assert complete
+    assert table.keys() == {"about", "conv2d_bn_act", "conv2d_stats"}  # whose kernels it uses
+    rows = {row["up_to"]: row for row in table["conv2d_bn_act"]}
+    assert [size for size, row in sorted(rows.items()) if not row["library"]] == [72, 256]
+    assert rows[72]["fwd_warps"] == 8
+    assert rows[72]["fwd_pixels"] == 64 or rows[72]["fwd_warps"] * 16 <= rows[72]["fwd_pixels"]
+    own = [row for problem, row in measured if problem.op == "conv2d_bn_act"]
+    assert {row["library"] for row in own} == {0, 1}
+    # the whole op is compared at the tiles that won apart
+    for problem, row in measured:
+        if problem.op == "conv2d_bn_act" and problem.size in rows:
+            assert {**row, "library": 0} == {**tiles(rows[problem.size]), "library": 0}
+
+
+def test_going_on_where_the_time_ran_out(tmp_path: Path) -> None:
+    measured: list[tuple[Problem, str]] = []
+
+    def measure(problem: Problem, row: Tile) -> float:
+        measured.append((problem, label(row)))
+        return convolution_time(lambda size: True)(problem, row)
+
+    rounds = 0
+    complete = False
+    while not complete:
+        begun = len(measured)
+        complete, table = search(
+            tmp_path, measure, ["conv2d_stats"], deadline=begun + 150.0, clock=lambda: float(len(measured))
+        )
+        rounds += 1
+    assert rounds > 3
+    assert len(set(measured)) == len(measured)
+    alone = tmp_path / "alone"
+    assert search(alone, convolution_time(lambda size: True), ["conv2d_stats"])[1] == table
+
+
+def test_what_died_is_not_tried_again(tmp_path: Path) -> None:
+    calls = []
+
+    def dies(problem: Problem, row: Tile) -> float:
+        calls.append(label(row))
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return 1e-6
+
+    with pytest.raises(KeyboardInterrupt):
+        search(tmp_path, dies, ["flat_perturb"])
+    assert not search(tmp_path, no_measurement, ["flat_perturb"], deadline=0.0)[0]
+    complete, _ = search(tmp_path, lambda problem, row: 1e-6 if label(row) != calls[2] else 1e-9, ["flat_perturb"])
+    assert complete
+    results = json.loads((tmp_path / "nvidia-example.measurements.json").read_text())["results"]
+    first = results[problems("flat_perturb")[0].key]
+    assert first[calls[2]] == "failed: the process died"
+    assert first[calls[0]] == first[calls[1]] == 1e-6
+
+
+def test_wrong_and_failing_candidates_are_kept_out(tmp_path: Path) -> None:
+    def measure(problem: Problem, row: Tile) -> float:
+        if row["num_warps"] == 8:
+            raise AssertionError("output 0: error 3.0 times what is allowed")
+        if row["num_warps"] == 2:
+            raise RuntimeError("out of resource: shared memory")
+        return 1e-6
+
+    said: list[str] = []
+    complete, table = search(tmp_path, measure, ["flat_optimizer"], say=said.append)
+    assert complete
+    assert [row["num_warps"] for row in table["flat_optimizer"]] == [4]
+    assert "the default is wrong: output 0" in said[0]
+    assert "candidates are wrong or failed" in said[0]
+
+    def hopeless(problem: Problem, row: Tile) -> float:
+        raise AssertionError("output 0")
+
+    said.clear()
+    complete, table = search(tmp_path / "other", hopeless, ["flat_ema"], say=said.append)
+    assert complete
+    assert table is None
+    assert said[0].endswith("no candidate is right")
+
+
+def test_a_broken_gpu_ends_the_run(tmp_path: Path) -> None:
+    def measure(problem: Problem, row: Tile) -> float:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    with pytest.raises(RuntimeError, match="illegal memory access"):
+        search(tmp_path, measure, ["flat_ema"])
+    results = json.loads((tmp_path / "nvidia-example.measurements.json").read_text())["results"]
+    ((_, failed),) = results.items()
+    assert len(failed) == 1
+
+
+def test_measurements_are_about_one_machine(tmp_path: Path) -> None:
+    path = tmp_path / "x.measurements.json"
+    measurements = Measurements(path, ABOUT)
+    measurements.put("problem", "row", 1.5)
+    measurements.save()
+    assert Measurements(path, ABOUT).get("problem", "row") == 1.5
+    assert Measurements(path, ABOUT).get("problem", "other") is None
+    with pytest.raises(ValueError, match="has measurements with torch 2, not 3: write elsewhere"):
+        Measurements(path, {**ABOUT, "torch": "3"})
+    for text in ("{", "[]", '{"results": {}}'):
+        path.write_text(text)
+        with pytest.raises(ValueError, match="is no file of measurements"):
+            Measurements(path, ABOUT)
+
+
+def test_a_file_is_the_old_or_the_new_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "folder" / "table.json"
+    write_whole(path, "old")
+
+    def fail(descriptor: int) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr("os.fsync", fail)
+    with pytest.raises(OSError, match="disk full"):
+        write_whole(path, "new")
+    assert path.read_text() == "old"
+    assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert main(["--op", "flat_ema", "--out", str(tmp_path / "x.json")]) == 2
+    assert capsys.readouterr().err == (
+        "tuning needs an NVIDIA GPU of compute capability 8.0 or later, and there is none\n"
+    )
+    assert not list(tmp_path.iterdir())
+
+
+def test_mistakes(capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments, text in ((["--op", "softmax"], "softmax"), (["--budget-seconds", "0"], "must be positive")):
+        with pytest.raises(SystemExit) as exit_:
+            main(arguments)
+        assert exit_.value.code == 2
+        assert text in capsys.readouterr().err
+
+
+def test_every_op_with_tiles_is_tuned() -> None:
+    assert {spec.name for spec in TUNED} == set(tuning.load("default"))

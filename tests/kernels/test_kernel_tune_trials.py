@@ -1,0 +1,98 @@
+"""What the tuner checks before it times: on a GPU, and in Triton's interpreter (see test_triton_interpreter.py)."""
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from cifarfast.kernels.spec import Maker, OpSpec, all_specs
+from cifarfast.kernels.tuning import override, tile
+
+pytest.importorskip("triton")
+needs_interpreter = pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") != "1", reason="interpreted elsewhere")
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+DEVICES = [
+    pytest.param("cpu", id="triton-cpu", marks=needs_interpreter),
+    pytest.param("cuda", id="triton-cuda", marks=[pytest.mark.gpu, needs_gpu]),
+]
+
+
+def spec_of(name: str) -> OpSpec:
+    return next(spec for spec in all_specs() if spec.name == name)
+
+
+@pytest.mark.parametrize("device_name", DEVICES)
+@pytest.mark.parametrize("part", ["fwd", "dgrad", "wgrad"])
+@pytest.mark.parametrize("op", ["conv2d_stats", "bn_act_conv2d"])
+def test_a_wrong_convolution_is_not_timed(
+    op: str, part: str, device_name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from cifarfast.kernels.conv_bn_act import triton_impl
+    from cifarfast.kernels.tune.trial import PartTrial
+
+    spec = spec_of(op)
+    trial = PartTrial(spec, part, spec.cases["boxes"](Maker(torch.float16, device_name)))
+    with override({op: tile(op, 16, torch.device("cpu"))}):
+        trial.check()
+        trial.step()
+        monkeypatch.setattr(triton_impl, f"conv_{part}", scaled(getattr(triton_impl, f"conv_{part}")))
+        with pytest.raises(AssertionError, match="result 0"):
+            trial.check()
+
+
+def scaled(launch: Callable[..., Any]) -> Callable[..., Any]:
+    """The same with a first result that is 2 % too large."""
+
+    def wrong(*args: Any, **kwargs: Any) -> Any:
+        result = launch(*args, **kwargs)
+        return (result[0] * 1.02, *result[1:]) if isinstance(result, tuple) else result * 1.02
+
+    return wrong
+
+
+@pytest.mark.parametrize("device_name", DEVICES)
+def test_a_wrong_op_is_not_timed(device_name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from cifarfast.kernels.flat_ema import triton_impl
+    from cifarfast.kernels.tune.trial import OpTrial
+
+    spec = spec_of("flat_ema")
+    trial = OpTrial(spec, spec.cases["even"](Maker(torch.float32, device_name)))
+    if device_name == "cpu":
+        monkeypatch.setenv("CIFARFAST_BACKEND", "triton")
+    trial.check()
+    monkeypatch.setattr(triton_impl, "flat_ema", lambda ema, master, scalars: None)
+    with pytest.raises(AssertionError, match="output 0"):
+        trial.check()
+
+
+@pytest.mark.gpu
+@needs_gpu
+@pytest.mark.parametrize("op", ["batch_norm_act", "cross_entropy", "conv2d_stats"])
+def test_a_row_is_measured(op: str) -> None:
+    from cifarfast.kernels.tune.problems import problems
+    from cifarfast.kernels.tune.trial import Bench
+
+    problem = problems(op)[0]
+    row = tile(op, problem.size, torch.device("cpu"))
+    assert 0 < Bench()(problem, row) < 1
+
+
+@pytest.mark.gpu
+@needs_gpu
+def test_spills_are_seen() -> None:
+    import triton
+    import triton.language as tl
+
+    from cifarfast.kernels.tune.trial import spilled_bytes
+
+    @triton.jit
+    def greedy_kernel(x_ptr, BLOCK: tl.constexpr):
+        x = tl.load(x_ptr + tl.arange(0, BLOCK))
+        y = tl.sort(x)
+        tl.store(x_ptr + tl.arange(0, BLOCK), x * tl.flip(y))
+
+    x = torch.randn(1 << 14, device="cuda")
+    assert spilled_bytes(lambda: greedy_kernel[(1,)](x, BLOCK=1 << 14, num_warps=1)) > 0
+    assert spilled_bytes(lambda: greedy_kernel[(1,)](x, BLOCK=64, num_warps=1)) == 0
