@@ -1,5 +1,6 @@
 # make train             train on the embedded default; ARGS="--arch wrn16_8 --epochs 200" trains CIFAR-10
 # make test              run the tests (the environment is created when it is not there)
+# make gpu-check         everything that needs an NVIDIA GPU, nine minutes; installs nothing; CHECK="--only tests,ops"
 # make check             ruff, mypy, import-linter
 .DEFAULT_GOAL := train
 VENV ?= .venv
@@ -9,7 +10,7 @@ CONSTRAINTS ?= constraints.txt
 ARGS ?= --recipe quickstart
 PYTEST := OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest
 
-.PHONY: train test test-slow test-latest check format bench readme clean
+.PHONY: train test test-slow test-latest gpu-check check format bench readme clean
 
 train: $(VENV)/.installed
 	$(VENV)/bin/python -m cifarfast.train $(ARGS)
@@ -24,6 +25,10 @@ test-slow: $(VENV)/.installed-dev
 # the newest torch that pyproject.toml admits, in an environment of its own
 test-latest:
 	$(MAKE) test VENV=.venv-latest CONSTRAINTS=constraints-latest.txt
+
+# without an environment in $(VENV) it takes the machine's own Python, and the package from the checkout
+gpu-check:
+	$(if $(wildcard $(VENV)/bin/python),$(VENV)/bin/python,$(PYTHON)) -m bench.gpu_check $(CHECK)
 
 check: $(VENV)/.installed-dev
 	$(VENV)/bin/ruff check .

@@ -11,9 +11,10 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from cifarfast.catalogue import catalogue_table
 from cifarfast.kernels.spec import all_specs
 from cifarfast.models import list_models, model_info
-from cifarfast.report.recipes import recipe_table
+from cifarfast.report.reproduction import reproduction_table
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "bench" / "results"
@@ -37,8 +38,12 @@ def models() -> str:
 
 
 def documents(suite: str) -> list[dict[str, Any]]:
-    """The committed results of a benchmark, one document a device."""
-    return [json.loads(path.read_text(encoding="utf-8")) for path in sorted(RESULTS.glob(f"*/{suite}.json"))]
+    """The committed results of a benchmark, one document a device and session."""
+    found = []
+    for path in sorted(RESULTS.glob(f"*/{suite}.json")):
+        document = json.loads(path.read_text(encoding="utf-8"))
+        found += [document, *document.get("earlier", [])]
+    return found
 
 
 def overhead() -> str:
@@ -63,13 +68,59 @@ def overhead() -> str:
     return markdown(header, rows)
 
 
+def train_step() -> str:
+    """A training step on GPUs beside torch's."""
+    return step_table(document for document in documents("train_step") if document["environment"]["gpu"])
+
+
+def step_table(documents: Iterable[dict[str, Any]]) -> str:
+    """The steps of ``test_train_step.py``'s documents, those of a network, an optimizer and a batch together."""
+    rows = [
+        (row, document["environment"]["gpu"]) for document in documents for row in document["rows"] if "step_ms" in row
+    ]
+    rows.sort(key=lambda pair: (pair[0]["arch"], pair[0]["optimizer"], pair[0]["batch"], pair[0]["dropout"]))
+    header = (
+        *("network", "optimizer, batch", "step", "images/s", "ms (20 … 80 %)", "× cifarfast's time"),
+        *("kernels", "GB", "% of floor b", "on"),
+    )
+    return markdown(header, (_step_cells(row, gpu) for row, gpu in rows))
+
+
+def _step_cells(row: dict[str, Any], gpu: dict[str, Any] | None) -> tuple[str, ...]:
+    ms, memory = row["step_ms"], row["peak_memory_bytes"]
+    return (
+        f"`{row['arch']}`" + (" with dropout" if row["dropout"] else ""),
+        f"{row['optimizer'].upper()}, {row['batch']}",
+        row["contender"],
+        f"{row['images_per_second']:,.0f}",
+        f"{ms['median']:.2f} ({ms['p20']:.2f} … {ms['p80']:.2f})",
+        f"{row['times_as_long_as_cifarfast']:.2f}",
+        f"{row['kernels_per_step']:,.0f}" if "kernels_per_step" in row else "–",
+        "–" if memory is None else f"{memory / 1e9:.2f}",
+        f"{row['percent_of_floor']['nominal_h200']['b']:.0f}",
+        gpu["name"] if gpu else "CPU",
+    )
+
+
 def ops() -> str:
     """Every fused op, from its OpSpec."""
     lines = ["| op | replaces | what it does | backends |", "| --- | --- | --- | --- |"]
     return "\n".join([*lines, *(spec.docs_row() for spec in all_specs())])
 
 
-TABLES: dict[str, Callable[[], str]] = {"recipes": recipe_table, "models": models, "ops": ops, "overhead": overhead}
+def reproduction() -> str:
+    """What reproducing recipes gave, beside what their sources report."""
+    return reproduction_table([row for document in documents("reproduction") for row in document["rows"]])
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "recipes": catalogue_table,
+    "reproduction": reproduction,
+    "models": models,
+    "ops": ops,
+    "overhead": overhead,
+    "train_step": train_step,
+}
 
 
 def render(text: str) -> str:

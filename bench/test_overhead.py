@@ -15,6 +15,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from bench.measure import quantiles
 from cifarfast.data import load_dataset
 from cifarfast.engine import Trainer
 from cifarfast.inference import build_model
@@ -78,7 +79,7 @@ def test_overhead(name: str, real_data: Path, tmp_path: Path, record: Callable[[
         "epochs": len(ours),
         "seconds": sum(ours),
         "bare_loop_seconds": sum(theirs),
-        "ratio_of_an_epoch": dict(zip(("p20", "median", "p80"), quantiles(ratios), strict=True)),
+        "ratio_of_an_epoch": quantiles(ratios),
         "test_accuracy_percent": result["test_accuracy_percent"],
         "best_test_accuracy_percent": result["best_test_accuracy_percent"],
     }
@@ -87,9 +88,3 @@ def test_overhead(name: str, real_data: Path, tmp_path: Path, record: Callable[[
     assert result["best_test_accuracy_percent"] >= NEEDED_ACCURACY_PERCENT
     assert sum(ours) / sum(theirs) <= ALLOWED_RATIO
     assert statistics.median(ratios) <= ALLOWED_RATIO  # other programs disturb single epochs, of either side
-
-
-def quantiles(values: list[float]) -> tuple[float, float, float]:
-    """20 %, 50 % and 80 % quantiles."""
-    fifths = statistics.quantiles(values, n=5, method="inclusive")
-    return fifths[0], statistics.median(values), fifths[3]

@@ -1,9 +1,27 @@
-"""cifarfast: CIFAR-style image classifiers to a given accuracy in the least wall-clock time on one GPU."""
+"""cifarfast: CIFAR-style image classifiers to a given accuracy in the least wall-clock time on one GPU.
 
+::
+
+    import cifarfast
+
+    run = cifarfast.train("b01_lenet", epochs=5, data_dir="data")    # a Run: run.result, run.metrics, run.predictions
+    model = cifarfast.load(run)                                      # an nn.Module with its preprocessing
+    probabilities = model.predict(images)
+
+Nothing is imported before it is used: torch loads with the first of these names.
+"""
+
+import importlib
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from ._version import __version__
+
+if TYPE_CHECKING:
+    from .api import Run, load, train
+    from .errors import UserError
+    from .recipe import Recipe
 
 # OpenMP's threads spin while they wait, unless told otherwise before torch loads it. On a machine whose cores are
 # shared that makes small networks ten times slower.
@@ -16,4 +34,18 @@ if (_root / "csrc").is_dir() and (_root / "kernels" / "__init__.py").is_file():
     __path__.append(str(_root))
 del _root, Path, os
 
-__all__ = ["__version__"]
+__all__ = ["Recipe", "Run", "UserError", "__version__", "load", "train"]
+
+_HOMES = {"Recipe": "recipe", "Run": "api", "UserError": "errors", "load": "api"}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "train":
+        return importlib.import_module(".train", __name__)  # the module, which can be called
+    if name in _HOMES:
+        return getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -45,10 +45,10 @@ class RecipesOptions:
 
 def list_recipes_command(arguments: list[str]) -> int:
     """``cifarfast recipes``."""
-    from .report.recipes import recipe_table
+    from .catalogue import catalogue_table
 
     options = parse_flags(RecipesOptions, arguments, prog="cifarfast recipes")
-    print(recipe_table(options.pattern))
+    print(catalogue_table(options.pattern))
     return 0
 
 
@@ -77,6 +77,10 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], int], str]] = {
     "train": (_module("train"), "train a model and leave a run folder"),
     "evaluate": (_module("evaluate"), "score a run's weights on its test set"),
     "report": (_module("report.__main__"), "compare runs: a table and an HTML file"),
+    "reproduce": (_module("reproduce"), "run recipes with several seeds, beside what their sources report"),
+    "ensemble": (_module("ensemble"), "combine runs by voting or stacking"),
+    "predict": (_module("predict"), "classify image files"),
+    "export": (_module("export"), "write a model as ONNX or torch.export"),
     "augment-preview": (_module("augment_preview"), "draw what a recipe's augmentation does"),
     "models": (list_models_command, "list models, parameters, MACs"),
     "recipes": (list_recipes_command, "list recipes"),

@@ -2,6 +2,8 @@
 
 import argparse
 import dataclasses
+from collections.abc import Sequence
+from typing import Any
 
 from .errors import UserError
 from .recipe import Recipe, load_recipe, validate
@@ -25,7 +27,28 @@ def base_recipe(arguments: list[str]) -> Recipe:
     return Recipe()
 
 
+def given_settings(arguments: Sequence[str], settings: Recipe) -> dict[str, Any]:
+    """The settings that stand on a command line as flags, with the values that were parsed from it."""
+    flags = {argument.partition("=")[0].replace("_", "-") for argument in arguments if argument.startswith("--")}
+    given = {}
+    for f in dataclasses.fields(Recipe):
+        name = f.name.replace("_", "-")
+        if flags & {f"--{name}", f"--no-{name}"}:
+            given[f.name] = getattr(settings, f.name)
+    return given
+
+
+def with_settings(recipe: Recipe, settings: dict[str, Any], where: str) -> Recipe:
+    """The recipe with other values for some settings, checked as those of a recipe file are.
+
+    Raises:
+        UserError: an unknown setting (names the nearest), or a value that is not allowed; starts with ``where``.
+    """
+    optional = {f.name for f in dataclasses.fields(Recipe) if f.default is None}  # TOML, which is checked, has no null
+    values = {**dataclasses.asdict(recipe), **settings}
+    return validate({key: value for key, value in values.items() if value is not None or key not in optional}, where)
+
+
 def checked(settings: Recipe) -> Recipe:
     """The same settings once their ranges are checked, which flags alone are not."""
-    values = {key: value for key, value in dataclasses.asdict(settings).items() if value is not None}
-    return validate(values, "command line")
+    return with_settings(settings, {}, "command line")

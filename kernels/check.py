@@ -35,18 +35,29 @@ def run(spec: OpSpec, function: Callable[..., Any], inputs: Inputs) -> tuple[lis
     outputs = list(result) if isinstance(result, tuple) else [result]
     if not names:
         return [*outputs, *mutated], []
-    generator = torch.Generator().manual_seed(1)
-    cotangents = [normal(out.shape, generator, out.device, torch.bfloat16).to(out.dtype) for out in outputs]
-    gradients = torch.autograd.grad(outputs, [inputs[name] for name in names], cotangents)
+    gradients = torch.autograd.grad(outputs, [inputs[name] for name in names], cotangents_for(outputs))
     return [out.detach() for out in (*outputs, *mutated)], list(gradients)
 
 
+def cotangents_for(outputs: Sequence[Tensor]) -> list[Tensor]:
+    """Fixed random gradients of outputs, exact in every dtype."""
+    generator = torch.Generator().manual_seed(1)
+    return [normal(out.shape, generator, out.device, torch.bfloat16).to(out.dtype) for out in outputs]
+
+
 def assert_close(
-    name: str, out: Tensor, same_dtype: Tensor, truth: Tensor, tolerance: Tolerance, floor: float = 0.0
+    name: str,
+    out: Tensor,
+    same_dtype: Tensor,
+    truth: Tensor,
+    tolerance: Tolerance,
+    floor: float = 0.0,
+    scale: Tensor | None = None,
 ) -> None:
     """Apply both rules of ``Tolerance``: element-wise and by relative RMS; and everything is finite.
 
-    ``floor`` is the least RMS to measure errors by, for random inputs whose result may nearly cancel.
+    ``floor`` is the least RMS to measure errors by, for random inputs whose result may nearly cancel. ``scale`` is what
+    ``OpSpec.rounding_scale`` says.
     """
     assert out.shape == truth.shape, f"{name}: shape {list(out.shape)}, expected {list(truth.shape)}"
     info = torch.finfo(out.dtype)
@@ -55,10 +66,19 @@ def assert_close(
     assert out.isfinite().all(), f"{name}: not finite"
     rms = truth.square().mean().sqrt().clamp_min(floor)
     error = (out - truth).abs()
-    allowed = 2 * (same_dtype - truth).abs() + tolerance.ulps * info.eps * (truth.abs() + rms) + subnormal
+    if scale is None:
+        unit, rms_unit = info.eps * (truth.abs() + rms), info.eps * rms
+    else:
+        assert scale.shape == truth.shape, f"{name}: rounding scale of shape {list(scale.shape)}"
+        single = torch.finfo(torch.float32)
+        unit = info.eps * truth.abs() + min(info.eps, single.eps) * scale
+        rms_unit = unit.square().mean().sqrt()
+        # two roundings below the normal numbers; and a GPU may take those of fp32 for 0
+        subnormal = max(2 * subnormal, single.smallest_normal)
+    allowed = 2 * (same_dtype - truth).abs() + tolerance.ulps * unit + subnormal
     worst = (error / allowed).max().item()
     assert worst <= 1, f"{name}: error {worst:.2f} times what is allowed"
-    relative = error.square().mean().sqrt() / (info.eps * rms + subnormal)
+    relative = error.square().mean().sqrt() / (rms_unit + subnormal)
     assert relative <= tolerance.rms_ulps, f"{name}: relative RMS error {relative.item():.2f} eps"
 
 
@@ -75,6 +95,11 @@ class Expectation:
         self.spec, self.inputs, self.floor = spec, inputs, floor
         self.true_outputs, self.true_gradients = run(spec, spec.reference, to_float64(inputs))
         self.same_outputs, self.same_gradients = run(spec, spec.reference, inputs)
+        self.output_scales: Sequence[Tensor | None] = [None] * len(self.true_outputs)
+        self.gradient_scales: Sequence[Tensor | None] = [None] * len(self.true_gradients)
+        if spec.rounding_scale is not None:
+            cotangents = cotangents_for(self.true_outputs)
+            self.output_scales, self.gradient_scales = spec.rounding_scale(to_float64(inputs), cotangents)
 
     def check(self, function: Callable[..., Any] | None = None) -> None:
         """Check outputs and every gradient of the op, or of ``function``, and that no input is written."""
@@ -87,12 +112,13 @@ class Expectation:
             assert torch.equal(inputs[name].nan_to_num(), values.nan_to_num()), f"{name} was modified"
         for i, out in enumerate(outputs):
             truth = (self.same_outputs[i], self.true_outputs[i])
-            assert_close(f"output {i}", out, *truth, spec.forward_tolerance, self.floor)
+            assert_close(f"output {i}", out, *truth, spec.forward_tolerance, self.floor, self.output_scales[i])
         names = [name for name in spec.differentiable if name in inputs]
         for i, (name, gradient) in enumerate(zip(names, gradients, strict=True)):
             assert gradient.dtype == inputs[name].dtype
             truth = (self.same_gradients[i], self.true_gradients[i])
-            assert_close(f"gradient of {name}", gradient, *truth, spec.gradient_tolerance, self.floor)
+            scale = self.gradient_scales[i]
+            assert_close(f"gradient of {name}", gradient, *truth, spec.gradient_tolerance, self.floor, scale)
 
 
 def assert_matches(

@@ -71,7 +71,8 @@ class Tolerance:
     """How far an output may be from the fp64 reference.
 
     Element-wise: ``|out − ref64| ≤ 2 · |torch_same_dtype − ref64| + ulps · eps · (|ref64| + rms(ref64))``, and
-    ``rms(out − ref64) ≤ rms_ulps · eps · rms(ref64)``; eps is that of the output's dtype.
+    ``rms(out − ref64) ≤ rms_ulps · eps · rms(ref64)``; eps is that of the output's dtype. For an op with a
+    ``rounding_scale`` S the unit is ``eps · |ref64| + eps_fp32 · S`` in both.
     """
 
     ulps: float = 2.0
@@ -123,6 +124,9 @@ class OpSpec:
             that has no row of its own there.
         library: the best library op to compare with, and its name; None where ``eager`` is that. It takes the same
             keyword arguments and may do less than the op.
+        rounding_scale: for inputs and the outputs' gradients in fp64, of every output and every gradient how far fp32
+            arithmetic may be off, in units of its eps: the sum of the absolute values of the terms that are added, each
+            times its own relative error. A judge that is neither too strict nor too lax where sums cancel.
         tuning_cases: named inputs for the tuner, beside ``benchmark_cases``.
         flops, bytes_moved: of forward and backward together, for given inputs.
         kernels: the Triton kernels to compile for a report; imports triton when called.
@@ -156,6 +160,7 @@ class OpSpec:
     surrogate_gradient: Callable[[Inputs], bool] = lambda inputs: False
     tile_size: Callable[[Inputs], int] | None = None
     library: tuple[str, Callable[..., Any]] | None = None
+    rounding_scale: Callable[[Inputs, Sequence[Tensor]], tuple[list[Tensor], list[Tensor]]] | None = None
     tuning_cases: Mapping[str, Case] = field(default_factory=dict)
 
     @property

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cifarfast.catalogue import about_recipe, catalogue_names, catalogue_table, reported
 from cifarfast.errors import UserError
 from cifarfast.recipe import NOT_IDENTITY, Recipe, differences, load_recipe, parse_recipe, recipe_names, to_toml
 
@@ -69,6 +70,18 @@ def test_any_recipe_goes_there_and_back(
     assert parse_recipe(to_toml(recipe), where="again", name="other")[0] == recipe
 
 
+# what the sources report for each row of the tables, where they give an exact accuracy: a7 and all of table B
+TABLE_B = """59.48 61.25 77.27 80.52 82.05 82.70 78.43 90.01 90.26 89.49 89.85 90.11 90.52 89.86 90.88 90.43 91.17 94.65
+    94.84 95.08 94.78 95.08 95.89 96.34 96.40 96.86 97.07 96.82 96.9 97.48 97.70 97.75 97.78"""
+ROWS: dict[str, float | None] = {
+    **dict.fromkeys([f"a{n}" for n in range(1, 7)]),
+    "a7": 81.61,
+    **{f"b{number:02}": float(percent) for number, percent in enumerate(TABLE_B.split(), 1)},
+    "c1": None,
+    "c2": None,
+}
+
+
 @pytest.mark.parametrize("name", recipe_names())
 def test_every_recipe_that_comes_along_loads(name: str) -> None:
     recipe, about = load_recipe(name)
@@ -76,6 +89,48 @@ def test_every_recipe_that_comes_along_loads(name: str) -> None:
     assert about.description
     assert about.source
     assert recipe.resolved("cpu").lr
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_every_row_is_a_recipe_that_names_its_source_and_what_it_reports(row: str) -> None:
+    (name,) = (name for name in catalogue_names() if name.partition("_")[0] == row)
+    about = about_recipe(name)
+    assert about.source.endswith(f": table {row[0].upper()}, row {row}")
+    assert about.reported_accuracy_percent == ROWS[row]
+    assert f"| {name} | {about.description} | " in catalogue_table(f"{row}_*")
+    assert catalogue_table(f"{row}_*").endswith(f" | {reported(about)} |")
+
+
+def test_no_recipe_but_the_rows_and_the_first_run() -> None:
+    assert {name.partition("_")[0] for name in catalogue_names()} == {*ROWS, "quickstart"}
+    with pytest.raises(UserError, match="no recipe matches 'b99_wrn', did you mean 'b20_wrn'"):
+        catalogue_table("b99_wrn")
+
+
+@pytest.mark.parametrize(
+    ("name", "before", "changed"),
+    [
+        ("b02_lenet_he", "b01_lenet", {"init"}),
+        ("b04_deep_he", "b03_deep", {"init"}),
+        ("b05_deep_cos", "b04_deep_he", {"schedule"}),
+        ("b06_deep_bn", "b05_deep_cos", {"arch"}),
+        ("b07_none", "b06_deep_bn", {"epochs"}),
+        ("b08_sa", "b07_none", {"crop_padding", "flip", "rotation"}),
+        ("b17_aa", "b08_sa", {"auto_augment"}),
+        ("b23_wrn_sgd", "b20_wrn", {"optimizer", "momentum", "lr", "weight_decay"}),
+        ("b24_wrn_asam", "b23_wrn_sgd", {"sam", "sam_rho"}),
+        ("b25_wrn_ema", "b24_wrn_asam", {"ema_decay"}),
+        ("b26_wrn_ls", "b25_wrn_ema", {"label_smoothing"}),
+        ("b27_wrn_200", "b26_wrn_ls", {"epochs"}),
+        ("b28_pyramid", "b23_wrn_sgd", {"arch", "weight_decay"}),
+        ("b29_pyramid_shake", "b28_pyramid", {"arch"}),
+        ("b30_pyramid_200", "b29_pyramid_shake", {"sam", "sam_rho", "ema_decay", "label_smoothing", "epochs"}),
+        ("b31_pyramid_400", "b30_pyramid_200", {"epochs"}),
+    ],
+)
+def test_a_row_changes_what_it_says_and_nothing_else(name: str, before: str, changed: set[str]) -> None:
+    ours, theirs = (load_recipe(each)[0] for each in (name, before))
+    assert {line.partition(":")[0] for line in differences(ours, theirs)} - {"name"} == changed
 
 
 def test_unknown_recipe_names_the_nearest() -> None:

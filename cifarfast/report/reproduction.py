@@ -119,8 +119,8 @@ def _finished_row(recipe: str, runs: Sequence[Values]) -> Values:
         "gpu": first["gpu"],
         "machine": first["machine"],
         "threads": first["threads"],
-        "commits": sorted({str(run["commit"]) for run in runs}),
-        "torch": sorted({str(run["torch"]) for run in runs}),
+        "commits": sorted({run["commit"] for run in runs if run["commit"]}),
+        "torch": sorted({run["torch"] for run in runs if run["torch"]}),
         "changed_settings": first["changed_settings"],
     }
 

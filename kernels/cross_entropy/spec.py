@@ -6,10 +6,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..spec import Case, Inputs, KernelBuild, Maker, OpSpec, Tolerance
+from ..spec import Case, Inputs, KernelBuild, Maker, OpSpec
 from ..tuning import sizes, tile
 from .op import cross_entropy
 from .reference import cross_entropy_reference
+from .rounding import rounding_scale
 
 
 def _hard(n: int, c: int, scale: float = 3.0, **settings: Any) -> Case:
@@ -257,6 +258,5 @@ SPEC = OpSpec(
     flops=_flops,
     bytes_moved=_bytes_moved,
     kernels=_kernels,
-    forward_tolerance=Tolerance(ulps=4.0, rms_ulps=4.0),
-    gradient_tolerance=Tolerance(ulps=4.0, rms_ulps=4.0),
+    rounding_scale=rounding_scale,
 )

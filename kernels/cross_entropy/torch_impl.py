@@ -25,11 +25,10 @@ def cross_entropy_fwd(
     x = logits.to(torch.float64 if logits.dtype == torch.float64 else torch.float32)
     log_p = F.log_softmax(x, dim=1)
     p = log_p.exp()
-    ignored = None if ignore_index is None else labels == ignore_index
-    target = _targets(x, labels if ignored is None else labels.masked_fill(ignored, 0), labels_b, lam)
+    target = targets(x, labels, labels_b, lam, ignore_index)
     a = target * (1 - label_smoothing) + label_smoothing / x.shape[1]
-    if ignored is not None:
-        target, a = (tensor.masked_fill(ignored[:, None], 0.0) for tensor in (target, a))
+    if ignore_index is not None:
+        a = a.masked_fill((labels == ignore_index)[:, None], 0.0)
     if weight is not None:
         a = a * weight
     if focal_gamma == 0:
@@ -65,10 +64,13 @@ def has_divisor(labels: Tensor, weight: Tensor | None, reduction: str, ignore_in
     return reduction == "mean" and counts and not labels.is_floating_point()
 
 
-def _targets(x: Tensor, labels: Tensor, labels_b: Tensor | None, lam: Tensor | None) -> Tensor:
-    """Dense targets [N, C] before smoothing."""
+def targets(x: Tensor, labels: Tensor, labels_b: Tensor | None, lam: Tensor | None, ignore_index: int | None) -> Tensor:
+    """Dense targets [N, C] before smoothing; zeros where the label is ``ignore_index``."""
     if labels.is_floating_point():
         return labels.to(x.dtype)
+    if ignore_index is not None:
+        ignored = labels == ignore_index
+        return _one_hot(x, labels.masked_fill(ignored, 0)).masked_fill(ignored[:, None], 0.0)
     target = _one_hot(x, labels)
     if labels_b is None:
         return target

@@ -1,0 +1,1 @@
+"""Benchmarks: ``pytest bench --benchmark-enable``; ``python -m bench.gpu_check`` for all that needs a GPU."""

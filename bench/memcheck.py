@@ -1,0 +1,140 @@
+"""Every kernel once on small inputs, for a memory checker to watch: ``compute-sanitizer python -m bench.memcheck``.
+
+Of an op the smallest cases of its OpSpec run, forward and backward, until each of its Triton kernels has been launched.
+A line for each op says which; the exit code is 1 if an op fails. Set PYTORCH_NO_CUDA_MEMORY_CACHING=1, so that each
+tensor is an allocation of its own and an access beside it is noticed.
+"""
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cifarfast.augment import Augment, AutoAugment, CutMix, Cutout, RandomCrop, RandomFlip, RandomRotation
+from cifarfast.kernels.backend import BACKEND_VARIABLE
+from cifarfast.kernels.check import run
+from cifarfast.kernels.spec import Maker, OpSpec, all_specs
+
+
+@dataclass
+class Checked:
+    """What ran of an op."""
+
+    op: str
+    kernels: set[str]
+    """Its kernels, by its OpSpec."""
+    cases: list[str] = field(default_factory=list)
+    launched: set[str] = field(default_factory=set)
+
+    def line(self) -> str:
+        """In words."""
+        missing = sorted(self.kernels - self.launched)
+        ran = f"{len(self.kernels) - len(missing)} of {len(self.kernels)} kernels"
+        text = f"{self.op}: {ran} in {', '.join(self.cases)}"
+        return text + (f"; not launched: {', '.join(missing)}" if missing else "")
+
+
+def by_size(spec: OpSpec) -> list[str]:
+    """The op's cases, the smallest first."""
+
+    def elements(case: str) -> int:
+        inputs = spec.cases[case](Maker(torch.float32))
+        return sum(value.numel() for value in inputs.values() if isinstance(value, Tensor))
+
+    return sorted(spec.cases, key=elements)
+
+
+def check_op(spec: OpSpec, run_case: Callable[[str], set[str]]) -> Checked:
+    """Run cases until every kernel has been launched; ``run_case`` returns the names of those that one launches."""
+    checked = Checked(spec.name, {build.kernel.__name__ for build in spec.kernels()})
+    for case in by_size(spec):
+        new = run_case(case) & checked.kernels - checked.launched
+        if new or not checked.cases:
+            checked.cases.append(case)
+            checked.launched |= new
+        if checked.launched == checked.kernels:
+            break
+    return checked
+
+
+@contextmanager
+def launches() -> Iterator[set[str]]:
+    """The names of the Triton kernels that are launched inside."""
+    import triton
+
+    names: set[str] = set()
+
+    def note(metadata: Any) -> None:
+        names.add(metadata.get()["name"])
+
+    hooks = triton.knobs.runtime.launch_enter_hook
+    hooks.add(note)
+    try:
+        yield names
+    finally:
+        hooks.remove(note)
+
+
+def run_on_gpu(spec: OpSpec) -> Callable[[str], set[str]]:
+    """A function that runs a case of an op in bf16, or what it has instead, and returns what it launched."""
+    dtype = torch.bfloat16 if torch.bfloat16 in spec.dtypes else spec.dtypes[0]
+
+    def run_case(case: str) -> set[str]:
+        with launches() as names:
+            run(spec, spec.function, spec.cases[case](Maker(dtype, "cuda")))
+            torch.cuda.synchronize()
+        return set(names)
+
+    return run_case
+
+
+def augment_once() -> None:
+    """The augmentation kernel with and without shared memory, mixing and padding channels."""
+    images = torch.randint(0, 256, (40, 32, 32, 3), dtype=torch.uint8, device="cuda")
+    labels = torch.arange(40, device="cuda") % 10
+    indices = torch.arange(0, 40, 3, device="cuda")
+    for transforms, channels in (
+        ([RandomCrop(4), RandomFlip(), Cutout(8)], None),
+        ([RandomCrop(4), RandomFlip(), RandomRotation(15.0), AutoAugment(), CutMix(1.0)], 8),
+    ):
+        augment = Augment(
+            transforms,
+            *((0.5,) * 3, (0.25,) * 3),
+            dtype=torch.bfloat16,
+            backend="native",
+            pad_channels=channels,
+        )
+        augment(images, labels, indices, 1)
+        augment.check()
+    torch.cuda.synchronize()
+
+
+def main() -> int:
+    """Check everything; return the exit code."""
+    failed = False
+    for spec in all_specs():
+        # also where the tuning table says that a library is faster
+        os.environ[BACKEND_VARIABLE] = "triton" if "triton" in spec.backends else spec.backends[0]
+        try:
+            print(check_op(spec, run_on_gpu(spec)).line(), flush=True)
+        except Exception as error:
+            failed = True
+            print(f"{spec.name}: failed: {type(error).__name__}: {error}", flush=True)
+    os.environ.pop(BACKEND_VARIABLE)
+    try:
+        augment_once()
+        print("augmentation: 2 programs", flush=True)
+    except Exception as error:
+        failed = True
+        print(f"augmentation: failed: {type(error).__name__}: {error}", flush=True)
+    print("all ops done", flush=True)
+    return int(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,58 @@
+"""How far the cross entropy may be off in fp32: first-order error analysis, for judging it where terms cancel."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ..spec import Inputs
+from .torch_impl import has_divisor, targets
+
+
+def rounding_scale(inputs: Inputs, cotangents: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+    """Of the loss and of the logits' gradient, in units of eps.
+
+    With z the logits less their maximum and ``S = Σ exp(z)``, ``log p = z − log S`` is off by ``κ = |z| + log S + 1``,
+    and p by κ relatively. The loss is ``Σ a (−log p) q^γ`` and its gradient ``u − p Σ u`` with
+    ``u = a (γ p q^(γ−1) log p − q^γ)``; a is exact to a rounding. ``q = 1 − p`` is a sum over the other classes.
+    """
+    logits, labels = inputs["logits"].detach(), inputs["labels"]
+    weight, gamma = inputs.get("weight"), inputs.get("focal_gamma", 0.0)
+    reduction, ignore_index = inputs.get("reduction", "mean"), inputs.get("ignore_index")
+    n, n_classes = logits.shape
+    target = targets(logits, labels, inputs.get("labels_b"), inputs.get("lam"), ignore_index)
+    epsilon = inputs.get("label_smoothing", 0.0)
+    a = target * (1 - epsilon) + epsilon / n_classes
+    if ignore_index is not None:
+        a = torch.where((labels == ignore_index)[:, None], 0.0, a)
+    a = a if weight is None else a * weight
+
+    z = logits - logits.amax(dim=1, keepdim=True)
+    log_sum = z.exp().sum(dim=1, keepdim=True).log()
+    log_p = z - log_sum
+    p, kappa = log_p.exp(), z.abs() + log_sum + 1
+    if gamma == 0:
+        loss, u, u_scale = a * -log_p, -a, a
+        loss_scale = a * kappa
+    else:
+        positive = p < 1
+        q = torch.where(positive, 1 - p, 1.0)
+        others = ((p * kappa).sum(dim=1, keepdim=True) - p * kappa) / q
+        q_error = torch.maximum(others, p * kappa / q) + 1
+        power = torch.where(positive, q**gamma, 0.0)
+        power_error = gamma * (q_error - q.log()) + 1
+        loss, loss_scale = a * power * -log_p, a * power * (kappa + power_error * log_p.abs())
+        u = a * (gamma * p * power / q * log_p - power)
+        first = gamma * p * power / q * (log_p.abs() * (kappa + power_error + q_error) + kappa)
+        u_scale = a * (first + power * power_error)
+    gradient = u_scale + p * (u_scale.sum(dim=1, keepdim=True) + kappa * u.sum(dim=1, keepdim=True).abs())
+
+    (cotangent,) = cotangents
+    if reduction == "none":
+        return [loss_scale.sum(dim=1)], [cotangent.abs()[:, None] * gradient]
+    divisor = torch.ones((), dtype=p.dtype, device=p.device)
+    if has_divisor(labels, weight, reduction, ignore_index):
+        divisor = (target if weight is None else target * weight).sum()
+    elif reduction == "mean":
+        divisor = divisor * n
+    return [(loss + loss_scale).sum() / divisor], [cotangent.abs() * gradient / divisor]
