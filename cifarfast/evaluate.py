@@ -27,7 +27,7 @@ from .recipe import Recipe
 from .report.score_table import score_table
 from .run import RunFolder
 from .scores import PredictionScores, score_predictions
-from .test_time import Predictor
+from .views import Predictor
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -99,7 +99,8 @@ class Expectation:
         self.gradient_scales: Sequence[Tensor | None] = [None] * len(self.true_gradients)
         if spec.rounding_scale is not None:
             cotangents = cotangents_for(self.true_outputs)
-            self.output_scales, self.gradient_scales = spec.rounding_scale(to_float64(inputs), cotangents)
+            scales, self.gradient_scales = spec.rounding_scale(to_float64(inputs), cotangents)
+            self.output_scales = [*scales, *[None] * (len(self.true_outputs) - len(scales))]  # none of buffers
 
     def check(self, function: Callable[..., Any] | None = None) -> None:
         """Check outputs and every gradient of the op, or of ``function``, and that no input is written."""

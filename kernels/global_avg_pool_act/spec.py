@@ -24,6 +24,7 @@ from ..spec import Inputs, KernelBuild, OpSpec, Tolerance
 from ..tuning import sizes, tile
 from .op import global_avg_pool_act
 from .reference import global_avg_pool_act_reference
+from .rounding import rounding_scale
 
 
 def _op_arguments(inputs: Inputs) -> tuple[Any, ...]:
@@ -95,6 +96,7 @@ SPEC = OpSpec(
     kernels=_kernels,
     forward_tolerance=Tolerance(ulps=4.0, rms_ulps=4.0),
     gradient_tolerance=Tolerance(ulps=8.0, rms_ulps=8.0),
+    rounding_scale=rounding_scale,
     mutates=("running_mean", "running_var"),
     advances=("num_batches_tracked",),
 )

@@ -70,7 +70,8 @@ def batch_norm_of(
 class FusedCrossEntropyLoss(nn.CrossEntropyLoss):
     """``torch.nn.CrossEntropyLoss`` with logits [N, C] through ``cross_entropy``; the loss is fp32 or fp64.
 
-    Same settings and ``state_dict``. Logits of any other shape go to torch.
+    Same settings and ``state_dict``. What ``cross_entropy`` does not take goes to torch: logits of another shape,
+    labels of another type, soft labels that need a gradient.
     """
 
     @classmethod
@@ -79,9 +80,10 @@ class FusedCrossEntropyLoss(nn.CrossEntropyLoss):
         return cls(loss.weight, None, loss.ignore_index, None, loss.reduction, loss.label_smoothing)
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
-        if input.dim() != 2 or input.numel() == 0:
+        soft = target.is_floating_point()
+        if input.dim() != 2 or input.numel() == 0 or target.requires_grad or not (soft or target.dtype == torch.int64):
             return super().forward(input, target)
-        ignored = None if target.is_floating_point() else self.ignore_index
+        ignored = None if soft else self.ignore_index
         return cross_entropy(
             input,
             target,

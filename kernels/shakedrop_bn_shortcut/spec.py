@@ -11,10 +11,11 @@ from ..batch_norm_act.op import statistics
 from ..shakedrop.draws import KEEP_LEVELS, LEVELS
 from ..shakedrop.spec import SCALE_SIGNATURE, EagerScale, randomness, scale_arguments
 from ..shapes import Shape, between_shapes, pyramid_shapes
-from ..spec import Case, Inputs, KernelBuild, Maker, OpSpec, Tolerance
+from ..spec import Case, Inputs, KernelBuild, Maker, OpSpec
 from ..tuning import sizes
 from .op import shakedrop_bn_shortcut
 from .reference import pad_shortcut, shakedrop_bn_shortcut_reference
+from .rounding import rounding_scale
 
 
 def _tail(
@@ -244,8 +245,6 @@ SPEC = OpSpec(
     flops=_flops,
     bytes_moved=_bytes_moved,
     kernels=_kernels,
-    forward_tolerance=Tolerance(ulps=8.0, rms_ulps=4.0),
-    # of a sum that nearly cancels
-    gradient_tolerance=Tolerance(ulps=32.0, rms_ulps=32.0),
+    rounding_scale=rounding_scale,
     surrogate_gradient=lambda inputs: inputs["training"] and inputs["keep_probability"] != 1,
 )

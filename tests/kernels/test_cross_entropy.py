@@ -53,6 +53,34 @@ def test_equals_torch(
 
 
 @SETTINGS
+@given(**SIZES, epsilon=EPSILON, reduction=REDUCTION, weighted=st.booleans(), ignored=st.sampled_from([-100, 0, 7]))
+def test_ignored_labels_equal_torchs(
+    n: int,
+    c: int,
+    seed: int,
+    epsilon: float,
+    reduction: str,
+    weighted: bool,
+    ignored: int,
+    spec: OpSpec,
+    backend_name: str,
+    implementation: str,
+) -> None:
+    logits, labels, _, _, weight = _draw(n, c, seed, implementation)
+    labels[::2] = ignored if ignored < c else -100
+    ignored = int(labels[0])
+    options = {"weight": weight if weighted else None, "label_smoothing": epsilon, "reduction": reduction}
+    ours = cross_entropy(logits, labels, ignore_index=ignored, **options)
+    torchs = F.cross_entropy(logits, labels, ignore_index=ignored, **options)
+    torch.testing.assert_close(ours, torchs, rtol=2e-6, atol=2e-6, equal_nan=True)
+    (gradient,) = torch.autograd.grad(ours.sum(), logits)
+    assert not gradient[labels == ignored].nan_to_num().any()
+    if ours.isfinite().all():
+        (expected,) = torch.autograd.grad(torchs.sum(), logits)
+        torch.testing.assert_close(gradient, expected, rtol=1e-5, atol=4e-6)
+
+
+@SETTINGS
 @given(**SIZES, epsilon=EPSILON)
 def test_gradient_of_a_row_sums_to_zero(
     n: int, c: int, seed: int, epsilon: float, spec: OpSpec, backend_name: str, implementation: str
@@ -171,6 +199,11 @@ WRONG = {
     "smoothing": (_arguments(label_smoothing=1.5), "label_smoothing"),
     "gamma": (_arguments(focal_gamma=-1.0), "focal_gamma"),
     "reduction": (_arguments(reduction="avg"), "reduction"),
+    "ignored of two": (
+        _arguments(labels_b=torch.zeros(4, dtype=torch.int64), lam=HALF, ignore_index=-1),
+        "ignore_index",
+    ),
+    "ignored soft": (_arguments(labels=torch.zeros(4, 10), ignore_index=-1), "ignore_index"),
 }
 
 

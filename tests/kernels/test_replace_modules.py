@@ -199,7 +199,7 @@ def test_loss(options: dict[str, object]) -> None:
     image = (torch.randn(2, 5, 3, 3), torch.randint(5, (2, 3, 3)))
     pairs = [(torch.randn(5, 5), labels), image]
     if "ignore_index" not in options:
-        pairs.append((torch.randn(5, 5), torch.rand(5, 5)))
+        pairs += [(torch.randn(5, 5), torch.rand(5, 5)), (torch.randn(5, 5), torch.rand(5, 5, requires_grad=True))]
     for x, target in pairs:
         a, b = (x.clone().requires_grad_() for _ in range(2))
         loss, expected = ours(a, target), torchs(b, target)
