@@ -1,12 +1,14 @@
 """Functions as CUDA graphs: recorded once, then replayed without the host's work."""
 
+import contextlib
+import gc
 import sys
+import traceback
 from collections.abc import Callable, Hashable
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 T = TypeVar("T")
 
@@ -16,8 +18,8 @@ class Graphs:
 
     The first call of a key runs the function as it is (kernels are compiled, libraries pick their algorithms), the
     second records it as a CUDA graph, and from then on the graph is replayed. All graphs share one pool of memory, so
-    what a function returns is valid until another key is run. Where recording fails, one line says at which op, and
-    the function runs uncaptured from then on. On other devices than CUDA, and when not ``enabled``, it always does.
+    what a function returns is valid until another key is run. Where recording fails, one line says where, and the
+    function runs uncaptured from then on. On other devices than CUDA, and when not ``enabled``, it always does.
 
     Args:
         device: where the functions compute.
@@ -30,6 +32,7 @@ class Graphs:
         self._inputs: dict[Hashable, Tensor] = {}
         self._recorded: dict[Hashable, tuple[torch.cuda.CUDAGraph, Any]] = {}
         if self.enabled:
+            self._device = torch.cuda.current_device() if device.index is None else device.index
             self._stream = torch.cuda.Stream(device)
             self._pool = torch.cuda.graph_pool_handle()
 
@@ -51,7 +54,7 @@ class Graphs:
             except torch.OutOfMemoryError:
                 raise
             except RuntimeError as error:
-                self._give_up(function, error)
+                self._give_up(error)
                 return function()
         graph, result = self._recorded[key]
         graph.replay()
@@ -70,37 +73,44 @@ class Graphs:
         return result
 
     def _record(self, function: Callable[[], T]) -> tuple[torch.cuda.CUDAGraph, T]:
-        graph, current = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
-        # torch leaves its stream the current one when a recording fails
-        with torch.cuda.stream(current), torch.cuda.graph(graph, pool=self._pool, stream=self._stream):
-            result = function()
+        graph = torch.cuda.CUDAGraph()
+        torch.cuda.synchronize()
+        gc.collect()
+        torch.cuda.empty_cache()
+        with torch.cuda.stream(self._stream):
+            graph.capture_begin(pool=self._pool)
+            try:
+                result = function()
+                graph.capture_end()
+            except BaseException:
+                self._abandon(graph)
+                raise
         return graph, result
 
-    def _give_up(self, function: Callable[[], Any], error: RuntimeError) -> None:
-        """Say once which op cannot be recorded, found by recording again with a look at every op."""
+    def _abandon(self, graph: torch.cuda.CUDAGraph) -> None:
+        """Undo what ``capture_begin`` did to the allocator and to dropout's generator.
+
+        ``capture_end`` stops at its first error, which after a failed recording comes before both.
+        """
+        with contextlib.suppress(RuntimeError):
+            graph.capture_end()
+        with contextlib.suppress(RuntimeError):
+            torch._C._cuda_endAllocateToPool(self._device, self._pool)
+        generator = torch.cuda.default_generators[self._device]
+        generator.graphsafe_set_state(generator.clone_state())
+
+    def _give_up(self, error: RuntimeError) -> None:
+        """Say once what cannot be recorded, and record no more."""
         self.enabled = False
         self._recorded.clear()
         torch.cuda.synchronize()
-        last = LastOp()
-        try:
-            with last:
-                self._record(function)
-        except RuntimeError:
-            torch.cuda.synchronize()
-        reason = str(error).partition("\n")[0]
-        print(
-            f"cifarfast: the step runs without a CUDA graph: {last.name} cannot be captured ({reason})", file=sys.stderr
-        )
+        print(f"cifarfast: going on without CUDA graphs: {culprit(error)}", file=sys.stderr)
 
 
-class LastOp(TorchDispatchMode):
-    """Context that remembers the op that was called last."""
-
-    name = "an op"
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Tensor:
-        self.name = str(func)
-        result: Tensor = func(*args, **(kwargs or {}))
-        return result
+def culprit(error: BaseException) -> str:
+    """The line of Python that the first error of a chain came from, and what it said."""
+    while error.__context__ is not None:
+        error = error.__context__
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    reason = str(error).partition("\n")[0]
+    return f"`{frame.line}` ({frame.filename}:{frame.lineno}) cannot be captured ({reason})"

@@ -123,6 +123,7 @@ def test_the_copies_follow_the_master() -> None:
 def gpu_trainer(tmp_path: Path, name: str, **settings: object) -> Trainer:
     base = {"arch": "wrn10_1", "dataset": "synthetic:classes=3,train=200,test=60", "batch_size": 64, "epochs": 4}
     recipe = Recipe(**base | {"cutmix_alpha": 1.0, "ema_decay": 0.9} | settings).resolved("cuda")  # type: ignore[arg-type]
+    torch.backends.cudnn.deterministic = True
     run = RunFolder(tmp_path / name)
     run.path.mkdir()
     return Trainer(recipe, load_dataset(recipe.dataset).to("cuda"), run, show_progress=False)

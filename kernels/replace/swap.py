@@ -33,7 +33,8 @@ def replace_modules(model: nn.Module) -> ReplaceReport:
     What is shared, hooked, used by something else, called in a way that cannot be followed or not supported is left
     alone; the report says why. A ``forward`` is followed by ``torch.fx``, container by container, without running it.
     One that cannot be followed is taken to call its own submodules only, not those inside them. What a residual block
-    decides by its settings is decided once, now. Call this before ``torch.compile`` and ``DistributedDataParallel``;
+    decides by its settings is decided once, now. Call this after what else exchanges modules, such as
+    ``SyncBatchNorm.convert_sync_batchnorm``, and before ``torch.compile`` and ``DistributedDataParallel``;
     ``model.to(memory_format=torch.channels_last)`` makes the result fast.
 
     Example::
@@ -91,8 +92,7 @@ def _check(model: nn.Module) -> None:
         raise ValueError(f"model must not be wrapped yet: replace the modules of {type(model).__name__}.module before")
     if isinstance(model, torch.jit.ScriptModule):
         raise ValueError("model must not be scripted: replace its modules before")
-    compiled = type(model).__name__ == "OptimizedModule"
-    if compiled or any(module._compiled_call_impl is not None for module in model.modules()):
+    if any(type(m).__name__ == "OptimizedModule" or m._compiled_call_impl is not None for m in model.modules()):
         raise ValueError("model must not be compiled yet: replace its modules before torch.compile")
 
 

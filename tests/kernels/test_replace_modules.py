@@ -223,7 +223,7 @@ def test_mistakes() -> None:
     with pytest.raises(ValueError, match="model must not be wrapped yet: replace the modules of DataParallel"):
         replace_modules(nn.DataParallel(model))
     with pytest.raises(ValueError, match="model must not be compiled yet"):
-        replace_modules(torch.compile(model))
+        replace_modules(nn.Sequential(torch.compile(model)))
     with pytest.raises(ValueError, match="model must not be scripted"):
         replace_modules(torch.jit.script(model))
     model.compile()
