@@ -9,7 +9,7 @@
 * gradient of the weight (``triton_wgrad.py``): recomputes the activated input, so only x is kept for the backward.
 
 Which tiles, and whether cuDNN with ``batch_norm_act`` runs instead (``library``), is in the tuning table by number of
-channels. The default for a GPU without measurements is ``library``: ``CIFARFAST_BACKEND=triton`` runs the kernels, and
-``CIFARFAST_BACKEND=triton pytest bench/test_ops.py -k conv2d --benchmark-enable`` times them. fp32 also goes to the
-library unless it is forced; then products are split in three of tf32.
+channels. The default for a GPU without measurements is ``library``; ``python -m cifarfast.kernels.tune`` measures, and
+``CIFARFAST_BACKEND=triton`` runs the kernels in any case. fp32 also goes to the library unless it is forced; then
+products are split in three of tf32.
 """

@@ -52,10 +52,9 @@ def test_an_error_of_a_few_roundings_is_found(scaled: OpSpec) -> None:
     expectation = Expectation(scaled, inputs)
     expectation.check()
     for scales in (expectation.output_scales, expectation.gradient_scales):
-        for scale in scales:
-            assert scale is not None
-            assert (scale >= 0).all()
-            assert scale.isfinite().all()
+        assert scales[0] is not None
+        for scale in scales:  # what an op updates in place has none
+            assert scale is None or ((scale >= 0).all() and scale.isfinite().all())
 
     def slightly_wrong(**arguments: Any) -> torch.Tensor:
         result = scaled.function(**arguments)
