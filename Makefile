@@ -10,7 +10,7 @@ CONSTRAINTS ?= constraints.txt
 ARGS ?= --recipe quickstart
 PYTEST := OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest
 
-.PHONY: train test test-slow test-latest kernels-report gpu-check check format bench readme clean
+.PHONY: train test test-slow test-latest gpu-check check format bench readme clean
 
 train: $(VENV)/.installed
 	$(VENV)/bin/python -m cifarfast.train $(ARGS)
@@ -25,10 +25,6 @@ test-slow: $(VENV)/.installed-dev
 # the newest torch that pyproject.toml admits, in an environment of its own
 test-latest:
 	$(MAKE) test VENV=.venv-latest CONSTRAINTS=constraints-latest.txt
-
-# every kernel compiled for GPUs that are not here: fails on spills, too much shared memory, a convolution without wgmma
-kernels-report: $(VENV)/.installed-dev
-	for arch in sm_80 sm_90 sm_100; do $(VENV)/bin/python -m cifarfast.kernels.report --arch $$arch || exit 1; done
 
 # without an environment in $(VENV) it takes the machine's own Python, and the package from the checkout
 gpu-check:
