@@ -181,14 +181,6 @@ def test_without_a_gpu() -> None:
     assert (done.returncode, done.stderr) == (2, "gpu_check: torch sees no NVIDIA GPU here\n")
 
 
-@pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
-def test_make_target(tmp_path: Path) -> None:
-    shutil.copy(ROOT / "Makefile", tmp_path)
-    command = ["make", "-n", "gpu-check", "CHECK=--only tests", "PYTHON=python3.12", "VENV=.venv"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
-    assert done.stdout == "python3.12 -m bench.gpu_check --only tests\n"
-
-
 def test_counts_of_tests(tmp_path: Path) -> None:
     path = tmp_path / "junit.xml"
     path.write_text(

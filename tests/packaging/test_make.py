@@ -53,6 +53,11 @@ def test_make_test_starts_from_nothing(checkout: Path) -> None:
     assert '-m "not slow and not gpu" tests' in lines[found[-1]]
 
 
+def test_gpu_check_installs_nothing(checkout: Path) -> None:
+    lines = dry_run(checkout, "gpu-check", "CHECK=--only tests", "PYTHON=python3.12").splitlines()
+    assert lines == ["python3.12 -m bench.gpu_check --only tests"]
+
+
 def test_make_says_when_python_is_too_old(checkout: Path, tmp_path: Path) -> None:
     old = tmp_path / "python3.9"
     old.write_text(f"#!/bin/sh\nPYTHONPATH={tmp_path} exec '{sys.executable}' \"$@\"\n")
