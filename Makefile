@@ -19,7 +19,8 @@ test: $(VENV)/.installed-dev
 	$(PYTEST) -n auto -m "not slow and not gpu" tests
 
 test-slow: $(VENV)/.installed-dev
-	$(PYTEST) -m "slow and not gpu" tests
+	$(PYTEST) -n auto -m "slow and not alone and not gpu" tests
+	$(PYTEST) -m "slow and alone and not gpu" tests
 	$(VENV)/bin/python -m pytest --benchmark-enable bench/test_overhead.py
 
 # the newest torch that pyproject.toml admits, in an environment of its own

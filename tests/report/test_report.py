@@ -36,6 +36,7 @@ def test_five_runs_of_ten_thousand_images_are_quick_and_small(report_of_five: Re
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_the_command_takes_less_than_30_seconds_of_wall_time_on_two_cores(
     five_runs: list[RunFolder], tmp_path: Path
 ) -> None:
