@@ -5,7 +5,7 @@ Imported as ``cifarfast.kernels``. Needs torch; on a GPU triton makes it fast. N
 
 from .add_batch_norm_act import AddBatchNormAct2d, add_batch_norm_act
 from .batch_norm_act import BatchNormAct2d, batch_norm_act
-from .bn_act_conv2d import BNActConv2d, bn_act_conv2d, bn_act_conv2d_stats
+from .bn_act_conv2d import BNActConv2d, bn_act_conv2d, bn_act_conv2d_stats, fork_bn_act_conv2d_stats
 from .conv2d_bn_act import ConvBNAct2d, conv2d_bn_act
 from .conv2d_stats import conv2d_stats
 from .cross_entropy import CrossEntropyLoss, cross_entropy
@@ -28,7 +28,7 @@ from .global_avg_pool_act import GlobalAvgPoolAct2d, global_avg_pool_act
 from .max_pool_bn_act import MaxPoolBatchNormAct2d, max_pool_bn_act
 from .replace import ReplaceReport, replace_modules
 from .shakedrop import ShakeDrop, linear_keep_probability, shakedrop, share_randomness
-from .shakedrop_bn_shortcut import ShakeDropTail, shakedrop_bn_shortcut
+from .shakedrop_bn_shortcut import ShakeDropTail, shakedrop_bn_shortcut, shakedrop_bn_shortcut_stats
 
 __all__ = [
     "FLAT_BLOCK",
@@ -68,11 +68,13 @@ __all__ = [
     "flat_sgd_step",
     "flat_table",
     "fork_batch_norm_act",
+    "fork_bn_act_conv2d_stats",
     "global_avg_pool_act",
     "linear_keep_probability",
     "max_pool_bn_act",
     "replace_modules",
     "shakedrop",
     "shakedrop_bn_shortcut",
+    "shakedrop_bn_shortcut_stats",
     "share_randomness",
 ]

@@ -16,6 +16,10 @@ import triton.language as tl
 from torch import Tensor
 
 SLOTS = 1 << 19
+# the last program reads tiles of so many partial results, and asks for so many tiles before it needs the first: enough
+# for memory's latency, and no more than fits into the registers that a kernel's own loop has
+AT_ONCE = tl.constexpr(512)
+UNDER_WAY = tl.constexpr(8)
 
 
 @triton.jit
@@ -48,6 +52,7 @@ class _Counters:
 
     def take(self, n: int, captured: bool) -> int:
         """The first of ``n`` counters in a row."""
+        assert n <= SLOTS
         with self._lock:
             first = self._next[captured]
             if first + n > SLOTS:

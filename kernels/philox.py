@@ -34,7 +34,9 @@ def philox_4x32(
         Four int64 tensors, broadcast shape, values in [0, 2^32).
     """
     k0, k1 = key & _MASK32, (key >> 32) & _MASK32
-    words = [c0, *(torch.as_tensor(c, dtype=torch.int64, device=c0.device) for c in (c1, c2, c3))]
+    # a number is filled in on the device: copied from the host it could not be part of a CUDA graph
+    rest = (c if isinstance(c, Tensor) else torch.full((), c, device=c0.device) for c in (c1, c2, c3))
+    words = [c0, *(c.to(torch.int64) for c in rest)]
     x0, x1, x2, x3 = torch.broadcast_tensors(*words)
     for _ in range(10):
         high0, low0 = _mulhilo(_MULTIPLIERS[0], x0)

@@ -74,7 +74,7 @@ def _bytes_moved(inputs: Inputs) -> int:
 
 
 def _kernels() -> list[KernelBuild]:
-    """Both kernels; those that finish the statistics and the backward's are other ops'."""
+    """Both kernels; the backward's are other ops'."""
     from ..batch_norm_act.triton_statistics import stages
     from . import triton_impl
 
@@ -82,7 +82,8 @@ def _kernels() -> list[KernelBuild]:
     builds = []
     for channels, dtype, act in [*variants, (512, "fp32", "gelu")]:
         tiles = tile(SPEC.name, channels, torch.device("cpu"))
-        settings = {"HAS_AFFINE": True, "ACT": act, "STAGES": stages({"bf16": 2, "fp32": 4}[dtype], tiles)}
+        settings: dict[str, Any] = {"HAS_RUNNING": True, "HAS_COUNT": True, "CUMULATIVE": False}
+        settings |= {"HAS_AFFINE": True, "ACT": act, "STAGES": stages({"bf16": 2, "fp32": 4}[dtype], tiles)}
         for kernel in (triton_impl.add_batch_norm_act_stats_kernel, triton_impl.add_batch_norm_act_fwd_kernel):
             builds.append(kernel_build(kernel, f"{dtype} {act}, C={channels}", channels, dtype, tiles, settings))
     return builds

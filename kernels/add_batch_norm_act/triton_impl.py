@@ -8,17 +8,16 @@ import triton.language as tl
 from torch import Tensor
 
 from ..batch_norm_act.activations_triton import activate
+from ..batch_norm_act.triton_moments import finish_moments, moments_arguments, store_moments, welford
 from ..batch_norm_act.triton_statistics import (
     as_matrix,
+    column_block,
     load_affine,
     normalize,
     per_size,
-    reduce_moments,
     schedule,
     share,
     stages,
-    store_moments,
-    welford,
 )
 from ..tuning import tile
 
@@ -39,16 +38,29 @@ def add_batch_norm_act_stats_kernel(
     b_ptr,  # [M, C]
     s_ptr,  # [M, C]
     partials_ptr,  # [2, n_chunks, C] fp32
+    stats_ptr,  # [3, C] fp32
+    running_mean_ptr,  # [C] if HAS_RUNNING
+    running_var_ptr,  # [C] if HAS_RUNNING
+    count_ptr,  # [] int64 if HAS_COUNT or CUMULATIVE
+    counters_ptr,
     n_rows,
     n_groups,  # C / ALIGN
     rows_per_program,
     n_chunks,
+    first_counter,
+    momentum,
+    eps,
+    HAS_RUNNING: tl.constexpr,
+    HAS_COUNT: tl.constexpr,
+    CUMULATIVE: tl.constexpr,
     ALIGN: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_C: tl.constexpr,
     STAGES: tl.constexpr,
 ):
-    """``s = a + b``, and of each chunk of rows and each channel the mean of ``d = s − s_0c`` and ``Σ (d − mean)²``."""
+    """``s = a + b`` and the statistics of each channel, from each chunk's mean of ``d = s − s_0c`` and
+    ``Σ (d − mean)²``.
+    """
     channels, cols, col_ok, chunk, first = share(n_groups, rows_per_program, ALIGN, BLOCK_C, LAST_FIRST=True)
     origin = _load_sum(a_ptr, b_ptr, cols, col_ok).to(tl.float32)[None, :]
     mean = tl.zeros([BLOCK_M, BLOCK_C], tl.float32)
@@ -62,8 +74,30 @@ def add_batch_norm_act_stats_kernel(
         tl.store(s_ptr + offsets, s, mask=ok)
         k += 1.0
         mean, m2 = welford(s.to(tl.float32), origin, ok, mean, m2, k)
+    cols, col_ok, counter_ptr = column_block(counters_ptr, first_counter, channels, BLOCK_C)
     store_moments(
         partials_ptr, mean, m2, first, n_rows, rows_per_program, chunk, n_chunks, channels, cols, col_ok, BLOCK_M
+    )
+    finish_moments(
+        partials_ptr,
+        s_ptr,
+        stats_ptr,
+        running_mean_ptr,
+        running_var_ptr,
+        count_ptr,
+        counter_ptr,
+        n_rows,
+        rows_per_program,
+        n_chunks,
+        channels,
+        cols,
+        col_ok,
+        momentum,
+        eps,
+        HAS_RUNNING,
+        HAS_COUNT,
+        CUMULATIVE,
+        BLOCK_C,
     )
 
 
@@ -115,24 +149,19 @@ def add_batch_norm_statistics(
     tiles = tile(_OP, channels, a.device)
     plan = schedule(a.numel() // channels, channels, tiles)
     s = torch.empty_like(a, memory_format=torch.channels_last)
-    partials = a.new_empty(2, plan.n_chunks, channels, dtype=torch.float32)
+    stats, arguments = moments_arguments(a, plan, running_mean, running_var, num_batches_tracked, momentum, eps)
     with torch.cuda.device_of(a):
         add_batch_norm_act_stats_kernel[(plan.programs,)](
             a,
             b,
             s,
-            partials,
-            plan.n_rows,
-            plan.n_groups,
-            plan.rows_per_program,
-            plan.n_chunks,
-            ALIGN=plan.align,
+            **arguments,
             BLOCK_M=tiles["block_m"],
             BLOCK_C=tiles["block_c"],
             STAGES=stages(a.element_size(), tiles),
             num_warps=tiles["num_warps"],
         )
-    return s, reduce_moments(partials, s, plan, running_mean, running_var, num_batches_tracked, momentum, eps)
+    return s, stats
 
 
 def add_batch_norm_act_fwd(

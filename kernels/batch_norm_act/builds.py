@@ -5,8 +5,19 @@ from typing import Any
 
 from ..spec import KernelBuild
 
-_INTEGERS = ("n_rows", "n_groups", "rows_per_program", "n_chunks", "pixels", "height", "width", "other_groups")
+_INTEGERS = (
+    "n_rows",
+    "n_groups",
+    "rows_per_program",
+    "n_chunks",
+    "pixels",
+    "height",
+    "width",
+    "other_groups",
+    "first_counter",
+)
 _FLOATS = ("momentum", "eps", "negative_slope")
+_KINDS = {"count_ptr": "i64", "counters_ptr": "i32"}
 # of x's dtype; every other tensor is fp32
 _IMAGES = tuple(f"{name}_ptr" for name in ("x", "y", "a", "b", "s", "residual", "grad", "other", "saved", "dz", "dx"))
 
@@ -45,5 +56,6 @@ def kernel_build(
         elif name in _FLOATS:
             signature[name] = "fp32"
         else:
-            signature[name] = "*i64" if name == "count_ptr" else f"*{dtype}" if name in _IMAGES else "*fp32"
+            kind = _KINDS.get(name, dtype if name in _IMAGES else "fp32")
+            signature[name] = f"*{kind}"
     return KernelBuild(kernel, label, signature, constexprs, num_warps=tiles["num_warps"])

@@ -73,7 +73,7 @@ def _kernels() -> list[KernelBuild]:
 
 def _builds(channels: int, dtype: str, *, act: str, residual: bool) -> list[KernelBuild]:
     """The kernels of one forward and backward in training."""
-    from . import triton_backward, triton_impl, triton_statistics, triton_sums
+    from . import triton_backward, triton_impl, triton_statistics
 
     tiles = tile(SPEC.name, channels, torch.device("cpu"))
     settings = {
@@ -91,24 +91,13 @@ def _builds(channels: int, dtype: str, *, act: str, residual: bool) -> list[Kern
     }
     absent = () if residual else ("residual_ptr", "saved_ptr", "dz_ptr")
     label = f"{dtype} {act}{' residual' if residual else ''}, C={channels}"
-    full = [
+    kernels = [
         triton_statistics.batch_norm_act_stats_kernel,
         triton_impl.batch_norm_act_fwd_kernel,
         triton_backward.batch_norm_act_bwd_sums_kernel,
         triton_backward.batch_norm_act_bwd_kernel,
     ]
-    reduce = [
-        triton_statistics.batch_norm_act_stats_reduce_kernel,
-        triton_sums.batch_norm_act_bwd_reduce_kernel,
-    ]
-    reduce_tiles = {
-        "block_p": triton_statistics.REDUCE_CHUNKS,
-        "block_c": triton_statistics.REDUCE_CHANNELS,
-        "num_warps": triton_statistics.REDUCE_WARPS,
-    }
-    return [kernel_build(kernel, label, channels, dtype, tiles, settings, absent) for kernel in full] + [
-        kernel_build(kernel, label, channels, dtype, reduce_tiles, settings, absent) for kernel in reduce
-    ]
+    return [kernel_build(kernel, label, channels, dtype, tiles, settings, absent) for kernel in kernels]
 
 
 SPEC = OpSpec(

@@ -7,10 +7,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ..last_program import take_counters
 from ..tuning import tile
 from .activations_triton import derivative
 from .triton_statistics import (
     as_matrix,
+    column_block,
     load_affine,
     normalize,
     per_size,
@@ -19,7 +21,7 @@ from .triton_statistics import (
     stages,
     standardize,
 )
-from .triton_sums import as_parameters, load_sums, reduce_sums
+from .triton_sums import as_parameters, finish_sums, load_sums
 
 
 @triton.jit
@@ -56,11 +58,15 @@ def batch_norm_act_bwd_sums_kernel(
     saved_ptr,  # [M, C]: y or the residual, as SAVED says
     dz_ptr,  # [M, C] if STORE
     partials_ptr,  # [2, n_chunks, C] fp32
+    d_bias_ptr,  # [C] fp32
+    d_weight_ptr,  # [C] fp32
+    counters_ptr,
     n_rows,
     n_groups,
     rows_per_program,
     n_chunks,
     pixels,
+    first_counter,
     negative_slope,
     HAS_AFFINE: tl.constexpr,
     SAVED: tl.constexpr,
@@ -72,7 +78,7 @@ def batch_norm_act_bwd_sums_kernel(
     BLOCK_C: tl.constexpr,
     STAGES: tl.constexpr,
 ):
-    """``Σ dz`` and ``Σ dz · x̂`` of each chunk of rows with ``dz = grad · act′(z)``; dz itself if STORE."""
+    """``d_bias = Σ dz`` and ``d_weight = Σ dz · x̂`` with ``dz = grad · act′(z)``; dz itself if STORE."""
     channels, cols, col_ok, chunk, first = share(n_groups, rows_per_program, ALIGN, BLOCK_C, LAST_FIRST=True)
     affine = load_affine(stats_ptr, weight_ptr, bias_ptr, cols, col_ok, channels, HAS_AFFINE)
     dtype: tl.constexpr = x_ptr.dtype.element_ty
@@ -96,9 +102,13 @@ def batch_norm_act_bwd_sums_kernel(
             tl.store(dz_ptr + offsets, dz.to(dtype), mask=ok)
         sum_dz += dz
         sum_dz_x += dz * standardize(x, affine)
+    cols, col_ok, counter_ptr = column_block(counters_ptr, first_counter, channels, BLOCK_C)
     out = chunk * channels + cols
     tl.store(partials_ptr + out, tl.sum(sum_dz, axis=0), mask=col_ok)
     tl.store(partials_ptr + n_chunks * channels + out, tl.sum(sum_dz_x, axis=0), mask=col_ok)
+    finish_sums(
+        partials_ptr, d_bias_ptr, d_weight_ptr, counter_ptr, n_chunks, n_chunks, channels, cols, col_ok, BLOCK_C
+    )
 
 
 @per_size
@@ -187,6 +197,8 @@ def gradient_sums(
     tiles = tile("batch_norm_act", channels, x.device)
     plan = schedule(x.numel() // channels, channels, tiles)
     partials = x.new_empty(2, plan.n_chunks, channels, dtype=torch.float32)
+    d_bias, d_weight = partials.new_empty(channels), partials.new_empty(channels)
+    counters, first_counter = take_counters(plan.column_blocks, x.device)
     kind = "none" if saved is None else "output" if act == "relu" else "residual"
     with torch.cuda.device_of(x):
         batch_norm_act_bwd_sums_kernel[(plan.programs,)](
@@ -195,11 +207,15 @@ def gradient_sums(
             saved if saved is None else as_matrix(saved),
             dz,
             partials,
+            d_bias,
+            d_weight,
+            counters,
             plan.n_rows,
             plan.n_groups,
             plan.rows_per_program,
             plan.n_chunks,
             plan.n_rows // x.shape[0],
+            first_counter,
             negative_slope,
             HAS_AFFINE=weight is not None,
             SAVED=kind,
@@ -212,7 +228,7 @@ def gradient_sums(
             STAGES=stages(x.element_size(), tiles),
             num_warps=tiles["num_warps"],
         )
-        return reduce_sums(partials)
+    return d_bias, d_weight
 
 
 def input_gradient(

@@ -14,12 +14,9 @@ import triton.language as tl
 from torch import Tensor
 
 from ..tuning import Tile, tile
+from .triton_moments import finish_moments, moments_arguments, store_moments, welford
 
-# the finishing kernels: chunks and channels that a program takes at a time
-REDUCE_CHUNKS = 256
-REDUCE_CHANNELS = 8
-REDUCE_WARPS = 4
-_SIZES = ("n_rows", "n_groups", "rows_per_program", "n_chunks")
+_SIZES = ("n_rows", "n_groups", "rows_per_program", "n_chunks", "first_counter")
 per_size = triton.jit(do_not_specialize=list(_SIZES))
 
 
@@ -38,6 +35,18 @@ def share(n_groups, rows_per_program, ALIGN: tl.constexpr, BLOCK_C: tl.constexpr
     cols = (program % blocks) * BLOCK_C + tl.arange(0, BLOCK_C)
     chunk = program // blocks
     return channels, cols, cols < channels, chunk, chunk * rows_per_program
+
+
+@triton.jit
+def column_block(counters_ptr, first_counter, channels, BLOCK_C: tl.constexpr):
+    """Of a program that takes its share LAST_FIRST: its channels, which exist, and the counter of this block of them.
+
+    What comes after the loop over the rows takes the channels from here: kept from ``share`` they cost it a register.
+    """
+    blocks = tl.cdiv(channels, BLOCK_C)
+    block = blocks - 1 - tl.program_id(0) % blocks
+    cols = block * BLOCK_C + tl.arange(0, BLOCK_C)
+    return cols, cols < channels, counters_ptr + first_counter + block
 
 
 @triton.jit
@@ -73,58 +82,31 @@ def normalize(x, affine):
     return tl.fma(centred, tl.broadcast_to(scale, centred.shape), tl.broadcast_to(shift, centred.shape))
 
 
-@triton.jit
-def welford(x, origin, ok, mean, m2, k):
-    """``mean += (d − mean) / k; m2 += (d − mean_before) (d − mean)`` with ``d = x − origin``, for each row apart.
-
-    Taking the origin off first makes d exact where |mean| ≫ std.
-    """
-    d = x - origin
-    before = tl.where(ok, d - mean, 0.0)
-    mean += before * (1.0 / k)
-    return mean, m2 + before * (d - mean)
-
-
-@triton.jit
-def store_moments(
-    partials_ptr,  # [2, n_chunks, C] fp32
-    mean,  # [BLOCK_M, BLOCK_C]
-    m2,  # [BLOCK_M, BLOCK_C]
-    first,  # row of the chunk
-    n_rows,
-    rows_per_program,
-    chunk,
-    n_chunks,
-    channels,
-    cols,
-    col_ok,
-    BLOCK_M: tl.constexpr,
-):
-    """Combine what ``welford`` gathered for each of the tile's rows, and store it as the chunk's."""
-    present = tl.minimum(n_rows - first, rows_per_program)
-    weights = (tl.maximum(present - tl.arange(0, BLOCK_M) + BLOCK_M - 1, 0) // BLOCK_M).to(tl.float32)[:, None]
-    total = tl.sum(mean * weights, axis=0) / present.to(tl.float32)
-    difference = mean - total[None, :]
-    spread = tl.sum(m2 + weights * difference * difference, axis=0)
-    out = chunk * channels + cols
-    tl.store(partials_ptr + out, total, mask=col_ok)
-    tl.store(partials_ptr + n_chunks * channels + out, spread, mask=col_ok)
-
-
 @per_size
 def batch_norm_act_stats_kernel(
     x_ptr,  # [M, C]
     partials_ptr,  # [2, n_chunks, C] fp32
+    stats_ptr,  # [3, C] fp32
+    running_mean_ptr,  # [C] if HAS_RUNNING
+    running_var_ptr,  # [C] if HAS_RUNNING
+    count_ptr,  # [] int64 if HAS_COUNT or CUMULATIVE
+    counters_ptr,
     n_rows,
     n_groups,  # C / ALIGN
     rows_per_program,
     n_chunks,
+    first_counter,
+    momentum,
+    eps,
+    HAS_RUNNING: tl.constexpr,
+    HAS_COUNT: tl.constexpr,
+    CUMULATIVE: tl.constexpr,
     ALIGN: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_C: tl.constexpr,
     STAGES: tl.constexpr,
 ):
-    """Of each chunk of rows and each channel the mean of ``d = x − x_0c`` and ``Σ (d − mean)²``."""
+    """The statistics of each channel, from each chunk's mean of ``d = x − x_0c`` and ``Σ (d − mean)²``."""
     channels, cols, col_ok, chunk, first = share(n_groups, rows_per_program, ALIGN, BLOCK_C, LAST_FIRST=True)
     origin = tl.load(x_ptr + cols, mask=col_ok, other=0.0).to(tl.float32)[None, :]
     mean = tl.zeros([BLOCK_M, BLOCK_C], tl.float32)
@@ -137,76 +119,31 @@ def batch_norm_act_stats_kernel(
         x = tl.load(x_ptr + rows.to(tl.int64)[:, None] * channels + cols[None, :], mask=ok, other=0.0).to(tl.float32)
         k += 1.0
         mean, m2 = welford(x, origin, ok, mean, m2, k)
+    cols, col_ok, counter_ptr = column_block(counters_ptr, first_counter, channels, BLOCK_C)
     store_moments(
         partials_ptr, mean, m2, first, n_rows, rows_per_program, chunk, n_chunks, channels, cols, col_ok, BLOCK_M
     )
-
-
-@per_size
-def batch_norm_act_stats_reduce_kernel(
-    partials_ptr,  # [2, n_chunks, C] fp32
-    x_ptr,  # [M, C], for row 0
-    stats_ptr,  # [3, C] fp32
-    running_mean_ptr,  # [C] if HAS_RUNNING
-    running_var_ptr,  # [C] if HAS_RUNNING
-    count_ptr,  # [] int64 if HAS_COUNT
-    n_rows,
-    n_groups,
-    rows_per_program,
-    n_chunks,
-    momentum,
-    eps,
-    HAS_RUNNING: tl.constexpr,
-    HAS_COUNT: tl.constexpr,
-    CUMULATIVE: tl.constexpr,
-    ALIGN: tl.constexpr,
-    BLOCK_P: tl.constexpr,
-    BLOCK_C: tl.constexpr,
-):
-    """``mean = Σ n_i mean_i / M``, ``var = Σ (m2_i + n_i (mean_i − mean)²) / M``; rows of stats: the mean rounded to
-    fp32, what the rounding lost, ``1/√(var + ε)``. ``running = (1 − m) running + m (mean, var · M/(M − 1))`` with
-    m = momentum, or 1/count where CUMULATIVE; otherwise ``count += 1``.
-    """
-    channels, cols, col_ok, _, _ = share(n_groups, 1, ALIGN, BLOCK_C)
-    chunks = tl.arange(0, BLOCK_P)
-    total = tl.zeros([BLOCK_P, BLOCK_C], tl.float32)
-    for start in tl.range(0, n_chunks, BLOCK_P):
-        chunk = start + chunks
-        ok = (chunk < n_chunks)[:, None] & col_ok[None, :]
-        n = tl.minimum(n_rows - chunk * rows_per_program, rows_per_program).to(tl.float32)[:, None]
-        total += n * tl.load(partials_ptr + chunk[:, None] * channels + cols[None, :], mask=ok, other=0.0)
-    mean = tl.sum(total, axis=0) / n_rows.to(tl.float32)
-    total = tl.zeros([BLOCK_P, BLOCK_C], tl.float32)
-    for start in tl.range(0, n_chunks, BLOCK_P):
-        chunk = start + chunks
-        ok = (chunk < n_chunks)[:, None] & col_ok[None, :]
-        n = tl.minimum(n_rows - chunk * rows_per_program, rows_per_program).to(tl.float32)[:, None]
-        offsets = chunk[:, None] * channels + cols[None, :]
-        difference = tl.load(partials_ptr + offsets, mask=ok, other=0.0) - mean[None, :]
-        spread = tl.load(partials_ptr + n_chunks * channels + offsets, mask=ok, other=0.0)
-        total += tl.where(ok, spread + n * difference * difference, 0.0)
-    m2 = tl.sum(total, axis=0)
-
-    origin = tl.load(x_ptr + cols, mask=col_ok, other=0.0).to(tl.float32)
-    high = origin + mean
-    part = high - origin
-    low = (origin - (high - part)) + (mean - part)
-    var = m2 / n_rows.to(tl.float32)
-    tl.store(stats_ptr + cols, high, mask=col_ok)
-    tl.store(stats_ptr + channels + cols, low, mask=col_ok)
-    tl.store(stats_ptr + 2 * channels + cols, tl.div_rn(1.0, tl.sqrt_rn(var + eps)), mask=col_ok)
-    if CUMULATIVE:
-        momentum = 1.0 / tl.load(count_ptr).to(tl.float32)
-    elif HAS_COUNT and tl.program_id(0) == 0:
-        tl.store(count_ptr, tl.load(count_ptr) + 1)
-    if HAS_RUNNING:
-        unbiased = m2 / (n_rows - 1).to(tl.float32)
-        old_mean = tl.load(running_mean_ptr + cols, mask=col_ok, other=0.0).to(tl.float32)
-        old_var = tl.load(running_var_ptr + cols, mask=col_ok, other=0.0).to(tl.float32)
-        new_mean = (1.0 - momentum) * old_mean + momentum * high
-        new_var = (1.0 - momentum) * old_var + momentum * unbiased
-        tl.store(running_mean_ptr + cols, new_mean.to(running_mean_ptr.dtype.element_ty), mask=col_ok)
-        tl.store(running_var_ptr + cols, new_var.to(running_var_ptr.dtype.element_ty), mask=col_ok)
+    finish_moments(
+        partials_ptr,
+        x_ptr,
+        stats_ptr,
+        running_mean_ptr,
+        running_var_ptr,
+        count_ptr,
+        counter_ptr,
+        n_rows,
+        rows_per_program,
+        n_chunks,
+        channels,
+        cols,
+        col_ok,
+        momentum,
+        eps,
+        HAS_RUNNING,
+        HAS_COUNT,
+        CUMULATIVE,
+        BLOCK_C,
+    )
 
 
 @dataclass(frozen=True)
@@ -219,6 +156,7 @@ class Schedule:
     align: int
     rows_per_program: int
     n_chunks: int
+    column_blocks: int
     programs: int
 
 
@@ -230,7 +168,7 @@ def schedule(n_rows: int, channels: int, tiles: Tile) -> Schedule:
     # 8 channels of 2 bytes are the 16 bytes that a thread loads at once
     align = 8 if channels % 8 == 0 else 1
     n_chunks = triton.cdiv(n_rows, rows)
-    return Schedule(n_rows, channels // align, align, rows, n_chunks, n_chunks * column_blocks)
+    return Schedule(n_rows, channels // align, align, rows, n_chunks, column_blocks, n_chunks * column_blocks)
 
 
 def stages(element_size: int, tiles: Tile) -> int:
@@ -256,59 +194,14 @@ def batch_norm_statistics(
     channels = x.shape[1]
     tiles = tile("batch_norm_act", channels, x.device)
     plan = schedule(x.numel() // channels, channels, tiles)
-    partials = x.new_empty(2, plan.n_chunks, channels, dtype=torch.float32)
+    stats, arguments = moments_arguments(x, plan, running_mean, running_var, num_batches_tracked, momentum, eps)
     with torch.cuda.device_of(x):
         batch_norm_act_stats_kernel[(plan.programs,)](
             x,
-            partials,
-            plan.n_rows,
-            plan.n_groups,
-            plan.rows_per_program,
-            plan.n_chunks,
-            ALIGN=plan.align,
+            **arguments,
             BLOCK_M=tiles["block_m"],
             BLOCK_C=tiles["block_c"],
             STAGES=stages(x.element_size(), tiles),
             num_warps=tiles["num_warps"],
-        )
-    return reduce_moments(partials, x, plan, running_mean, running_var, num_batches_tracked, momentum, eps)
-
-
-def reduce_moments(
-    partials: Tensor,
-    x: Tensor,
-    plan: Schedule,
-    running_mean: Tensor | None,
-    running_var: Tensor | None,
-    num_batches_tracked: Tensor | None,
-    momentum: float | None,
-    eps: float,
-) -> Tensor:
-    """``batch_norm_statistics`` from the moments [2, n_chunks, C] of each chunk of a plan; x is channels_last."""
-    channels = x.shape[1]
-    stats = partials.new_empty(3, channels)
-    if momentum is None and num_batches_tracked is not None:
-        num_batches_tracked.add_(1)  # before the kernel: every program of it reads the count
-    with torch.cuda.device_of(x):
-        batch_norm_act_stats_reduce_kernel[(triton.cdiv(channels, REDUCE_CHANNELS),)](
-            partials,
-            x,
-            stats,
-            running_mean,
-            running_var,
-            num_batches_tracked,
-            plan.n_rows,
-            plan.n_groups,
-            plan.rows_per_program,
-            plan.n_chunks,
-            0.0 if momentum is None else momentum,
-            eps,
-            HAS_RUNNING=running_mean is not None,
-            HAS_COUNT=num_batches_tracked is not None and momentum is not None,
-            CUMULATIVE=momentum is None and running_mean is not None,
-            ALIGN=plan.align,
-            BLOCK_P=REDUCE_CHUNKS,
-            BLOCK_C=REDUCE_CHANNELS,
-            num_warps=REDUCE_WARPS,
         )
     return stats

@@ -1,4 +1,4 @@
-"""Adding up a backward's partial sums in a fixed order, without atomics."""
+"""Adding up a backward's partial sums, in a fixed order and in the kernel that makes them."""
 
 # mypy: allow-untyped-defs, allow-incomplete-defs
 
@@ -6,32 +6,36 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .triton_statistics import REDUCE_CHANNELS, REDUCE_CHUNKS, REDUCE_WARPS, per_size, share
+from ..last_program import AT_ONCE, UNDER_WAY, arrive_last
 
 
-@per_size
-def batch_norm_act_bwd_reduce_kernel(
+@triton.jit
+def finish_sums(
     partials_ptr,  # [2, n_chunks, C] fp32
     d_bias_ptr,  # [C] fp32
     d_weight_ptr,  # [C] fp32
-    n_groups,
+    counter_ptr,  # int32, this block of channels' own, as arrive_last wants it
+    programs,  # that store partials of this block of channels; each calls this once, after it stored its own
     n_chunks,
-    ALIGN: tl.constexpr,
-    BLOCK_P: tl.constexpr,
+    channels,
+    cols,  # [BLOCK_C], this block of channels
+    col_ok,
     BLOCK_C: tl.constexpr,
 ):
-    """``d_bias = Σ dz`` and ``d_weight = Σ dz · x̂`` over the chunks, in a fixed order."""
-    channels, cols, col_ok, _, _ = share(n_groups, 1, ALIGN, BLOCK_C)
-    d_bias = tl.zeros([BLOCK_P, BLOCK_C], tl.float32)
-    d_weight = tl.zeros([BLOCK_P, BLOCK_C], tl.float32)
-    for start in tl.range(0, n_chunks, BLOCK_P):
-        chunk = start + tl.arange(0, BLOCK_P)
-        ok = (chunk < n_chunks)[:, None] & col_ok[None, :]
-        offsets = chunk[:, None] * channels + cols[None, :]
-        d_bias += tl.load(partials_ptr + offsets, mask=ok, other=0.0)
-        d_weight += tl.load(partials_ptr + n_chunks * channels + offsets, mask=ok, other=0.0)
-    tl.store(d_bias_ptr + cols, tl.sum(d_bias, axis=0), mask=col_ok)
-    tl.store(d_weight_ptr + cols, tl.sum(d_weight, axis=0), mask=col_ok)
+    """``d_bias = Σ dz`` and ``d_weight = Σ dz · x̂`` over the chunks, by the last program of a block of channels."""
+    if arrive_last(counter_ptr, programs):
+        BLOCK_P: tl.constexpr = max(AT_ONCE // BLOCK_C, 1)
+        sum_dz = tl.zeros([BLOCK_P, BLOCK_C], tl.float32)
+        sum_dz_x = tl.zeros([BLOCK_P, BLOCK_C], tl.float32)
+        for start in tl.range(0, n_chunks, BLOCK_P * UNDER_WAY):
+            for k in tl.static_range(UNDER_WAY):
+                chunk = start + k * BLOCK_P + tl.arange(0, BLOCK_P)
+                ok = (chunk < n_chunks)[:, None] & col_ok[None, :]
+                pointers = partials_ptr + chunk[:, None] * channels + cols[None, :]
+                sum_dz += tl.load(pointers, mask=ok, other=0.0, cache_modifier=".cg")
+                sum_dz_x += tl.load(pointers + n_chunks * channels, mask=ok, other=0.0, cache_modifier=".cg")
+        tl.store(d_bias_ptr + cols, tl.sum(sum_dz, axis=0), mask=col_ok)
+        tl.store(d_weight_ptr + cols, tl.sum(sum_dz_x, axis=0), mask=col_ok)
 
 
 @triton.jit
@@ -40,24 +44,6 @@ def load_sums(d_bias_ptr, d_weight_ptr, cols, col_ok, n_rows):
     mean_dz = tl.load(d_bias_ptr + cols, mask=col_ok, other=0.0) / n_rows.to(tl.float32)
     mean_dz_x = tl.load(d_weight_ptr + cols, mask=col_ok, other=0.0) / n_rows.to(tl.float32)
     return mean_dz[None, :], mean_dz_x[None, :]
-
-
-def reduce_sums(partials: Tensor) -> tuple[Tensor, Tensor]:
-    """Sum partials [2, n_chunks, C] over the chunks: ``Σ dz`` and ``Σ dz·x̂``, both [C] fp32."""
-    _, n_chunks, channels = partials.shape
-    d_bias, d_weight = partials.new_empty(channels), partials.new_empty(channels)
-    batch_norm_act_bwd_reduce_kernel[(triton.cdiv(channels, REDUCE_CHANNELS),)](
-        partials,
-        d_bias,
-        d_weight,
-        channels,
-        n_chunks,
-        ALIGN=1,
-        BLOCK_P=REDUCE_CHUNKS,
-        BLOCK_C=REDUCE_CHANNELS,
-        num_warps=REDUCE_WARPS,
-    )
-    return d_bias, d_weight
 
 
 def as_parameters(d_bias: Tensor, d_weight: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor]:

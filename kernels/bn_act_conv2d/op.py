@@ -5,6 +5,7 @@ the statistics and update the running ones; ``cifarfast::bn_act_conv2d`` has the
 input is never in memory: the backward keeps x and [3, C] of statistics.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -23,7 +24,7 @@ from ..conv_bn_act.arguments import (
     implementation,
     statistics_dtype,
 )
-from ..conv_bn_act.moments import moments_statistics
+from ..conv_bn_act.moments import as_moments, moments_statistics
 from ..conv_bn_act.norm import Norm
 from .reference import bn_act_conv2d_reference
 
@@ -64,7 +65,7 @@ def bn_act_conv2d(
         padding: zeros around the activated x.
         statistics: mean and biased variance of x, [C] fp32, from the op that made x (``conv2d_stats``,
             ``bn_act_conv2d_stats``); only in training. They are trusted, and x's gradient goes through them as if they
-            had been computed here: none goes to them.
+            had been computed here: none goes to them. As those ops return them they are used without a copy.
         num_batches_tracked, training, momentum, eps, act, negative_slope: as in ``batch_norm_act``.
 
     Returns:
@@ -91,7 +92,7 @@ def bn_act_conv2d(
         "act": act,
         "negative_slope": negative_slope,
     }
-    return _run(*arguments, **settings, with_moments=False)[0]
+    return run(*arguments, **settings, with_moments=False)[0]
 
 
 def bn_act_conv2d_stats(
@@ -107,11 +108,11 @@ def bn_act_conv2d_stats(
 
     Arguments and errors are those of ``bn_act_conv2d``; gradients of all three results go to its inputs.
     """
-    y, moments = _run(x, conv_weight, running_mean, running_var, weight, bias, **settings, with_moments=True)
+    y, moments = run(x, conv_weight, running_mean, running_var, weight, bias, **settings, with_moments=True)
     return y, moments[0], moments[1]
 
 
-def _run(
+def run(
     x: Tensor,
     conv_weight: Tensor,
     running_mean: Tensor | None,
@@ -120,6 +121,7 @@ def _run(
     bias: Tensor | None,
     *,
     with_moments: bool,
+    forked: Callable[..., tuple[Tensor, ...]] | None = None,
     stride: int | tuple[int, int] = 1,
     padding: int | tuple[int, int] = 0,
     statistics: tuple[Tensor, Tensor] | None = None,
@@ -129,8 +131,12 @@ def _run(
     eps: float = 1e-5,
     act: str = "relu",
     negative_slope: float = 0.01,
-) -> tuple[Tensor, Tensor]:
-    """Check, then run; the output and its moments [2, K], empty where not asked for."""
+) -> tuple[Tensor, ...]:
+    """Check, then run; the output and its moments [2, K], empty where not asked for.
+
+    ``forked`` takes the place of ``cifarfast::bn_act_conv2d`` where kernels run, and has its arguments; what it returns
+    is returned.
+    """
     stride, padding = check_convolution(x, "conv_weight", conv_weight, stride, padding)
     buffers = (running_mean, running_var)
     norm: dict[str, Any] = {
@@ -163,10 +169,12 @@ def _run(
     if statistics is None:
         stats = batch_norm_statistics(x, *buffers, num_batches_tracked, training, momentum, eps)
     else:
-        moments = torch.stack([row.detach() for row in statistics])
-        stats = moments_statistics(moments, *buffers, num_batches_tracked, x.numel() // x.shape[1], momentum, eps)
+        stats = moments_statistics(
+            as_moments(*statistics), *buffers, num_batches_tracked, x.numel() // x.shape[1], momentum, eps
+        )
     settings = (training, act, float(negative_slope), stride, padding, with_moments)
-    return torch.ops.cifarfast.bn_act_conv2d(x, conv_weight, stats, weight, bias, *settings)
+    op = torch.ops.cifarfast.bn_act_conv2d if forked is None else forked
+    return op(x, conv_weight, stats, weight, bias, *settings)
 
 
 def _check_statistics(statistics: tuple[Tensor, Tensor], x: Tensor, training: bool) -> None:
@@ -225,6 +233,7 @@ def _bn_act_conv2d_backward(
     statistics: Tensor,
     weight: Tensor | None,
     bias: Tensor | None,
+    other: Tensor | None,
     training: bool,
     act: str,
     negative_slope: float,
@@ -235,7 +244,7 @@ def _bn_act_conv2d_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     norm = Norm(statistics, weight, bias, training, act, negative_slope)
     backward = implementation(_OP, x, conv_weight).bn_act_conv2d_bwd
-    return backward(_OP, dy, x, conv_weight, norm, stride, padding, need_dx, need_dw)
+    return backward(_OP, dy, x, conv_weight, norm, stride, padding, need_dx, need_dw, other)
 
 
 @_bn_act_conv2d_backward.register_fake
@@ -246,6 +255,7 @@ def _bn_act_conv2d_backward_fake(
     statistics: Tensor,
     weight: Tensor | None,
     bias: Tensor | None,
+    other: Tensor | None,
     training: bool,
     act: str,
     negative_slope: float,
@@ -259,23 +269,34 @@ def _bn_act_conv2d_backward_fake(
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    x, conv_weight, statistics, weight, bias, *ctx.settings, with_moments = inputs
-    y, moments = output
+    save_for_gradients(ctx, inputs[0], inputs, *output)
+
+
+def save_for_gradients(ctx: Any, x: Tensor, inputs: tuple[Any, ...], y: Tensor, moments: Tensor) -> None:
+    """Keep what ``gradients`` reads: of the op's inputs, with ``x`` for the first, and of its results."""
+    _, conv_weight, statistics, weight, bias, *ctx.settings, with_moments = inputs
     ctx.set_materialize_grads(False)
     saved = (y, moments) if with_moments else (None, None)
     ctx.save_for_backward(x, conv_weight, statistics, weight, bias, *saved)
 
 
 def _backward(ctx: Any, dy: Tensor | None, d_moments: Tensor | None) -> tuple[Tensor | None, ...]:
+    return gradients(ctx, None, dy, d_moments)
+
+
+def gradients(ctx: Any, other: Tensor | None, dy: Tensor | None, d_moments: Tensor | None) -> tuple[Tensor | None, ...]:
+    """Gradients of the op's inputs; ``other`` is added to that of x."""
     *inputs, y, moments = ctx.saved_tensors
     if moments is not None:
         dy = moments_gradient(dy, d_moments, y, moments[0])
     none = (None,) * 6
     if dy is None:
-        return (None,) * 5 + none
+        return (other, *(None,) * 4, *none)
     need_x, need_dw, _, need_weight, need_bias = ctx.needs_input_grad[:5]
     need_dx = need_x or need_weight or need_bias
-    dx, dw, d_weight, d_bias = torch.ops.cifarfast.bn_act_conv2d_backward(dy, *inputs, *ctx.settings, need_dx, need_dw)
+    dx, dw, d_weight, d_bias = torch.ops.cifarfast.bn_act_conv2d_backward(
+        dy, *inputs, other if need_x else None, *ctx.settings, need_dx, need_dw
+    )
     return (
         dx if need_x else None,
         dw if need_dw else None,

@@ -8,6 +8,10 @@
 * gradient of the input (``triton_dgrad.py``): the activation's mask and BN's two sums in its epilogue;
 * gradient of the weight (``triton_wgrad.py``): recomputes the activated input, so only x is kept for the backward.
 
+Statistics and sums are finished in the kernel that begins them, by the last programs to arrive (``triton_reduce.py``);
+BN's scale and shift are worked out from its statistics, weight and bias where they are used. So a unit
+``conv(act(BN(x)))`` whose input has moments is two launches forward and four backward.
+
 Which tiles, and whether cuDNN with ``batch_norm_act`` runs instead (``library``), is in the tuning table by number of
 channels. The default for a GPU without measurements is ``library``; ``python -m cifarfast.kernels.tune`` measures, and
 ``CIFARFAST_BACKEND=triton`` runs the kernels in any case. fp32 also goes to the library unless it is forced; then

@@ -52,26 +52,30 @@ def _build(
     from .triton_launch import LEAST_LEFT_CHANNELS
 
     right = tiling.channels >= LEAST_LEFT_CHANNELS
-    affine = {"affine_ptr": "*fp32"}
+    norm = dict.fromkeys(("stats_ptr", "weight_ptr", "bias_ptr"), "*fp32")
+    rows = {"partials_ptr": "*fp32", "counters_ptr": "*i32", "first_counter": "i32"}
     common = {"STRIDE": stride, "PADDING": 1, "ACT": "relu", "KERNEL_W": 3}
     if kernel == "fwd":
         function = triton_fwd.conv_fwd_kernel
         types = _types(tiling, "x_ptr", ("w_ptr", (tiling.channels, tiling.depth)), "y_ptr")
-        types |= affine if prologue or fold else {}
-        types |= {} if fold else {"partials_ptr": "*fp32"}
+        types |= norm if prologue or fold else {}
+        types |= {} if fold else {**rows, "moments_ptr": "*fp32", **({} if prologue else {"y_stats_ptr": "*fp32"})}
+        types |= {"first_counter": "i32", "eps": "fp32"}
         types |= {"residual_ptr": "*bf16"} if "residual" in fold else {}
         common |= {"TAPS": 9, "PROLOGUE": prologue, "STATISTICS": not fold, "FOLD": bool(fold)}
         common |= {"PIXELS_RIGHT": right and not prologue, "BLOCK_K": tiling.channels, "BLOCK_C": tiling.depth}
     elif kernel == "dgrad":
         function = triton_dgrad.conv_dgrad_kernel
         types = _types(tiling, "dy_ptr", ("w_ptr", (tiling.depth, tiling.channels)), "dx_ptr")
-        types |= {"x_ptr": "*bf16", "partials_ptr": "*fp32", **affine} if prologue else {}
+        sums = dict.fromkeys(("d_bias_ptr", "d_weight_ptr"), "*fp32")
+        types |= {"x_ptr": "*bf16", **norm, **rows, **sums} if prologue else {}
+        types |= {"first_counter": "i32"}
         common |= {"KERNEL_H": 3, "BN": prologue, "FROZEN": False}
         common |= {"PIXELS_RIGHT": right, "BLOCK_C": tiling.channels, "BLOCK_K": tiling.depth}
     else:
         function = triton_wgrad.conv_wgrad_kernel
         types = _types(tiling, "x_ptr", ("dy_ptr", (tiling.pixels, tiling.channels)))
-        types |= {"partial_ptr": "*fp32", "n_tiles": "i32", "tiles_per_split": "i32", **(affine if prologue else {})}
+        types |= {"partial_ptr": "*fp32", "n_tiles": "i32", "tiles_per_split": "i32", **(norm if prologue else {})}
         common |= {"TAPS": 9, "PROLOGUE": prologue, "BLOCK_C": tiling.depth, "BLOCK_K": tiling.channels}
     common |= dict(zip(("BOX_N", "BOX_H", "BOX_W"), tiling.box, strict=True))
     common |= {"USE_TMA": tiling.descriptors, "PRECISION": "tf32"}
@@ -103,26 +107,15 @@ def small_builds() -> list[KernelBuild]:
     """What runs around the convolutions."""
     from . import triton_impl, triton_reduce, triton_wgrad
 
-    channels = {"BLOCK_C": triton_impl.BLOCK_CHANNELS}
-    buffers = dict.fromkeys(("moments_ptr", "stats_ptr", "running_mean_ptr", "running_var_ptr"), "*fp32")
-    floats = dict.fromkeys(("momentum", "eps", "unbias"), "fp32")
-    pointers = {**buffers, **dict.fromkeys(("weight_ptr", "bias_ptr", "affine_ptr", "partials_ptr"), "*fp32")}
-    pointers |= {"partial_ptr": "*fp32", "dw_ptr": "*bf16"}
-    integers = dict.fromkeys(("channels", "out_channels", "n_tiles", "splits", "pixels", "pixels_per_tile"), "i32")
+    buffers = dict.fromkeys(("moments_ptr", "stats_ptr", "running_mean_ptr", "running_var_ptr", "partial_ptr"), "*fp32")
+    buffers |= {"count_ptr": "*i64"}
+    types = {**buffers, "dw_ptr": "*bf16", **dict.fromkeys(("channels", "out_channels", "splits"), "i32")}
+    types |= dict.fromkeys(("momentum", "eps", "unbias"), "fp32")
+    running = {"HAS_RUNNING": True, "HAS_COUNT": True, "CUMULATIVE": False, "BLOCK_C": triton_impl.BLOCK_CHANNELS}
     launches: list[tuple[Any, dict[str, Any]]] = [
-        (
-            triton_reduce.conv_moments_kernel,
-            {
-                "HAS_STATS": True,
-                "BLOCK_T": triton_impl.BLOCK_TILES,
-                "BLOCK_C": triton_impl.BLOCK_REDUCED_CHANNELS,
-            },
-        ),
-        (triton_reduce.conv_affine_kernel, {"HAS_WEIGHT": True, **channels}),
-        (triton_reduce.conv_running_kernel, {"HAS_RUNNING": True, "CUMULATIVE": False, "count_ptr": None, **channels}),
+        (triton_reduce.conv_running_kernel, running),
         (triton_wgrad.conv_wgrad_reduce_kernel, {"TAPS": 9, "BLOCK_C": 32, "BLOCK_K": 32}),
     ]
-    types = {**pointers, **integers, **floats}
     return [
         KernelBuild(kernel, "fp32", {name: types[name] for name in kernel.arg_names if name in types}, constexprs)
         for kernel, constexprs in launches

@@ -7,6 +7,20 @@ from ..batch_norm_act.arguments import runs_torch
 from . import torch_impl
 
 
+def as_moments(mean: Tensor, var: Tensor) -> Tensor:
+    """Mean and variance as one tensor [2, C], detached: without a copy where they are the rows of one."""
+    both = None if torch.compiler.is_compiling() else mean._base
+    if both is not None and both is var._base and both.shape == (2, *mean.shape) and both.is_contiguous():
+        rows = both.detach()
+        if _same_memory(rows[0], mean) and _same_memory(rows[1], var):
+            return rows
+    return torch.stack([mean.detach(), var.detach()])
+
+
+def _same_memory(a: Tensor, b: Tensor) -> bool:
+    return a.storage_offset() == b.storage_offset() and a.stride() == b.stride()
+
+
 def moments_statistics(
     moments: Tensor,
     running_mean: Tensor | None,

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..batch_norm_act import torch_impl as batch_norm_torch
 from ..batch_norm_act.arguments import runs_torch
+from ..fork_batch_norm_act import torch_impl as fork_torch
 from .norm import Norm
 
 
@@ -40,17 +41,31 @@ def bn_act_conv2d_fwd(
 
 
 def bn_act_conv2d_bwd(
-    op: str, dy: Tensor, x: Tensor, weight: Tensor, norm: Norm, stride: int, padding: int, need_dx: bool, need_dw: bool
+    op: str,
+    dy: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    norm: Norm,
+    stride: int,
+    padding: int,
+    need_dx: bool,
+    need_dw: bool,
+    other: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of x, the convolution's weight, BN's weight and bias; empty where not needed or not there."""
+    """Gradients of x (plus ``other``), the convolution's weight, BN's weight and bias; empty where not needed or not
+    there.
+    """
     # the activated input is recomputed; the gradient of z alone does not need its values
     z = _activated(x, norm) if need_dw else x
     dz, dw = conv2d_bwd(op, dy, z, weight, stride, padding, need_dx, need_dw)
     if not need_dx:
         return dz, dw, norm.stats.new_empty(0), norm.stats.new_empty(0)
-    dx, d_weight, d_bias, _ = _batch_norm(x).batch_norm_act_bwd(
-        dz, x, norm.stats, norm.weight, norm.bias, None, False, norm.training, norm.act, norm.negative_slope
-    )
+    arguments = (x, norm.stats, norm.weight, norm.bias)
+    settings = (norm.training, norm.act, norm.negative_slope)
+    if other is not None:
+        dx, d_weight, d_bias = _fork(x).fork_batch_norm_act_bwd(dz, other, *arguments, *settings)
+    else:
+        dx, d_weight, d_bias, _ = _batch_norm(x).batch_norm_act_bwd(dz, *arguments, None, False, *settings)
     return dx, dw, d_weight, d_bias
 
 
@@ -127,6 +142,15 @@ def _batch_norm(x: Tensor) -> ModuleType:
     if runs_torch("batch_norm_act", x):
         return batch_norm_torch
     from ..batch_norm_act import triton_impl  # not at the top: it needs triton
+
+    return triton_impl
+
+
+def _fork(x: Tensor) -> ModuleType:
+    """The implementation of ``fork_batch_norm_act`` for x."""
+    if runs_torch("fork_batch_norm_act", x):
+        return fork_torch
+    from ..fork_batch_norm_act import triton_impl  # not at the top: it needs triton
 
     return triton_impl
 

@@ -10,17 +10,8 @@ from ..batch_norm_act.activations_triton import activate
 
 # one compilation serves every size: channels are multiples of 8 whatever they are
 _SIZES = ("n_images", "height", "width", "out_height", "out_width", "channel_groups", "out_channel_groups")
-_COUNTS = ("channels", "out_channels", "n_tiles", "tiles_per_split", "splits", "pixels", "pixels_per_tile")
+_COUNTS = ("channels", "out_channels", "n_tiles", "tiles_per_split", "splits", "first_counter")
 per_size = triton.jit(do_not_specialize=[*_SIZES, *_COUNTS])
-
-
-@triton.jit
-def load_affine(affine_ptr, channels, cs, c_ok):
-    """Mean, scale and shift [1, BLOCK_C] of channels ``cs`` from ``affine`` [5, C]; zeros past the last."""
-    mean = tl.load(affine_ptr + cs, mask=c_ok, other=0.0)[None, :]
-    scale = tl.load(affine_ptr + channels + cs, mask=c_ok, other=0.0)[None, :]
-    shift = tl.load(affine_ptr + 2 * channels + cs, mask=c_ok, other=0.0)[None, :]
-    return mean, scale, shift
 
 
 @triton.jit
@@ -31,9 +22,8 @@ def normalize(x, mean, scale, shift):
 
 
 @triton.jit
-def prologue(x, affine_ptr, channels, cs, c_ok, inside, slope, ACT: tl.constexpr):
+def prologue(x, mean, scale, shift, c_ok, inside, slope, ACT: tl.constexpr):
     """``act(BN(x))`` of a tile [pixels, channels] of the input, rounded; outside the image 0 and not act(BN(0))."""
-    mean, scale, shift = load_affine(affine_ptr, channels, cs, c_ok)
     z = activate(normalize(x, mean, scale, shift), slope, ACT)
     ok = inside[:, None]
     if ACT == "sigmoid":  # the others keep the zeros past the last channel

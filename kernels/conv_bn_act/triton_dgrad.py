@@ -6,7 +6,9 @@
 import triton.language as tl
 
 from ..batch_norm_act.activations_triton import derivative
-from .triton_common import load_affine, multiply_add, normalize, per_size, pixel_coordinates, tile_origin
+from ..batch_norm_act.triton_statistics import load_affine
+from .triton_common import multiply_add, normalize, per_size, pixel_coordinates, tile_origin
+from .triton_reduce import arrive_in_group, finish_sums, own_counters, store_row
 
 
 @per_size
@@ -15,8 +17,13 @@ def conv_dgrad_kernel(
     w_ptr,  # [K, R·S·C]; if USE_TMA its descriptor with box [BLOCK_K, BLOCK_C]
     dx_ptr,  # [N, H, W, C]
     x_ptr,  # [N, H, W, C] if BN
-    affine_ptr,  # [5, C] fp32 if BN
-    partials_ptr,  # [2, tiles, C] fp32 if BN
+    stats_ptr,  # [3, C] fp32 if BN: mean, its part below rounding, rstd
+    weight_ptr,  # [C], BN's, or None
+    bias_ptr,  # [C], BN's, or None
+    partials_ptr,  # [2, tiles and groups of tiles, C] fp32 if BN
+    d_bias_ptr,  # [C] fp32 if BN
+    d_weight_ptr,  # [C] fp32 if BN
+    counters_ptr,  # if BN
     n_images,
     height,
     width,
@@ -24,6 +31,7 @@ def conv_dgrad_kernel(
     out_height,
     out_width,
     out_channel_groups,  # K / 8
+    first_counter,
     slope,
     KERNEL_H: tl.constexpr,
     KERNEL_W: tl.constexpr,
@@ -45,8 +53,9 @@ def conv_dgrad_kernel(
     the r and s for which the divisions are exact.
 
     Without BN it is stored. With BN, ``da = dz · act′(BN(x))`` is stored (FROZEN: da · scale) and, for each tile of
-    pixels, ``Σ da`` and ``Σ da · x̂``; BN, scale and x̂ as in ``conv_affine_kernel``. The pixels of a tile are of one
-    phase, that is they have h mod stride and w mod stride in common, and with them the taps.
+    pixels, ``Σ da`` and ``Σ da · x̂``, which the last programs add up; BN, scale and x̂ as ``load_affine`` has them.
+    The pixels of a tile are of one phase, that is they have h mod stride and w mod stride in common, and with them the
+    taps.
     """
     # the compiler sees from this that rows are 16-byte aligned
     channels = channel_groups * 8
@@ -112,15 +121,17 @@ def conv_dgrad_kernel(
     dx = accumulator.trans() if PIXELS_RIGHT else accumulator
     if BN:
         x = tl.load(x_ptr + offsets, mask=ok, other=0.0).to(tl.float32)
-        mean, scale, shift = load_affine(affine_ptr, channels, cs, c_ok)
+        mean, rstd, offset, scale, shift = load_affine(
+            stats_ptr, weight_ptr, bias_ptr, cs, c_ok, channels, weight_ptr is not None
+        )
         a = normalize(x, mean, scale, shift)
         dx = tl.where(ok, dx * derivative(a, a.to(x_ptr.dtype.element_ty) > 0, slope, ACT), 0.0)
-        rstd = tl.load(affine_ptr + 3 * channels + cs, mask=c_ok, other=0.0)[None, :]
-        offset = tl.load(affine_ptr + 4 * channels + cs, mask=c_ok, other=0.0)[None, :]
-        n_rows = tl.num_programs(0) // c_tiles
-        tl.store(partials_ptr + row * channels + cs, tl.sum(dx, axis=0), mask=c_ok)
+    stored = dx * scale if BN and FROZEN else dx
+    tl.store(dx_ptr + offsets, stored.to(dx_ptr.dtype.element_ty), mask=ok)
+    if BN:  # after dx is stored: meanwhile its stores arrive, which being counted waits for
         dot = tl.sum(dx * normalize(x, mean, rstd, offset), axis=0)
-        tl.store(partials_ptr + (n_rows + row) * channels + cs, dot, mask=c_ok)
-        if FROZEN:
-            dx = dx * scale
-    tl.store(dx_ptr + offsets, dx.to(dx_ptr.dtype.element_ty), mask=ok)
+        n_rows = tl.num_programs(0) // c_tiles
+        store_row(partials_ptr, row, n_rows, channels, cs, c_ok, tl.sum(dx, axis=0), dot)
+        counters_ptr = own_counters(counters_ptr, first_counter, tl.program_id(0) % c_tiles, n_rows)
+        if arrive_in_group(counters_ptr, row, n_rows):
+            finish_sums(partials_ptr, d_bias_ptr, d_weight_ptr, counters_ptr, row, n_rows, channels, cs, c_ok, BLOCK_C)

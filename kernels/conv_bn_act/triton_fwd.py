@@ -6,7 +6,9 @@
 import triton.language as tl
 
 from ..batch_norm_act.activations_triton import activate
-from .triton_common import load_affine, multiply_add, normalize, per_size, pixel_coordinates, prologue, tile_origin
+from ..batch_norm_act.triton_statistics import load_affine
+from .triton_common import multiply_add, normalize, per_size, pixel_coordinates, prologue, tile_origin
+from .triton_reduce import arrive_in_group, finish_moments, own_counters, store_row
 
 
 @per_size
@@ -14,8 +16,13 @@ def conv_fwd_kernel(
     x_ptr,  # [N, H, W, C]; if USE_TMA its descriptor with box [BOX_N, BOX_H, BOX_W, BLOCK_C]
     w_ptr,  # [K, R·S, C]; if USE_TMA its [K, R·S·C] descriptor with box [BLOCK_K, BLOCK_C]
     y_ptr,  # [N, P, Q, K]
-    affine_ptr,  # [5, C] fp32 if PROLOGUE, [5, K] fp32 if FOLD
-    partials_ptr,  # [2, tiles, K] fp32 if STATISTICS
+    stats_ptr,  # [3, C] fp32 if PROLOGUE, [3, K] fp32 if FOLD: mean, its part below rounding, rstd
+    weight_ptr,  # BN's, with as many elements as a row of stats, or None
+    bias_ptr,  # the same
+    partials_ptr,  # [2, tiles and groups of tiles, K] fp32 if STATISTICS
+    moments_ptr,  # [2, K] fp32 if STATISTICS
+    y_stats_ptr,  # [3, K] fp32 or None; only if STATISTICS
+    counters_ptr,  # if STATISTICS
     residual_ptr,  # [N, P, Q, K] or None; only if FOLD
     n_images,
     height,
@@ -24,6 +31,8 @@ def conv_fwd_kernel(
     out_height,
     out_width,
     out_channel_groups,  # K / 8
+    first_counter,
+    eps,
     slope,
     TAPS: tl.constexpr,
     KERNEL_W: tl.constexpr,
@@ -45,8 +54,8 @@ def conv_fwd_kernel(
     """``y[n,p,q,k] = Σ_{r,s,c} z[n, p·stride + r − padding, q·stride + s − padding, c] · w[k,r,s,c]``.
 
     ``z = act(BN(x))`` if PROLOGUE, else ``z = x``; outside the image ``z = 0``. ``BN(x) = (x − mean) · scale + shift``
-    with the first rows of affine. FOLD stores ``act(BN(y) [+ residual])``. STATISTICS stores, for each tile of pixels,
-    the mean of the rounded y and ``Σ (y − mean)²``.
+    as ``load_affine`` has them. FOLD stores ``act(BN(y) [+ residual])``. STATISTICS stores, for each tile of pixels,
+    the mean of the rounded y and ``Σ (y − mean)²``, which the last programs join to y's moments.
     """
     BLOCK_M: tl.constexpr = BOX_N * BOX_H * BOX_W
     # the compiler sees from this that rows are 16-byte aligned
@@ -66,6 +75,10 @@ def conv_fwd_kernel(
     # PIXELS_RIGHT: both operands go from shared memory to the tensor cores. As the left one the pixels go through
     # registers, which is where the prologue needs them
     accumulator = tl.zeros([BLOCK_K, BLOCK_M] if PIXELS_RIGHT else [BLOCK_M, BLOCK_K], tl.float32)
+    if PROLOGUE:
+        mean = tl.zeros([1, BLOCK_C], tl.float32)
+        scale = tl.zeros([1, BLOCK_C], tl.float32)
+        shift = tl.zeros([1, BLOCK_C], tl.float32)
     # taps inside, channels outside: the nine shifted tiles of one channel block overlap in the caches
     for step in range(TAPS * tl.cdiv(channels, BLOCK_C)):
         tap = step % TAPS
@@ -90,7 +103,12 @@ def conv_fwd_kernel(
                 other=0.0,
             )
         if PROLOGUE:
-            x = prologue(x, affine_ptr, channels, cs, c_ok, inside, slope, ACT)
+            # the other taps find them in registers; without descriptors addresses take these
+            if not USE_TMA or tap == 0:
+                mean, _, _, scale, shift = load_affine(
+                    stats_ptr, weight_ptr, bias_ptr, cs, c_ok, channels, weight_ptr is not None
+                )
+            x = prologue(x, mean, scale, shift, c_ok, inside, slope, ACT)
         if PIXELS_RIGHT:
             accumulator = multiply_add(weight, x.trans(), accumulator, PRECISION)
         else:
@@ -102,19 +120,38 @@ def conv_fwd_kernel(
     out_offsets = out_pixels[:, None] * out_channels + ks[None, :]
     out_ok = pixel_ok[:, None] & k_ok[None, :]
     if FOLD:
-        mean, scale, shift = load_affine(affine_ptr, out_channels, ks, k_ok)
+        mean, _, _, scale, shift = load_affine(
+            stats_ptr, weight_ptr, bias_ptr, ks, k_ok, out_channels, weight_ptr is not None
+        )
         accumulator = normalize(accumulator, mean, scale, shift)
         if residual_ptr is not None:
             accumulator += tl.load(residual_ptr + out_offsets, mask=out_ok, other=0.0).to(tl.float32)
         accumulator = activate(accumulator, slope, ACT)
     y = accumulator.to(y_ptr.dtype.element_ty)
+    if STATISTICS:
+        pixels = n_images * out_height * out_width
+        n_tiles = tl.num_programs(0) // k_tiles
+        rounded = tl.where(pixel_ok[:, None], y.to(tl.float32), 0.0)
+        count = tl.minimum(pixels - tile * BLOCK_M, BLOCK_M)
+        tile_mean = tl.sum(rounded, axis=0) / count
+        deviation = tl.where(pixel_ok[:, None], rounded - tile_mean[None, :], 0.0)
+        store_row(partials_ptr, tile, n_tiles, out_channels, ks, k_ok, tile_mean, tl.sum(deviation * deviation, axis=0))
     tl.store(y_ptr + out_offsets, y, mask=out_ok)
     if STATISTICS:
-        rounded = tl.where(pixel_ok[:, None], y.to(tl.float32), 0.0)
-        count = tl.minimum(n_images * out_height * out_width - tile * BLOCK_M, BLOCK_M)
-        mean = tl.sum(rounded, axis=0) / count
-        deviation = tl.where(pixel_ok[:, None], rounded - mean[None, :], 0.0)
-        n_tiles = tl.num_programs(0) // k_tiles
-        tl.store(partials_ptr + tile * out_channels + ks, mean, mask=k_ok)
-        squares = tl.sum(deviation * deviation, axis=0)
-        tl.store(partials_ptr + (n_tiles + tile) * out_channels + ks, squares, mask=k_ok)
+        counters_ptr = own_counters(counters_ptr, first_counter, tl.program_id(0) % k_tiles, n_tiles)
+        if arrive_in_group(counters_ptr, tile, n_tiles):
+            finish_moments(
+                partials_ptr,
+                moments_ptr,
+                y_stats_ptr,
+                counters_ptr,
+                tile,
+                n_tiles,
+                pixels,
+                eps,
+                out_channels,
+                ks,
+                k_ok,
+                BLOCK_M,
+                BLOCK_K,
+            )

@@ -6,23 +6,21 @@ from torch import Tensor
 
 from ..batch_norm_act.triton_backward import input_gradient
 from ..batch_norm_act.triton_impl import batch_norm_act_bwd, batch_norm_act_fwd
-from ..batch_norm_act.triton_sums import as_parameters, reduce_sums
+from ..batch_norm_act.triton_sums import as_parameters
+from ..fork_batch_norm_act.triton_impl import forked_input_gradient
 from .norm import Norm
 from .tiles import geometry
-from .triton_launch import conv_dgrad, conv_fwd, conv_wgrad
-from .triton_reduce import conv_affine_kernel, conv_moments_kernel, conv_running_kernel
+from .triton_launch import channels_last, conv_dgrad, conv_fwd, conv_wgrad
+from .triton_reduce import conv_running_kernel
 
-BLOCK_TILES = 256
-BLOCK_REDUCED_CHANNELS = 8
 BLOCK_CHANNELS = 128
 
 
 def conv2d_stats_fwd(op: str, x: Tensor, weight: Tensor, stride: int, padding: int) -> tuple[Tensor, Tensor]:
     """Return y and its moments [2, K]."""
     g = geometry(x.shape, weight.shape, stride, padding)
-    y, partials, pixels = conv_fwd(op, x, weight, g, statistics=True)
-    assert partials is not None
-    moments, _ = _moments(partials, pixels, g.pixels)
+    y, moments, _ = conv_fwd(op, x, weight, g, statistics=True)
+    assert moments is not None
     return y, moments
 
 
@@ -41,56 +39,51 @@ def bn_act_conv2d_fwd(
 ) -> tuple[Tensor, Tensor]:
     """Return y and, if asked for, its moments [2, K] (else empty)."""
     g = geometry(x.shape, weight.shape, stride, padding)
-    y, partials, pixels = conv_fwd(
-        op,
-        x,
-        weight,
-        g,
-        prologue=_affine(norm),
-        act=norm.act,
-        negative_slope=norm.negative_slope,
-        statistics=with_moments,
-    )
-    if partials is None:
-        return y, norm.stats.new_empty(0)
-    return y, _moments(partials, pixels, g.pixels)[0]
+    y, moments, _ = conv_fwd(op, x, weight, g, prologue=norm, statistics=with_moments)
+    return y, norm.stats.new_empty(0) if moments is None else moments
 
 
 def bn_act_conv2d_bwd(
-    op: str, dy: Tensor, x: Tensor, weight: Tensor, norm: Norm, stride: int, padding: int, need_dx: bool, need_dw: bool
+    op: str,
+    dy: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    norm: Norm,
+    stride: int,
+    padding: int,
+    need_dx: bool,
+    need_dw: bool,
+    other: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of x, the convolution's weight, BN's weight and bias; empty where not needed or not there.
+    """Gradients of x (plus ``other``), the convolution's weight, BN's weight and bias; empty where not needed or not
+    there.
 
     ``need_dx`` is about BN's weight and bias too.
     """
     g = geometry(x.shape, weight.shape, stride, padding)
-    affine = _affine(norm)
     # ops must not return one tensor twice
     dx, d_weight, d_bias = x.new_empty(0), norm.stats.new_empty(0), norm.stats.new_empty(0)
     if need_dx:
-        dx, partials = conv_dgrad(
-            op,
-            dy,
-            weight,
-            g,
-            x=x,
-            affine=affine,
-            frozen=not norm.training,
-            act=norm.act,
-            negative_slope=norm.negative_slope,
-        )
-        assert partials is not None
-        with torch.cuda.device_of(x):
-            sum_da, sum_da_x = reduce_sums(partials)
-        if norm.training:
-            x = x.contiguous(memory_format=torch.channels_last)
-            bn = (x, norm.stats, norm.weight, norm.bias)
-            dx = input_gradient(dx, bn, sum_da, sum_da_x, True, "identity", 0.0)
+        alone = not norm.training and other is None
+        dx, sum_da, sum_da_x = conv_dgrad(op, dy, weight, g, x=x, norm=norm, frozen=alone)
+        assert sum_da is not None
+        assert sum_da_x is not None
+        if not alone:
+            dx = _input_gradient(dx, channels_last(x), norm, other, sum_da, sum_da_x)
         d_weight, d_bias = as_parameters(sum_da, sum_da_x, norm.weight)
-    dw = x.new_empty(0)
-    if need_dw:
-        dw = conv_wgrad(op, x, dy, g, affine=affine, act=norm.act, negative_slope=norm.negative_slope)
+    dw = conv_wgrad(op, x, dy, g, norm) if need_dw else x.new_empty(0)
     return dx, dw, d_weight, d_bias
+
+
+def _input_gradient(
+    da: Tensor, x: Tensor, norm: Norm, other: Tensor | None, sum_da: Tensor, sum_da_x: Tensor
+) -> Tensor:
+    """From da to x's gradient, and ``other`` added to it."""
+    affine = (x, norm.stats, norm.weight, norm.bias)
+    settings = (norm.training, "identity", 0.0)
+    if other is None:
+        return input_gradient(da, affine, sum_da, sum_da_x, *settings)
+    return forked_input_gradient(da, other, affine, sum_da, sum_da_x, *settings)
 
 
 def conv2d_bn_act_fwd(
@@ -101,10 +94,9 @@ def conv2d_bn_act_fwd(
     In training ``norm.stats`` is not read.
     """
     g = geometry(x.shape, weight.shape, stride, padding)
-    y, partials, pixels = conv_fwd(op, x, weight, g, statistics=norm.training)
-    stats, moments = norm.stats.clone(), norm.stats.new_empty(0)
-    if partials is not None:
-        moments, stats = _moments(partials, pixels, g.pixels, eps)
+    y, moments, stats = conv_fwd(op, x, weight, g, statistics=norm.training, eps=eps)
+    if moments is None or stats is None:  # ops must not return what they were given
+        moments, stats = norm.stats.new_empty(0), norm.stats.clone()
     z = batch_norm_act_fwd(y, stats, norm.weight, norm.bias, residual, norm.act, norm.negative_slope)
     return z, y, stats, moments
 
@@ -138,8 +130,7 @@ def conv2d_bn_act_folded(
 ) -> Tensor:
     """``act(BN(conv(x)) [+ residual])`` in one kernel."""
     g = geometry(x.shape, weight.shape, stride, padding)
-    affine, slope = _affine(norm), norm.negative_slope
-    return conv_fwd(op, x, weight, g, fold=affine, residual=residual, act=norm.act, negative_slope=slope)[0]
+    return conv_fwd(op, x, weight, g, fold=norm, residual=residual)[0]
 
 
 def statistics_from_moments(
@@ -154,63 +145,23 @@ def statistics_from_moments(
     """BN's statistics [3, C]; the running ones are updated."""
     channels = moments.shape[1]
     stats = moments.new_empty(3, channels)
-    if num_batches_tracked is not None:
-        num_batches_tracked.add_(1)
+    if momentum is None and num_batches_tracked is not None:
+        num_batches_tracked.add_(1)  # before the kernel: every program of it reads the count
     with torch.cuda.device_of(moments):
         conv_running_kernel[(triton.cdiv(channels, BLOCK_CHANNELS),)](
             moments,
             stats,
             running_mean,
             running_var,
-            num_batches_tracked if momentum is None else None,
+            num_batches_tracked,
             channels,
             pixels / max(pixels - 1, 1),
             0.0 if momentum is None else momentum,
             eps,
             HAS_RUNNING=running_mean is not None,
+            HAS_COUNT=num_batches_tracked is not None and momentum is not None,
             CUMULATIVE=momentum is None and running_mean is not None,
             BLOCK_C=BLOCK_CHANNELS,
             num_warps=4,
         )
     return stats
-
-
-def _moments(partials: Tensor, pixels_per_tile: int, pixels: int, eps: float | None = None) -> tuple[Tensor, Tensor]:
-    """Moments [2, C] of all tiles, and with ``eps`` BN's statistics [3, C] (else empty)."""
-    _, n_tiles, channels = partials.shape
-    moments = partials.new_empty(2, channels)
-    stats = partials.new_empty(0 if eps is None else (3, channels))
-    with torch.cuda.device_of(partials):
-        conv_moments_kernel[(triton.cdiv(channels, BLOCK_REDUCED_CHANNELS),)](
-            partials,
-            moments,
-            None if eps is None else stats,
-            n_tiles,
-            channels,
-            pixels_per_tile,
-            pixels,
-            0.0 if eps is None else eps,
-            HAS_STATS=eps is not None,
-            BLOCK_T=BLOCK_TILES,
-            BLOCK_C=BLOCK_REDUCED_CHANNELS,
-            num_warps=4,
-        )
-    return moments, stats
-
-
-def _affine(norm: Norm) -> Tensor:
-    """The rows [5, C] that ``conv_affine_kernel`` makes."""
-    channels = norm.stats.shape[1]
-    affine = norm.stats.new_empty(5, channels)
-    with torch.cuda.device_of(affine):
-        conv_affine_kernel[(triton.cdiv(channels, BLOCK_CHANNELS),)](
-            norm.stats,
-            norm.weight,
-            norm.bias,
-            affine,
-            channels,
-            HAS_WEIGHT=norm.weight is not None,
-            BLOCK_C=BLOCK_CHANNELS,
-            num_warps=4,
-        )
-    return affine

@@ -7,9 +7,12 @@ import triton
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
+from ..last_program import take_counters
+from .norm import Norm
 from .tiles import Geometry, Tiling, tiling
 from .triton_dgrad import conv_dgrad_kernel
 from .triton_fwd import conv_fwd_kernel
+from .triton_reduce import counters_of, rows_of
 from .triton_wgrad import conv_wgrad_kernel, conv_wgrad_reduce_kernel
 
 # fewer rows than this do not fill the tensor cores' instruction, so then pixels are the left operand
@@ -23,35 +26,41 @@ def conv_fwd(
     weight: Tensor,
     g: Geometry,
     *,
-    prologue: Tensor | None = None,
-    fold: Tensor | None = None,
+    prologue: Norm | None = None,
+    fold: Norm | None = None,
     residual: Tensor | None = None,
-    act: str = "identity",
-    negative_slope: float = 0.0,
     statistics: bool = False,
-) -> tuple[Tensor, Tensor | None, int]:
-    """Return y, the tiles' mean and sum of squares [2, tiles, K] if asked for, and the pixels of a tile.
+    eps: float | None = None,
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Return y; with ``statistics`` its moments [2, K], and with ``eps`` too BN's statistics [3, K] of it.
 
-    ``prologue`` and ``fold`` are BN's affine [5, C] and [5, K]; at most one is given. ``residual`` [N, K, P, Q] is for
-    ``fold``.
+    ``prologue`` is the norm of x, ``fold`` that of y; at most one is given. ``residual`` [N, K, P, Q] is for ``fold``.
     """
+    norm = prologue or fold
     assert prologue is None or fold is None
     assert residual is None or fold is not None
     x, weight = channels_last(x), channels_last(weight)
     t = tiling(op, "fwd", g.k, g.c, (g.n, g.p, g.q), x, descriptors=g.stride == 1)
-    n_tiles = _pixel_tiles(t, g.n, g.p, g.q)
+    n_tiles, columns = _pixel_tiles(t, g.n, g.p, g.q), triton.cdiv(g.k, t.channels)
     y = torch.empty((g.n, g.k, g.p, g.q), dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
-    partials = x.new_empty(2, n_tiles, g.k, dtype=torch.float32) if statistics else None
+    moments = x.new_empty(2, g.k, dtype=torch.float32) if statistics else None
+    y_stats = None if moments is None or eps is None else moments.new_empty(3, g.k)
+    partials, counters, first_counter = _rows(x, n_tiles, columns, g.k) if statistics else (None, None, 0)
     with torch.cuda.device_of(x):
-        conv_fwd_kernel[(n_tiles * triton.cdiv(g.k, t.channels),)](
+        conv_fwd_kernel[(n_tiles * columns,)](
             _image(x, t, t.depth),
             _matrix(weight, (g.k, g.r * g.s * g.c), (t.channels, t.depth), t),
             y,
-            prologue if fold is None else fold,
+            *_norm_pointers(norm),
             partials,
+            moments,
+            y_stats,
+            counters,
             residual if residual is None else channels_last(residual),
             *_sizes(g),
-            negative_slope,
+            first_counter,
+            0.0 if eps is None else eps,
+            0.0 if norm is None else norm.negative_slope,
             TAPS=g.r * g.s,
             KERNEL_W=g.s,
             STRIDE=g.stride,
@@ -59,13 +68,13 @@ def conv_fwd(
             PROLOGUE=prologue is not None,
             STATISTICS=statistics,
             FOLD=fold is not None,
-            ACT=act,
+            ACT="identity" if norm is None else norm.act,
             PIXELS_RIGHT=prologue is None and t.channels >= LEAST_LEFT_CHANNELS,
             BLOCK_K=t.channels,
             BLOCK_C=t.depth,
             **_common(t, x),
         )
-    return y, partials, t.pixels
+    return y, moments, y_stats
 
 
 def conv_dgrad(
@@ -75,54 +84,47 @@ def conv_dgrad(
     g: Geometry,
     *,
     x: Tensor | None = None,
-    affine: Tensor | None = None,
+    norm: Norm | None = None,
     frozen: bool = False,
-    act: str = "identity",
-    negative_slope: float = 0.0,
-) -> tuple[Tensor, Tensor | None]:
-    """Return dz; with x and BN's affine [5, C] da (frozen: dx) and the tiles' Σ da and Σ da·x̂ [2, tiles, C]."""
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Return dz; with x and its norm da (frozen: dx), ``Σ da`` and ``Σ da·x̂``, both [C] fp32."""
     dy, weight = channels_last(dy), channels_last(weight)
     phase = (g.n, triton.cdiv(g.h, g.stride), triton.cdiv(g.w, g.stride))
     t = tiling(op, "dgrad", g.c, g.k, phase, dy)
-    n_tiles = _pixel_tiles(t, *phase) * g.stride**2
+    n_tiles, columns = _pixel_tiles(t, *phase) * g.stride**2, triton.cdiv(g.c, t.channels)
     dx = torch.empty((g.n, g.c, g.h, g.w), dtype=dy.dtype, device=dy.device, memory_format=torch.channels_last)
-    partials = None if affine is None else dy.new_empty(2, n_tiles, g.c, dtype=torch.float32)
+    sums = (None, None) if norm is None else tuple(dy.new_empty(g.c, dtype=torch.float32) for _ in range(2))
+    partials, counters, first_counter = (None, None, 0) if norm is None else _rows(dy, n_tiles, columns, g.c)
     with torch.cuda.device_of(dy):
-        conv_dgrad_kernel[(n_tiles * triton.cdiv(g.c, t.channels),)](
+        conv_dgrad_kernel[(n_tiles * columns,)](
             _image(dy, t, t.depth),
             _matrix(weight, (g.k, g.r * g.s * g.c), (t.depth, t.channels), t),
             dx,
             x if x is None else channels_last(x),
-            affine,
+            *_norm_pointers(norm),
             partials,
+            *sums,
+            counters,
             *_sizes(g),
-            negative_slope,
+            first_counter,
+            0.0 if norm is None else norm.negative_slope,
             KERNEL_H=g.r,
             KERNEL_W=g.s,
             STRIDE=g.stride,
             PADDING=g.padding,
-            BN=affine is not None,
+            BN=norm is not None,
             FROZEN=frozen,
-            ACT=act,
+            ACT="identity" if norm is None else norm.act,
             PIXELS_RIGHT=t.channels >= LEAST_LEFT_CHANNELS,
             BLOCK_C=t.channels,
             BLOCK_K=t.depth,
             **_common(t, dy),
         )
-    return dx, partials
+    return dx, *sums
 
 
-def conv_wgrad(
-    op: str,
-    x: Tensor,
-    dy: Tensor,
-    g: Geometry,
-    *,
-    affine: Tensor | None = None,
-    act: str = "identity",
-    negative_slope: float = 0.0,
-) -> Tensor:
-    """dw [K, C, R, S], channels_last; of ``act(BN(x))`` with BN's affine [5, C]."""
+def conv_wgrad(op: str, x: Tensor, dy: Tensor, g: Geometry, norm: Norm | None = None) -> Tensor:
+    """dw [K, C, R, S], channels_last; with x's norm of ``act(BN(x))``."""
     x, dy = channels_last(x), channels_last(dy)
     t = tiling(op, "wgrad", g.k, g.c, (g.n, g.p, g.q), x, descriptors=g.stride == 1)
     n_tiles = _pixel_tiles(t, g.n, g.p, g.q)
@@ -137,17 +139,17 @@ def conv_wgrad(
             _image(x, t, t.depth),
             _matrix(dy, (g.pixels, g.k), (t.pixels, t.channels), t),
             partial,
-            affine,
+            *_norm_pointers(norm),
             *_sizes(g),
             n_tiles,
             per_split,
-            negative_slope,
+            0.0 if norm is None else norm.negative_slope,
             TAPS=taps,
             KERNEL_W=g.s,
             STRIDE=g.stride,
             PADDING=g.padding,
-            PROLOGUE=affine is not None,
-            ACT=act,
+            PROLOGUE=norm is not None,
+            ACT="identity" if norm is None else norm.act,
             BLOCK_C=t.depth,
             BLOCK_K=t.channels,
             **_common(t, x),
@@ -161,6 +163,17 @@ def conv_wgrad(
 def channels_last(x: Tensor) -> Tensor:
     """``x`` in channels_last storage: the same tensor if it has it."""
     return x.contiguous(memory_format=torch.channels_last)
+
+
+def _norm_pointers(norm: Norm | None) -> tuple[Tensor | None, ...]:
+    """BN's statistics, weight and bias, as every kernel takes them."""
+    return (None, None, None) if norm is None else (norm.stats, norm.weight, norm.bias)
+
+
+def _rows(x: Tensor, n_tiles: int, columns: int, channels: int) -> tuple[Tensor, Tensor, int]:
+    """Room for what the tiles store, the counters by which it is joined, and the first of these."""
+    partials = x.new_empty(2, rows_of(n_tiles), channels, dtype=torch.float32)
+    return partials, *take_counters(counters_of(n_tiles, columns), x.device)
 
 
 def _sizes(g: Geometry) -> tuple[int, ...]:

@@ -5,6 +5,7 @@
 
 import triton.language as tl
 
+from ..batch_norm_act.triton_statistics import load_affine
 from .triton_common import multiply_add, per_size, pixel_coordinates, prologue, tile_origin
 
 
@@ -13,7 +14,9 @@ def conv_wgrad_kernel(
     x_ptr,  # [N, H, W, C]; if USE_TMA its descriptor with box [BOX_N, BOX_H, BOX_W, BLOCK_C]
     dy_ptr,  # [N·P·Q, K]; if USE_TMA its descriptor with box [BLOCK_M, BLOCK_K]
     partial_ptr,  # [splits, R·S, C, K] fp32
-    affine_ptr,  # [5, C] fp32 if PROLOGUE
+    stats_ptr,  # [3, C] fp32 if PROLOGUE: mean, its part below rounding, rstd
+    weight_ptr,  # [C], BN's, or None
+    bias_ptr,  # [C], BN's, or None
     n_images,
     height,
     width,
@@ -58,6 +61,10 @@ def conv_wgrad_kernel(
     c_ok = cs < channels
     k_ok = ks < out_channels
 
+    if PROLOGUE:
+        mean, _, _, scale, shift = load_affine(
+            stats_ptr, weight_ptr, bias_ptr, cs, c_ok, channels, weight_ptr is not None
+        )
     accumulator = tl.zeros([BLOCK_C, BLOCK_K], tl.float32)
     for tile in range(split * tiles_per_split, tl.minimum((split + 1) * tiles_per_split, n_tiles)):
         n0, p0, q0 = tile_origin(tile, out_height, out_width, BOX_N, BOX_H, BOX_W, USE_TMA)
@@ -80,7 +87,7 @@ def conv_wgrad_kernel(
                 other=0.0,
             )
         if PROLOGUE:
-            x = prologue(x, affine_ptr, channels, cs, c_ok, inside, slope, ACT)
+            x = prologue(x, mean, scale, shift, c_ok, inside, slope, ACT)
         accumulator = multiply_add(x.trans(), dy, accumulator, PRECISION)
 
     rows = (split * TAPS + tap) * channels + cs
@@ -102,7 +109,12 @@ def conv_wgrad_reduce_kernel(
     BLOCK_C: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):
-    """``dw[k,(r,s),c] = Σ_i partial[i,(r,s),c,k]``, from the first split to the last."""
+    """``dw[k,(r,s),c] = Σ_i partial[i,(r,s),c,k]``, from the first split to the last.
+
+    The last program of each block of ``conv_wgrad_kernel`` could do it, but there are few of these: 9 blocks of 128×128
+    in 28 splits would leave each 1.8 MB to read, about 15 µs for one multiprocessor, where this kernel reads all 16 MB
+    with every one of them in about 4 µs, and a launch takes 2. Only below 64×64 would it be less.
+    """
     tap = tl.program_id(0)
     cs = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
     ks = tl.program_id(2) * BLOCK_K + tl.arange(0, BLOCK_K)

@@ -161,15 +161,6 @@ def _kernels() -> list[KernelBuild]:
                 num_warps=tiles["num_warps"],
             )
         )
-    pointers = dict.fromkeys(("loss_ptr", "label_weight_ptr", "out_ptr", "divisor_ptr"), "*fp32")
-    builds.append(
-        KernelBuild(
-            triton_impl.cross_entropy_reduce_kernel,
-            "weighted mean",
-            {**pointers, "n_rows": "i32"},
-            {"MEAN": True, "WEIGHTED": True, "BLOCK": triton_impl.REDUCE_BLOCK},
-        )
-    )
     return builds
 
 
@@ -179,13 +170,14 @@ def _variants() -> dict[str, dict[str, dict[str, Any]]]:
     def types(dtype: str, labels: str, labels_b: str, lam: str, weight: str, label_weight: str) -> dict[str, str]:
         pointers = {"logits_ptr": dtype, "labels_ptr": labels, "labels_b_ptr": labels_b, "lam_ptr": lam}
         pointers |= {"weight_ptr": weight, "loss_ptr": "*fp32", "grad_ptr": dtype, "label_weight_ptr": label_weight}
-        integers = dict.fromkeys(("n_rows", "n_classes", "logits_stride", "labels_stride"), "i32")
+        pointers |= {"out_ptr": "*fp32", "divisor_ptr": label_weight, "counters_ptr": "*i32"}
+        integers = dict.fromkeys(("n_rows", "n_classes", "logits_stride", "labels_stride", "first_counter"), "i32")
         return {**pointers, **integers, "label_smoothing": "fp32", "focal_gamma": "fp32", "ignore_index": "i32"}
 
     def constexprs(mixed: bool, soft: bool, extras: bool, ignored: bool = False) -> dict[str, Any]:
         label_weight = (extras and not soft) or ignored
         settings = {"HAS_WEIGHT": extras, "HAS_LABEL_WEIGHT": label_weight, "HAS_FOCAL": extras}
-        settings["HAS_IGNORED"] = ignored
+        settings |= {"HAS_IGNORED": ignored, "REDUCES": True, "MEAN": True}
         return {"IS_MIXED": mixed, "IS_SOFT": soft, **settings}
 
     absent = "constexpr"

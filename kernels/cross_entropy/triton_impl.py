@@ -8,10 +8,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ..last_program import arrive_last, take_counters
 from ..tuning import tile
 from .torch_impl import has_divisor
 
-REDUCE_BLOCK = 1024
+FINISH_BLOCK = tl.constexpr(2048)
 
 
 @triton.jit
@@ -37,7 +38,41 @@ def _focal(a, p, log_p, exp_z, sum_exp, gamma):
     return a * power, a * (gamma * p_log_p * (power / q) - power)
 
 
-@triton.jit(do_not_specialize=["ignore_index"])
+@triton.jit
+def _finish(
+    loss_ptr,  # [N] fp32
+    label_weight_ptr,  # [N] fp32 if WEIGHTED
+    out_ptr,  # [] fp32
+    divisor_ptr,  # [] fp32 if WEIGHTED
+    counter_ptr,
+    n_rows,
+    MEAN: tl.constexpr,
+    WEIGHTED: tl.constexpr,
+):
+    """``out = Σ_i loss_i``, over ``N`` or over ``divisor = Σ_i label_weight_i``, by the last program."""
+    if arrive_last(counter_ptr, tl.num_programs(0)):
+        index = tl.arange(0, FINISH_BLOCK)
+        total = tl.zeros([FINISH_BLOCK], tl.float32)
+        weights = tl.zeros([FINISH_BLOCK], tl.float32)
+        # not `for … in range(…)`: the interpreter of triton 3.6 cannot count to a runtime bound with numpy 2.4
+        start = 0
+        while start < n_rows:
+            ok = start + index < n_rows
+            total += tl.load(loss_ptr + start + index, mask=ok, other=0.0, cache_modifier=".cg")
+            if WEIGHTED:
+                weights += tl.load(label_weight_ptr + start + index, mask=ok, other=0.0, cache_modifier=".cg")
+            start += FINISH_BLOCK
+        out = tl.sum(total, axis=0)
+        if WEIGHTED:
+            divisor = tl.sum(weights, axis=0)
+            tl.store(divisor_ptr, divisor)
+            out = out / divisor
+        elif MEAN:
+            out = out / n_rows
+        tl.store(out_ptr, out)
+
+
+@triton.jit(do_not_specialize=["ignore_index", "first_counter"])
 def cross_entropy_fwd_kernel(
     logits_ptr,  # [N, C], rows logits_stride apart
     labels_ptr,  # [N] labels_stride apart; if IS_SOFT [N, C] with rows labels_stride apart
@@ -47,10 +82,14 @@ def cross_entropy_fwd_kernel(
     loss_ptr,  # [N] fp32
     grad_ptr,  # [N, C] contiguous
     label_weight_ptr,  # [N] fp32 if HAS_LABEL_WEIGHT
+    out_ptr,  # [] fp32 if REDUCES
+    divisor_ptr,  # [] fp32 if HAS_LABEL_WEIGHT
+    counters_ptr,  # if REDUCES
     n_rows,
     n_classes,
     logits_stride,
     labels_stride,
+    first_counter,
     label_smoothing,
     focal_gamma,
     ignore_index,
@@ -60,12 +99,15 @@ def cross_entropy_fwd_kernel(
     HAS_LABEL_WEIGHT: tl.constexpr,
     HAS_FOCAL: tl.constexpr,
     HAS_IGNORED: tl.constexpr,
+    REDUCES: tl.constexpr,
+    MEAN: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
     """``a_c = w_c ((1 − ε) t_c + ε / C)``, ``q_c = 1 − p_c``, ``p = softmax(z)``;
     ``loss = −Σ_c a_c q_c^γ log p_c``; with ``u_c = a_c (γ p_c q_c^(γ−1) log p_c − q_c^γ)``
-    ``∂loss/∂z_c = u_c − p_c Σ_k u_k``. If HAS_IGNORED ``a = 0`` where the label is ignore_index.
+    ``∂loss/∂z_c = u_c − p_c Σ_k u_k``. If HAS_IGNORED ``a = 0`` where the label is ignore_index. If REDUCES ``out`` is
+    the losses' sum or mean.
     """
     rows = tl.program_id(0).to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)
     cols = tl.arange(0, BLOCK_C)
@@ -109,41 +151,11 @@ def cross_entropy_fwd_kernel(
     # a class with target 0 adds nothing, even where its logit is −∞
     loss = -tl.sum(modulated * tl.where(modulated == 0, 0.0, log_p), axis=1)
     grad = u - p * tl.sum(u, axis=1)[:, None]
-    tl.store(loss_ptr + rows, loss, mask=row_ok)
     tl.store(grad_ptr + rows[:, None] * n_classes + cols[None, :], grad.to(grad_ptr.dtype.element_ty), mask=ok)
-
-
-@triton.jit
-def cross_entropy_reduce_kernel(
-    loss_ptr,  # [N] fp32
-    label_weight_ptr,  # [N] fp32 if WEIGHTED
-    out_ptr,  # [] fp32
-    divisor_ptr,  # [] fp32 if WEIGHTED
-    n_rows,
-    MEAN: tl.constexpr,
-    WEIGHTED: tl.constexpr,
-    BLOCK: tl.constexpr,
-):
-    """``out = Σ_i loss_i``, over ``N`` or over ``divisor = Σ_i label_weight_i``. One program: the order is fixed."""
-    index = tl.arange(0, BLOCK)
-    total = tl.zeros([BLOCK], tl.float32)
-    weights = tl.zeros([BLOCK], tl.float32)
-    # not `for … in range(…)`: the interpreter of triton 3.6 cannot count to a runtime bound with numpy 2.4
-    start = 0
-    while start < n_rows:
-        ok = start + index < n_rows
-        total += tl.load(loss_ptr + start + index, mask=ok, other=0.0)
-        if WEIGHTED:
-            weights += tl.load(label_weight_ptr + start + index, mask=ok, other=0.0)
-        start += BLOCK
-    out = tl.sum(total, axis=0)
-    if WEIGHTED:
-        divisor = tl.sum(weights, axis=0)
-        tl.store(divisor_ptr, divisor)
-        out = out / divisor
-    elif MEAN:
-        out = out / n_rows
-    tl.store(out_ptr, out)
+    tl.store(loss_ptr + rows, loss, mask=row_ok)
+    if REDUCES:
+        counter_ptr = counters_ptr + first_counter
+        _finish(loss_ptr, label_weight_ptr, out_ptr, divisor_ptr, counter_ptr, n_rows, MEAN, HAS_LABEL_WEIGHT)
 
 
 @triton.jit
@@ -197,6 +209,9 @@ def cross_entropy_fwd(
     grad = logits.new_empty(n_rows, n_classes)
     label_weights = torch.empty_like(losses) if weighted else None
     divisor = losses.new_empty(() if weighted else (0,))
+    reduces = reduction != "none"
+    loss = losses.new_empty(()) if reduces else losses
+    counters, first_counter = take_counters(1, logits.device) if reduces else (None, 0)
     tiles = tile("cross_entropy", n_classes, logits.device)
     with torch.cuda.device_of(logits):
         cross_entropy_fwd_kernel[(triton.cdiv(n_rows, tiles["rows"]),)](
@@ -208,10 +223,14 @@ def cross_entropy_fwd(
             losses,
             grad,
             label_weights,
+            loss if reduces else None,
+            divisor if weighted else None,
+            counters,
             n_rows,
             n_classes,
             logits.stride(0),
             labels.stride(0),
+            first_counter,
             label_smoothing,
             focal_gamma,
             0 if ignore_index is None else ignore_index,
@@ -221,31 +240,13 @@ def cross_entropy_fwd(
             HAS_LABEL_WEIGHT=weighted,
             HAS_FOCAL=focal_gamma != 0,
             HAS_IGNORED=ignore_index is not None,
+            REDUCES=reduces,
+            MEAN=reduction == "mean",
             BLOCK_N=tiles["rows"],
             BLOCK_C=triton.next_power_of_2(n_classes),
             num_warps=tiles["num_warps"],
         )
-    if reduction == "none":
-        return losses, grad, divisor
-    return _reduce(losses, label_weights, divisor, reduction), grad, divisor
-
-
-def _reduce(losses: Tensor, label_weights: Tensor | None, divisor: Tensor, reduction: str) -> Tensor:
-    """The sum or mean of the losses; writes the weighted mean's divisor."""
-    loss = losses.new_empty(())
-    with torch.cuda.device_of(losses):
-        cross_entropy_reduce_kernel[(1,)](
-            losses,
-            label_weights,
-            loss,
-            divisor if label_weights is not None else None,
-            losses.shape[0],
-            MEAN=reduction == "mean",
-            WEIGHTED=label_weights is not None,
-            BLOCK=REDUCE_BLOCK,
-            num_warps=4,
-        )
-    return loss
+    return loss, grad, divisor
 
 
 def cross_entropy_bwd(grad_loss: Tensor, grad: Tensor, divisor: Tensor, reduction: str) -> Tensor:

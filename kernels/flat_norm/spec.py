@@ -76,10 +76,11 @@ def _kernels() -> list[KernelBuild]:
 
     tiles = tile("flat_norm", 1 << 20, torch.device("cpu"))
     constexprs = {"EVEN": True, "BLOCK": tiles["block"], "REPEATS": tiles["repeats"]}
-    types = {"partial_ptr": "*fp32", "n": "i32", "eta": "fp32"}
-    builds = [
+    types = {"partial_ptr": "*fp32", "norm_ptr": "*fp32", "counters_ptr": "*i32"}
+    types |= {"n": "i32", "first_counter": "i32", "eta": "fp32"}
+    return [
         KernelBuild(
-            triton_impl.flat_norm_partial_kernel,
+            triton_impl.flat_norm_kernel,
             label,
             {"grad_ptr": grad, **given, **types},
             {**constexprs, **{name: None for name in ("weight_ptr", "settings_ptr") if name not in given}},
@@ -91,9 +92,6 @@ def _kernels() -> list[KernelBuild]:
             ("ASAM bf16", "*bf16", {"weight_ptr": "*fp32", "settings_ptr": "*fp32"}),
         )
     ]
-    finish = {"partial_ptr": "*fp32", "norm_ptr": "*fp32", "n_partials": "i32"}
-    block = {"BLOCK": triton_impl.FINISH_BLOCK}
-    return [*builds, KernelBuild(triton_impl.flat_norm_finish_kernel, "", finish, block)]
 
 
 SPEC = OpSpec(

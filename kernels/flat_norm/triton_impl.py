@@ -1,4 +1,4 @@
-"""Triton kernels of the norm over flat buffers: partial sums in a fixed order, then one program over them."""
+"""The Triton kernel of the norm over flat buffers: partial sums, which the last program adds up in a fixed order."""
 
 # kernel parameters are pointers and scalars that Triton types by itself
 # mypy: allow-untyped-defs, allow-incomplete-defs
@@ -10,26 +10,33 @@ from torch import Tensor
 
 from ..flat.table import FLAT_BLOCK, SETTINGS
 from ..flat.triton_common import load
+from ..last_program import arrive_last, take_counters
 from ..tuning import tile
 
 ROW = tl.constexpr(FLAT_BLOCK)
 COLUMNS = tl.constexpr(SETTINGS)
-FINISH_BLOCK = 1024
+FINISH_BLOCK = tl.constexpr(1024)
 
 
-@triton.jit
-def flat_norm_partial_kernel(
+@triton.jit(do_not_specialize=["first_counter"])
+def flat_norm_kernel(
     grad_ptr,  # [P]
     weight_ptr,  # [P] or None
     settings_ptr,  # [blocks, 3] fp32 or None
     partial_ptr,  # [programs] fp32
+    norm_ptr,  # [] fp32
+    counters_ptr,
     n,
+    first_counter,
     eta,
     EVEN: tl.constexpr,
     BLOCK: tl.constexpr,
     REPEATS: tl.constexpr,
 ):
-    """``partial = Σ x²`` over REPEATS · BLOCK elements; x = g, or (|w| + eta) · g; frozen blocks count nothing."""
+    """``norm = √Σ x²`` with x = g, or (|w| + eta) · g; frozen blocks count nothing.
+
+    A program adds up REPEATS · BLOCK elements, and the last one all programs' sums in fp64.
+    """
     start = tl.program_id(0).to(tl.int64) * (BLOCK * REPEATS)
     total = tl.zeros([BLOCK], tl.float32)
     for repeat in tl.static_range(REPEATS):
@@ -44,17 +51,16 @@ def flat_norm_partial_kernel(
         total += x * x
     tl.store(partial_ptr + tl.program_id(0), tl.sum(total, axis=0))
 
-
-@triton.jit
-def flat_norm_finish_kernel(partial_ptr, norm_ptr, n_partials, BLOCK: tl.constexpr):
-    """``norm = √Σ_i partial_i``, in fp64. One program: the order is fixed."""
-    index = tl.arange(0, BLOCK)
-    total = tl.zeros([BLOCK], tl.float64)
-    start = 0
-    while start < n_partials:
-        total += tl.load(partial_ptr + start + index, mask=start + index < n_partials, other=0.0).to(tl.float64)
-        start += BLOCK
-    tl.store(norm_ptr, tl.sqrt(tl.sum(total, axis=0)).to(tl.float32))
+    programs = tl.num_programs(0)
+    if arrive_last(counters_ptr + first_counter, programs):
+        index = tl.arange(0, FINISH_BLOCK)
+        norm = tl.zeros([FINISH_BLOCK], tl.float64)
+        done = 0
+        while done < programs:
+            ok = done + index < programs
+            norm += tl.load(partial_ptr + done + index, mask=ok, other=0.0, cache_modifier=".cg").to(tl.float64)
+            done += FINISH_BLOCK
+        tl.store(norm_ptr, tl.sqrt(tl.sum(norm, axis=0)).to(tl.float32))
 
 
 def flat_norm(grad: Tensor, weight: Tensor | None, settings: Tensor | None, eta: float) -> Tensor:
@@ -64,18 +70,21 @@ def flat_norm(grad: Tensor, weight: Tensor | None, settings: Tensor | None, eta:
     span = tiles["block"] * tiles["repeats"]
     partial = grad.new_empty(triton.cdiv(n, span), dtype=torch.float32)
     norm = grad.new_empty((), dtype=torch.float32)
+    counters, first_counter = take_counters(1, grad.device)
     with torch.cuda.device_of(grad):
-        flat_norm_partial_kernel[(partial.shape[0],)](
+        flat_norm_kernel[(partial.shape[0],)](
             grad,
             weight,
             settings,
             partial,
+            norm,
+            counters,
             n,
+            first_counter,
             eta,
             EVEN=n % span == 0,
             BLOCK=tiles["block"],
             REPEATS=tiles["repeats"],
             num_warps=tiles["num_warps"],
         )
-        flat_norm_finish_kernel[(1,)](partial, norm, partial.shape[0], BLOCK=FINISH_BLOCK, num_warps=4)
     return norm

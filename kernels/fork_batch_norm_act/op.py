@@ -21,6 +21,7 @@ from ..batch_norm_act.arguments import check_arguments, runs_plain_torch, runs_t
 from ..batch_norm_act.op import double_backward, empty_parameter_gradients
 from ..batch_norm_act.op import statistics as batch_norm_statistics
 from . import torch_impl
+from .given import check_statistics, statistics_of_given
 from .reference import fork_batch_norm_act_reference
 
 _OP = "fork_batch_norm_act"
@@ -35,6 +36,7 @@ def fork_batch_norm_act(
     weight: Tensor | None = None,
     bias: Tensor | None = None,
     *,
+    statistics: tuple[Tensor, Tensor] | None = None,
     num_batches_tracked: Tensor | None = None,
     training: bool = False,
     momentum: float | None = 0.1,
@@ -46,7 +48,12 @@ def fork_batch_norm_act(
 
     Use the first result wherever x would be used beside the batch norm, as in ``x, y = fork_batch_norm_act(x, …)``:
     then both gradients of x are added in one pass, ``dx = dx_returned + BN′(dy)``, in fp32 and rounded once. The
-    arguments, dtypes, layouts and errors are those of ``batch_norm_act``.
+    arguments, dtypes, layouts and errors are those of ``batch_norm_act``, and one more:
+
+    Args:
+        statistics: mean and biased variance of x, [C] fp32, from the op that made x (``shakedrop_bn_shortcut_stats``,
+            ``conv2d_stats``, ``bn_act_conv2d_stats``); only in training. They are trusted, and x's gradient goes
+            through them as if they had been computed here: none goes to them.
 
     Returns:
         x, which shares its memory (on a GPU channels_last, copied if it was not) and must not be modified in place, and
@@ -57,12 +64,18 @@ def fork_batch_norm_act(
     settings: dict[str, Any] = {"training": training, "momentum": momentum, "eps": eps}
     settings |= {"act": act, "negative_slope": negative_slope}
     check_arguments(x, running_mean, running_var, weight, bias, num_batches_tracked, **settings)
+    if statistics is not None:
+        check_statistics(statistics, x, training)
     if runs_plain_torch(_OP, x):
         return fork_batch_norm_act_reference(
             x, running_mean, running_var, weight, bias, num_batches_tracked=num_batches_tracked, **settings
         )
     x = x.contiguous(memory_format=torch.channels_last)
-    stats = batch_norm_statistics(x, running_mean, running_var, num_batches_tracked, training, momentum, eps)
+    buffers = (running_mean, running_var, num_batches_tracked)
+    if statistics is None:
+        stats = batch_norm_statistics(x, *buffers, training, momentum, eps)
+    else:
+        stats = statistics_of_given(statistics, x, *buffers, momentum, eps)
     # detached: under torch.compile a function must not take one tensor twice
     return BranchPoint.apply(x, None, x.detach(), stats, weight, bias, training, act, float(negative_slope))
 

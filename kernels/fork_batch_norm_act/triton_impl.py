@@ -70,9 +70,25 @@ def fork_batch_norm_act_bwd(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of x (through BN from ``grad``, plus ``other``), weight and bias; the last two may be empty."""
     x, grad = as_matrix(x), as_matrix(grad)
-    channels = x.shape[1]
     affine = (x, statistics, weight, bias)
     d_bias, d_weight = gradient_sums(grad, affine, None, None, act, negative_slope)
+    dx = forked_input_gradient(grad, other, affine, d_bias, d_weight, training, act, negative_slope)
+    return dx, *as_parameters(d_bias, d_weight, weight)
+
+
+def forked_input_gradient(
+    grad: Tensor,
+    other: Tensor | None,
+    affine: tuple[Tensor, Tensor, Tensor | None, Tensor | None],
+    d_bias: Tensor,
+    d_weight: Tensor,
+    training: bool,
+    act: str,
+    negative_slope: float,
+) -> Tensor:
+    """dx, channels_last, from the sums that ``gradient_sums`` returns; grad and x are channels_last."""
+    x, _, weight, _ = affine
+    channels = x.shape[1]
     tiles = tile("fork_batch_norm_act", channels, x.device)
     plan = schedule(x.numel() // channels, channels, tiles)
     row_length = channels
@@ -102,7 +118,7 @@ def fork_batch_norm_act_bwd(
             STAGES=stages(x.element_size(), tiles),
             num_warps=tiles["num_warps"],
         )
-    return dx, *as_parameters(d_bias, d_weight, weight)
+    return dx
 
 
 def _as_rows(x: Tensor, align: int) -> tuple[Tensor, int]:

@@ -14,6 +14,7 @@ from .. import backend
 from ..batch_norm_act.arguments import check_arguments, runs_plain_torch, runs_torch
 from ..batch_norm_act.op import double_backward, empty_parameter_gradients
 from ..batch_norm_act.op import statistics as batch_norm_statistics
+from ..fork_batch_norm_act.given import check_statistics, statistics_of_given
 from . import torch_impl
 from .reference import global_avg_pool_act_reference
 
@@ -29,6 +30,7 @@ def global_avg_pool_act(
     weight: Tensor | None = None,
     bias: Tensor | None = None,
     *,
+    statistics: tuple[Tensor, Tensor] | None = None,
     num_batches_tracked: Tensor | None = None,
     training: bool = False,
     momentum: float | None = 0.1,
@@ -38,7 +40,8 @@ def global_avg_pool_act(
 ) -> Tensor:
     """Mean over the image of a batch norm and its activation: ``y_nc = mean_hw act(BN(x))_nchw``.
 
-    The arguments, dtypes, layouts and errors are those of ``batch_norm_act``, whose statistics and gradients it shares.
+    The arguments, dtypes, layouts and errors are those of ``batch_norm_act``, whose statistics and gradients it shares;
+    ``statistics`` is that of ``fork_batch_norm_act``.
 
     Returns:
         [N, C] in x's dtype; sums are fp32 in a fixed order. Gradients go to x, weight and bias.
@@ -48,12 +51,18 @@ def global_avg_pool_act(
     settings: dict[str, Any] = {"training": training, "momentum": momentum, "eps": eps}
     settings |= {"act": act, "negative_slope": negative_slope}
     check_arguments(x, running_mean, running_var, weight, bias, num_batches_tracked, **settings)
+    if statistics is not None:
+        check_statistics(statistics, x, training)
     if runs_plain_torch(_OP, x):
         return global_avg_pool_act_reference(
             x, running_mean, running_var, weight, bias, num_batches_tracked=num_batches_tracked, **settings
         )
     x = x.contiguous(memory_format=torch.channels_last)
-    stats = batch_norm_statistics(x, running_mean, running_var, num_batches_tracked, training, momentum, eps)
+    buffers = (running_mean, running_var, num_batches_tracked)
+    if statistics is None:
+        stats = batch_norm_statistics(x, *buffers, training, momentum, eps)
+    else:
+        stats = statistics_of_given(statistics, x, *buffers, momentum, eps)
     return torch.ops.cifarfast.global_avg_pool_act(x, stats, weight, bias, training, act, float(negative_slope))
 
 

@@ -11,6 +11,7 @@ from ..batch_norm_act.activations_triton import activate
 from ..batch_norm_act.triton_backward import through_activation
 from ..batch_norm_act.triton_statistics import (
     as_matrix,
+    column_block,
     load_affine,
     normalize,
     per_size,
@@ -18,7 +19,8 @@ from ..batch_norm_act.triton_statistics import (
     share,
     standardize,
 )
-from ..batch_norm_act.triton_sums import as_parameters, load_sums, reduce_sums
+from ..batch_norm_act.triton_sums import as_parameters, finish_sums, load_sums
+from ..last_program import take_counters
 from ..tuning import tile
 
 
@@ -95,12 +97,16 @@ def max_pool_bn_act_bwd_sums_kernel(
     weight_ptr,  # [C] if HAS_AFFINE
     bias_ptr,  # [C] if HAS_AFFINE
     partials_ptr,  # [2, n_chunks, C] fp32
+    d_bias_ptr,  # [C] fp32
+    d_weight_ptr,  # [C] fp32
+    counters_ptr,
     n_rows,  # windows
     n_groups,
     rows_per_program,
     n_chunks,
     height,
     width,
+    first_counter,
     negative_slope,
     HAS_AFFINE: tl.constexpr,
     ACT: tl.constexpr,
@@ -108,7 +114,7 @@ def max_pool_bn_act_bwd_sums_kernel(
     BLOCK_M: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
-    """``Σ dz`` and ``Σ dz · x̂`` of each chunk of windows; ``dz = grad · act′(z)`` at the maximum, 0 elsewhere."""
+    """``d_bias = Σ dz`` and ``d_weight = Σ dz · x̂``; ``dz = grad · act′(z)`` at a window's maximum, 0 elsewhere."""
     channels, cols, col_ok, chunk, first = share(n_groups, rows_per_program, ALIGN, BLOCK_C, LAST_FIRST=True)
     affine = load_affine(stats_ptr, weight_ptr, bias_ptr, cols, col_ok, channels, HAS_AFFINE)
     sum_dz = tl.zeros([BLOCK_M, BLOCK_C], tl.float32)
@@ -127,9 +133,13 @@ def max_pool_bn_act_bwd_sums_kernel(
         dz = through_activation(grad, normalize(x, affine), negative_slope, x_ptr.dtype.element_ty, ACT)
         sum_dz += dz
         sum_dz_x += dz * standardize(x, affine)
+    cols, col_ok, counter_ptr = column_block(counters_ptr, first_counter, channels, BLOCK_C)
     out = chunk * channels + cols
     tl.store(partials_ptr + out, tl.sum(sum_dz, axis=0), mask=col_ok)
     tl.store(partials_ptr + n_chunks * channels + out, tl.sum(sum_dz_x, axis=0), mask=col_ok)
+    finish_sums(
+        partials_ptr, d_bias_ptr, d_weight_ptr, counter_ptr, n_chunks, n_chunks, channels, cols, col_ok, BLOCK_C
+    )
 
 
 @triton.jit
@@ -242,6 +252,8 @@ def max_pool_bn_act_bwd(
     affine = (statistics, weight, bias)
     plan = schedule(images * (height // 2) * (width // 2), channels, tiles)
     partials = x.new_empty(2, plan.n_chunks, channels, dtype=torch.float32)
+    d_bias, d_weight = partials.new_empty(channels), partials.new_empty(channels)
+    counters, first_counter = take_counters(plan.column_blocks, x.device)
     dx = torch.empty_like(x, memory_format=torch.channels_last)
     with torch.cuda.device_of(x):
         max_pool_bn_act_bwd_sums_kernel[(plan.programs,)](
@@ -249,18 +261,21 @@ def max_pool_bn_act_bwd(
             x,
             *affine,
             partials,
+            d_bias,
+            d_weight,
+            counters,
             plan.n_rows,
             plan.n_groups,
             plan.rows_per_program,
             plan.n_chunks,
             height,
             width,
+            first_counter,
             negative_slope,
             ALIGN=plan.align,
             num_warps=tiles["num_warps"],
             **settings,
         )
-        d_bias, d_weight = reduce_sums(partials)
         plan = schedule(images * ((height + 1) // 2) * ((width + 1) // 2), channels, tiles)
         max_pool_bn_act_bwd_kernel[(plan.programs,)](
             grad,

@@ -64,6 +64,16 @@ def check_batch_norm(
         raise ValueError(f"eps must be finite and at least 0, got {eps}")
 
 
+def check_true_channels(true_channels: int | None, h: Tensor) -> int:
+    """Raise a ValueError if h cannot have so many channels that are not padding; return how many it has."""
+    channels = h.shape[1]
+    if true_channels is None:
+        return channels
+    if isinstance(true_channels, bool) or not isinstance(true_channels, int) or not 1 <= true_channels <= channels:
+        raise ValueError(f"true_channels must be from 1 to h's {channels} channels, got {true_channels!r}")
+    return true_channels
+
+
 def _check_vector(name: str, vector: Tensor, h: Tensor) -> None:
     if vector.shape != h.shape[1:2]:
         raise ValueError(f"{name} must be [{h.shape[1]}] for h {list(h.shape)}, got {list(vector.shape)}")

@@ -1,11 +1,13 @@
 """``shakedrop_bn_shortcut``: the tail of a PyramidNet block in one kernel; the torch op, its autograd and the function.
 
-The statistics of the batch norm come from ``cifarfast::batch_norm_statistics``, which updates the running ones; the op
-here takes them and has the gradient of the whole, in training through the statistics too. The backward keeps h and
-[3, C] of statistics; the coefficients are drawn again from their counters.
+The statistics of the batch norm come from ``cifarfast::batch_norm_statistics`` or, where the op before has them, from
+``cifarfast::moments_statistics``; both update the running ones. The op here takes them and has the gradient of the
+whole, in training through the statistics too. The backward keeps h and [3, C] of statistics; the coefficients are drawn
+again from their counters. With the output's moments it keeps the output too, which the next op keeps anyway.
 
 Bytes moved, in units of h: forward in training 3 and x (read h twice, write y; the second read hits the L2 cache where
-h fits), backward 5 (read h and grad twice, write grad_h). The gradient of an x that is not pooled is a view of grad.
+h fits), 2 and x if the statistics are given, the same with the output's moments; backward 5 (read h and grad twice,
+write grad_h). The gradient of an x that is not pooled is a view of grad.
 """
 
 from types import ModuleType
@@ -15,11 +17,14 @@ import torch
 from torch import Tensor
 
 from .. import backend
-from ..batch_norm_act.op import double_backward, empty_parameter_gradients, statistics
+from ..batch_norm_act.op import double_backward, empty_parameter_gradients
+from ..batch_norm_act.op import statistics as batch_norm_statistics
+from ..conv2d_stats.op import moments_gradient
+from ..fork_batch_norm_act.given import check_statistics, statistics_of_given
 from ..shakedrop.draws import Scaling
 from ..shakedrop.op import check_scaling, drawing_seed
 from . import torch_impl
-from .arguments import check_batch_norm, check_tensors
+from .arguments import check_batch_norm, check_tensors, check_true_channels
 
 _OP = "shakedrop_bn_shortcut"
 
@@ -45,6 +50,8 @@ def shakedrop_bn_shortcut(
     indices: Tensor | None = None,
     level: str = "image",
     keep_level: str = "image",
+    true_channels: int | None = None,
+    statistics: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
     """The tail of a PyramidNet block: the branch's last batch norm, ShakeDrop, and the shortcut without parameters.
 
@@ -69,6 +76,10 @@ def shakedrop_bn_shortcut(
         momentum: the new batch's share of the running statistics; None for ``1 / num_batches_tracked``.
         eps: added to the variance.
         keep_probability, seed, step, layer, indices, level, keep_level: see ``shakedrop``.
+        true_channels: channels from this one on are padding: their weight and bias must be zero, and get gradients of
+            zero whatever the gradient of y is; None for C.
+        statistics: mean and biased variance of h, [C] fp32, from the op that made h (``bn_act_conv2d_stats``); only in
+            training. They are trusted, and h's gradient goes through them as if they had been computed here.
 
     Returns:
         [N, C, H, W] in h's dtype, channels_last, computed in fp32 and rounded once. Gradients go to h, x, weight and
@@ -82,17 +93,94 @@ def shakedrop_bn_shortcut(
     Han, Kim, Kim, "Deep Pyramidal Residual Networks", CVPR 2017; Yamada, Iwamura, Akiba, Kise, "ShakeDrop
     Regularization for Deep Residual Learning", IEEE Access 7, 2019.
     """
+    settings: dict[str, Any] = {
+        "num_batches_tracked": num_batches_tracked,
+        "training": training,
+        "momentum": momentum,
+        "eps": eps,
+        "keep_probability": keep_probability,
+        "seed": seed,
+        "step": step,
+        "layer": layer,
+        "indices": indices,
+        "level": level,
+        "keep_level": keep_level,
+        "true_channels": true_channels,
+        "statistics": statistics,
+    }
+    return _run(h, x, running_mean, running_var, weight, bias, **settings, with_moments=False)[0]
+
+
+def shakedrop_bn_shortcut_stats(
+    h: Tensor,
+    x: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    **settings: Any,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """``shakedrop_bn_shortcut``, and mean and biased variance [C] (fp32) of its rounded output.
+
+    ``mean_c = Σ y[:, c] / M``, ``var_c = Σ (y[:, c] − mean_c)² / M`` over the M = N·H·W pixels. The kernel that writes
+    y has them at no further pass over memory, and the next batch norm, ``fork_batch_norm_act(y, …, statistics=(mean,
+    var))``, need not read y for them. Arguments and errors are those of ``shakedrop_bn_shortcut``; gradients of all
+    three results go to its inputs.
+
+    Variances of parts are joined by Chan, Golub, LeVeque, "Updating formulae and a pairwise algorithm for computing
+    sample variances", 1979.
+    """
+    y, moments = _run(h, x, running_mean, running_var, weight, bias, **settings, with_moments=True)
+    return y, moments[0], moments[1]
+
+
+def _run(
+    h: Tensor,
+    x: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    *,
+    with_moments: bool,
+    num_batches_tracked: Tensor | None = None,
+    training: bool = False,
+    momentum: float | None = 0.1,
+    eps: float = 1e-5,
+    keep_probability: float = 1.0,
+    seed: Tensor | None = None,
+    step: Tensor | None = None,
+    layer: int = 0,
+    indices: Tensor | None = None,
+    level: str = "image",
+    keep_level: str = "image",
+    true_channels: int | None = None,
+    statistics: tuple[Tensor, Tensor] | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Check, then run; the output and its moments [2, C], empty where not asked for."""
     check_tensors(h, x, training or running_mean is None)
     check_batch_norm(h, running_mean, running_var, weight, bias, num_batches_tracked, training, momentum, eps)
     check_scaling("h", h, keep_probability, seed, step, layer, indices, level, keep_level)
+    true_channels = check_true_channels(true_channels, h)
+    if statistics is not None:
+        check_statistics(statistics, h, training)
     seed = drawing_seed(h, keep_probability, training, seed)
     h = h.contiguous(memory_format=torch.channels_last)
     by_batch = training or running_mean is None
-    count = num_batches_tracked if training else None
-    stats = statistics(h, running_mean, running_var, count, by_batch, momentum, eps)
+    buffers = (running_mean, running_var, num_batches_tracked if training else None)
+    if statistics is None:
+        stats = batch_norm_statistics(h, *buffers, by_batch, momentum, eps)
+    else:
+        stats = statistics_of_given(statistics, h, *buffers, momentum, eps)
+    scaling = (seed, step, indices, float(keep_probability), layer, level, keep_level)
     return torch.ops.cifarfast.shakedrop_bn_shortcut(
-        h, x, stats, weight, bias, by_batch, seed, step, indices, float(keep_probability), layer, level, keep_level
+        h, x, stats, weight, bias, by_batch, *scaling, true_channels, with_moments
     )
+
+
+def finds_statistics(h: Tensor) -> bool:
+    """Whether ``shakedrop_bn_shortcut_stats`` has the statistics of its output at no further pass, for such an h."""
+    return _implementation(h) is not torch_impl
 
 
 def _implementation(h: Tensor) -> ModuleType:
@@ -119,14 +207,17 @@ def _shakedrop_bn_shortcut(
     layer: int,
     level: str,
     keep_level: str,
-) -> Tensor:
+    true_channels: int,
+    with_moments: bool,
+) -> tuple[Tensor, Tensor]:
     scaling = Scaling(seed, step, indices, keep_probability, layer, level, keep_level)
-    return _implementation(h).shakedrop_bn_shortcut_fwd(h, x, statistics, weight, bias, scaling)
+    return _implementation(h).shakedrop_bn_shortcut_fwd(h, x, statistics, weight, bias, scaling, with_moments)
 
 
 @_shakedrop_bn_shortcut.register_fake
-def _shakedrop_bn_shortcut_fake(h: Tensor, *_: Any) -> Tensor:
-    return torch.empty_like(h, memory_format=torch.channels_last)
+def _shakedrop_bn_shortcut_fake(h: Tensor, x: Tensor, statistics: Tensor, *settings: Any) -> tuple[Tensor, Tensor]:
+    moments = statistics.new_empty((2, h.shape[1]) if settings[-1] else 0)
+    return torch.empty_like(h, memory_format=torch.channels_last), moments
 
 
 @torch.library.custom_op("cifarfast::shakedrop_bn_shortcut_backward", mutates_args=())
@@ -144,10 +235,12 @@ def _shakedrop_bn_shortcut_backward(
     layer: int,
     level: str,
     keep_level: str,
+    true_channels: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     scaling = Scaling(seed, step, indices, keep_probability, layer, level, keep_level)
     shape = None if in_shape is None else tuple(in_shape)
-    return _implementation(h).shakedrop_bn_shortcut_bwd(grad, h, statistics, weight, shape, by_batch, scaling)
+    backward = _implementation(h).shakedrop_bn_shortcut_bwd
+    return backward(grad, h, statistics, weight, shape, by_batch, scaling, true_channels)
 
 
 @_shakedrop_bn_shortcut_backward.register_fake
@@ -161,14 +254,19 @@ def _shakedrop_bn_shortcut_backward_fake(
     return grad_h, *empty_parameter_gradients(statistics, weight), grad_x
 
 
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    h, x, statistics, weight, _, ctx.by_batch, seed, step, indices, *ctx.settings = inputs
-    ctx.save_for_backward(h, statistics, weight, seed, step, indices)
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    h, x, statistics, weight, _, ctx.by_batch, seed, step, indices, *ctx.settings, with_moments = inputs
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(h, statistics, weight, seed, step, indices, *(output if with_moments else (None, None)))
     ctx.in_shape = list(x.shape)
 
 
-def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    h, statistics, weight, *counters = ctx.saved_tensors
+def _backward(ctx: Any, grad: Tensor | None, d_moments: Tensor | None) -> tuple[Tensor | None, ...]:
+    h, statistics, weight, *counters, y, moments = ctx.saved_tensors
+    if moments is not None:
+        grad = moments_gradient(grad, d_moments, y, moments[0])
+    if grad is None:
+        return (None,) * 15
     pool = ctx.in_shape[2:] != list(h.shape[2:])
     grad_h, grad_weight, grad_bias, grad_x = torch.ops.cifarfast.shakedrop_bn_shortcut_backward(
         grad, h, statistics, weight, ctx.in_shape if pool else None, ctx.by_batch, *counters, *ctx.settings
@@ -176,7 +274,7 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     if not pool:
         grad_x = grad if ctx.in_shape == list(h.shape) else grad[:, : ctx.in_shape[1]]
     parameters = (None, None) if weight is None else (grad_weight, grad_bias)
-    return grad_h, grad_x, None, *parameters, *(None,) * 8
+    return grad_h, grad_x, None, *parameters, *(None,) * 10
 
 
 _shakedrop_bn_shortcut.register_autograd(_backward, setup_context=_setup_context)

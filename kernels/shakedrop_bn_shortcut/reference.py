@@ -16,6 +16,13 @@ def pad_shortcut(x: Tensor, channels: int, pool: bool) -> Tensor:
     return F.pad(x, (0, 0, 0, 0, 0, new)) if new else x
 
 
+def without_gradient_from(vector: Tensor | None, first: int | None) -> Tensor | None:
+    """The same vector; what lies from ``first`` on has no gradient."""
+    if vector is None or first is None:
+        return vector
+    return torch.cat([vector[:first], vector[first:].detach()])
+
+
 def shakedrop_bn_shortcut_reference(
     h: Tensor,
     x: Tensor,
@@ -35,6 +42,7 @@ def shakedrop_bn_shortcut_reference(
     indices: Tensor | None = None,
     level: str = "image",
     keep_level: str = "image",
+    true_channels: int | None = None,
 ) -> Tensor:
     """``shortcut(x) + coefficient · BN(h)``; arguments, result and updated buffers are those of the op.
 
@@ -45,6 +53,7 @@ def shakedrop_bn_shortcut_reference(
         num_batches_tracked.add_(1)
         momentum = 1 / num_batches_tracked.item() if momentum is None else momentum
     buffers = (running_mean, running_var)
+    weight, bias = (without_gradient_from(vector, true_channels) for vector in (weight, bias))
     mean, var, w, b = [vector if vector is None else vector.to(dtype) for vector in (*buffers, weight, bias)]
     normalized = F.batch_norm(h.to(dtype), mean, var, w, b, training or mean is None, momentum or 0.0, eps)
     for buffer, updated in zip(buffers, (mean, var), strict=True):

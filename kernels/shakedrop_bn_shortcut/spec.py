@@ -68,6 +68,19 @@ def _plain(*arguments: Any, **settings: Any) -> Case:
     return _tail(*arguments, **{**none, **settings})
 
 
+def _padded(*arguments: Any, true_channels: int, **settings: Any) -> Case:
+    """Channels that are padding: h, weight and bias are zero there, as a fused model stores them."""
+
+    def case(make: Maker) -> Inputs:
+        inputs = _tail(*arguments, true_channels=true_channels, **settings)(make)
+        inputs["h"][:, true_channels:] = 0
+        for name in ("weight", "bias"):
+            inputs[name][true_channels:] = 0
+        return inputs
+
+    return case
+
+
 def _timed(named: Mapping[str, Shape]) -> dict[str, Case]:
     """Tails of blocks that widen by 8 channels, what zero-padding there is."""
 
@@ -148,7 +161,8 @@ def _op_arguments(inputs: Inputs) -> tuple[Any, ...]:
     by_batch = inputs["training"] or inputs["running_mean"] is None
     stats = statistics(h, inputs["running_mean"], inputs["running_var"], None, by_batch, 0.1, 1e-5)
     affine = (inputs.get("weight"), inputs.get("bias"))
-    return inputs["h"], inputs["x"], stats, *affine, by_batch, *scale_arguments(h, inputs)
+    channels = inputs.get("true_channels", h.shape[1])
+    return inputs["h"], inputs["x"], stats, *affine, by_batch, *scale_arguments(h, inputs), channels, False
 
 
 def _flops(inputs: Inputs) -> int:
@@ -174,15 +188,18 @@ def _kernels() -> list[KernelBuild]:
 def _variant(dtype: str, level: int, pool: bool, channels: int) -> list[KernelBuild]:
     from . import triton_impl
     from . import triton_kernels as kernels
+    from .triton_moments import shakedrop_bn_shortcut_fwd_stats_kernel
 
     device = torch.device("cpu")
     common = {"LEVEL": level, "KEEP_BATCH": False, "GROUP": triton_impl.VECTOR}
     sums = {**common, **triton_impl.sums_tile(channels, level, device)}
+    moments = {**common, **triton_impl.moments_tile(channels, level, device)}
     lanes = {**common, "POOL": pool, **triton_impl.elementwise_tile(channels, channels // 8, level, device)}
     label = f"{LEVELS[level - 1] if level else 'constant'} {'pooled ' if pool else ''}{dtype}, C={channels}"
     builds = []
     for kernel, constexprs in (
         (kernels.shakedrop_bn_shortcut_fwd_kernel, lanes),
+        (shakedrop_bn_shortcut_fwd_stats_kernel, {**moments, "POOL": pool}),
         (kernels.shakedrop_bn_shortcut_bwd_sums_kernel, sums),
         (kernels.shakedrop_bn_shortcut_bwd_kernel, {**lanes, "BY_BATCH": True}),
     ):
@@ -195,7 +212,8 @@ def _variant(dtype: str, level: int, pool: bool, channels: int) -> list[KernelBu
 def _signature(kernel: Any, dtype: str, level: int, pool: bool) -> dict[str, str]:
     """Types of the runtime arguments, in order."""
     types = dict.fromkeys(("h_ptr", "x_ptr", "out_ptr", "grad_ptr", "grad_h_ptr", "grad_x_ptr"), f"*{dtype}")
-    types |= dict.fromkeys(("stats_ptr", "weight_ptr", "bias_ptr", "partials_ptr", "sums_ptr", "sums_x_ptr"), "*fp32")
+    wide = ("stats", "weight", "bias", "partials", "moments", "sums", "sums_x")
+    types |= {f"{name}_ptr": "*fp32" for name in wide} | {"counters_ptr": "*i32"}
     types |= SCALE_SIGNATURE
     if level == 0:
         types |= {"seed_ptr": "constexpr", "step_ptr": "constexpr", "indices_ptr": "constexpr", "keep": "fp32"}
@@ -233,6 +251,7 @@ SPEC = OpSpec(
         "several programs": _tail(1, 24, (17, 17), 16),
         "mean far from zero": _far_mean,
         "layouts": _layouts,
+        "padded channels": _padded(2, 16, (4, 3), 8, true_channels=11),
     },
     random_case=_random,
     benchmark_cases={

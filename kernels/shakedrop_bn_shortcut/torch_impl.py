@@ -9,9 +9,18 @@ from ..shakedrop.draws import Scaling, draw_coefficients
 
 
 def shakedrop_bn_shortcut_fwd(
-    h: Tensor, x: Tensor, statistics: Tensor, weight: Tensor | None, bias: Tensor | None, scaling: Scaling
-) -> Tensor:
-    """``shortcut(x) + (b + α − bα) · BN(h)``, channels_last, computed in the statistics' dtype."""
+    h: Tensor,
+    x: Tensor,
+    statistics: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    scaling: Scaling,
+    with_moments: bool,
+) -> tuple[Tensor, Tensor]:
+    """``shortcut(x) + (b + α − bα) · BN(h)``, channels_last, and if asked for its moments [2, C] (else empty).
+
+    Both are computed in the statistics' dtype.
+    """
     mean, low, rstd = (row[:, None, None] for row in statistics)
     scale = rstd if weight is None else rstd * weight[:, None, None]
     shift = -low * scale if bias is None else bias[:, None, None] - low * scale
@@ -24,7 +33,11 @@ def shakedrop_bn_shortcut_fwd(
     if x.shape[2:] != h.shape[2:]:
         shortcut = F.avg_pool2d(shortcut, 2, ceil_mode=True)
     out[:, : x.shape[1]] += shortcut
-    return out.to(h.dtype).contiguous(memory_format=torch.channels_last)
+    rounded = out.to(h.dtype).contiguous(memory_format=torch.channels_last)
+    if not with_moments:
+        return rounded, statistics.new_empty(0)
+    var, mean = torch.var_mean(rounded.to(statistics.dtype), dim=(0, 2, 3), correction=0)
+    return rounded, torch.stack([mean, var])
 
 
 def shakedrop_bn_shortcut_bwd(
@@ -35,6 +48,7 @@ def shakedrop_bn_shortcut_bwd(
     in_shape: tuple[int, ...] | None,
     by_batch: bool,
     scaling: Scaling,
+    true_channels: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of h, weight, bias (empty without a weight) and of a pooled x of ``in_shape`` (empty for None)."""
     grad = grad.to(statistics.dtype)
@@ -46,7 +60,10 @@ def shakedrop_bn_shortcut_bwd(
     grad_x = h.new_empty(0)
     if in_shape is not None:
         grad_x = _unpool(grad, in_shape).to(h.dtype).contiguous(memory_format=torch.channels_last)
-    return *input_gradients(scaled, h, statistics, weight, by_batch), grad_x
+    grad_h, grad_weight, grad_bias = input_gradients(scaled, h, statistics, weight, by_batch)
+    grad_weight[true_channels:] = 0
+    grad_bias[true_channels:] = 0
+    return grad_h, grad_weight, grad_bias, grad_x
 
 
 def _unpool(grad: Tensor, in_shape: tuple[int, ...]) -> Tensor:

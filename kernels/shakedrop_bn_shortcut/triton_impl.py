@@ -6,7 +6,8 @@ import torch
 import triton
 from torch import Tensor
 
-from ..batch_norm_act.triton_backward import as_parameters, reduce_sums
+from ..batch_norm_act.triton_sums import as_parameters
+from ..last_program import take_counters
 from ..shakedrop.draws import Scaling
 from ..shakedrop.triton_draws import PIXEL, scaling_arguments
 from ..tuning import tile
@@ -15,32 +16,64 @@ from .triton_kernels import (
     shakedrop_bn_shortcut_bwd_sums_kernel,
     shakedrop_bn_shortcut_fwd_kernel,
 )
+from .triton_moments import shakedrop_bn_shortcut_fwd_stats_kernel
 
 # channels that one lane reads at once: 16 bytes of a half-precision type
 VECTOR = 8
+# a kernel that reduces has at most about so many programs: enough for every multiprocessor, few enough to add up
+PROGRAMS = 512
 
 
 def shakedrop_bn_shortcut_fwd(
-    h: Tensor, x: Tensor, statistics: Tensor, weight: Tensor | None, bias: Tensor | None, scaling: Scaling
-) -> Tensor:
-    """``shortcut(x) + (b + α − bα) · BN(h)``, channels_last."""
+    h: Tensor,
+    x: Tensor,
+    statistics: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    scaling: Scaling,
+    with_moments: bool,
+) -> tuple[Tensor, Tensor]:
+    """``shortcut(x) + (b + α − bα) · BN(h)``, channels_last, and if asked for its moments [2, C] (else empty)."""
     h, x = _channels_last(h), _channels_last(x)
     out = torch.empty_like(h, memory_format=torch.channels_last)
+    tensors = (h, x, statistics, _dense(weight), _dense(bias), out)
     arguments = scaling_arguments(scaling)
+    pool = x.shape[2:] != h.shape[2:]
+    if with_moments:
+        return out, _forward_with_moments(tensors, arguments, pool)
     grid, shape = _elementwise(h, x.shape, arguments["LEVEL"])
     with torch.cuda.device_of(h):
-        shakedrop_bn_shortcut_fwd_kernel[grid](
-            h,
-            x,
-            statistics,
-            _dense(weight),
-            _dense(bias),
-            out,
+        shakedrop_bn_shortcut_fwd_kernel[grid](*tensors, **shape, **arguments, POOL=pool)
+    return out, statistics.new_empty(0)
+
+
+def _forward_with_moments(tensors: tuple[Tensor | None, ...], arguments: dict[str, Any], pool: bool) -> Tensor:
+    """Write the output, the last of ``tensors``, and return its moments."""
+    h, x, statistics = tensors[:3]
+    assert h is not None
+    assert x is not None
+    assert statistics is not None
+    grid, shape = _reduction(h, moments_tile(h.shape[1], arguments["LEVEL"], h.device), x.shape[1])
+    channels, in_channels = h.shape[1], x.shape[1]
+    partials = statistics.new_empty(2, grid[0] * grid[1], channels)
+    moments = statistics.new_empty(2, channels)
+    counters, first_counter = take_counters(grid[2], h.device)
+    with torch.cuda.device_of(h):
+        shakedrop_bn_shortcut_fwd_stats_kernel[grid](
+            *tensors,
+            partials,
+            moments,
+            counters,
+            n_in_groups=in_channels // shape["GROUP"],
+            width=h.shape[3],
+            in_height=x.shape[2],
+            in_width=x.shape[3],
+            first_counter=first_counter,
             **shape,
             **arguments,
-            POOL=x.shape[2:] != h.shape[2:],
+            POOL=pool,
         )
-    return out
+    return moments
 
 
 def shakedrop_bn_shortcut_bwd(
@@ -51,6 +84,7 @@ def shakedrop_bn_shortcut_bwd(
     in_shape: tuple[int, ...] | None,
     by_batch: bool,
     scaling: Scaling,
+    true_channels: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of h, weight, bias (empty without a weight) and of a pooled x of ``in_shape`` (empty for None)."""
     grad, h = _channels_last(grad), _channels_last(h)
@@ -61,7 +95,7 @@ def shakedrop_bn_shortcut_bwd(
     arguments = scaling_arguments(scaling)
     grid, shape = _elementwise(h, h.shape if in_shape is None else in_shape, arguments["LEVEL"])
     with torch.cuda.device_of(h):
-        sums, sums_x = reduce_sums(_partial_sums(grad, h, statistics, arguments))
+        sums, sums_x = _gradient_sums(grad, h, statistics, arguments, true_channels)
         shakedrop_bn_shortcut_bwd_kernel[grid](
             grad,
             h,
@@ -80,29 +114,45 @@ def shakedrop_bn_shortcut_bwd(
     return grad_h, *as_parameters(sums, sums_x, weight), grad_x
 
 
-def _partial_sums(grad: Tensor, h: Tensor, statistics: Tensor, arguments: dict[str, Any]) -> Tensor:
-    """``Σ g`` and ``Σ g · x̂`` of each chunk of each sample: [2, chunks, C] fp32."""
-    n, channels, height, width = h.shape
-    tiles = sums_tile(channels, arguments["LEVEL"], h.device)
-    group = VECTOR if channels % VECTOR == 0 else 1
-    # a sample smaller than a chunk needs no tiles past its end
-    chunk = min(tiles["CHUNK"], tiles["BLOCK_P"] * triton.cdiv(height * width, tiles["BLOCK_P"]))
-    n_chunks = triton.cdiv(height * width, chunk)
-    partials = statistics.new_empty(2, n * n_chunks, channels)
-    shakedrop_bn_shortcut_bwd_sums_kernel[(n, n_chunks, triton.cdiv(channels, tiles["BLOCK_C"]))](
+def _gradient_sums(
+    grad: Tensor, h: Tensor, statistics: Tensor, arguments: dict[str, Any], true_channels: int
+) -> tuple[Tensor, Tensor]:
+    """``Σ g`` and ``Σ g · x̂``, [C] fp32, zero from ``true_channels`` on."""
+    channels = h.shape[1]
+    grid, shape = _reduction(h, sums_tile(channels, arguments["LEVEL"], h.device))
+    partials = statistics.new_empty(2, grid[0] * grid[1], channels)
+    sums, sums_x = statistics.new_empty(channels), statistics.new_empty(channels)
+    counters, first_counter = take_counters(grid[2], h.device)
+    shakedrop_bn_shortcut_bwd_sums_kernel[grid](
         grad,
         h,
         statistics,
         partials,
-        n_groups=channels // group,
-        n_pixels=height * width,
-        n_samples=n,
-        n_chunks=n_chunks,
-        GROUP=group,
+        sums,
+        sums_x,
+        counters,
+        true_channels=true_channels,
+        first_counter=first_counter,
+        **shape,
         **arguments,
-        **{**tiles, "CHUNK": chunk},
     )
-    return partials
+    return sums, sums_x
+
+
+def _reduction(
+    h: Tensor, tiles: dict[str, int], in_channels: int = VECTOR
+) -> tuple[tuple[int, int, int], dict[str, int]]:
+    """Grid, sizes and tile of the kernels that reduce: each program takes some samples, a chunk of their pixels and a
+    block of channels."""
+    n, channels, height, width = h.shape
+    group = VECTOR if channels % VECTOR == 0 and in_channels % VECTOR == 0 else 1
+    # a sample smaller than a chunk needs no tiles past its end
+    chunk = min(tiles["CHUNK"], tiles["BLOCK_P"] * triton.cdiv(height * width, tiles["BLOCK_P"]))
+    n_chunks, blocks = triton.cdiv(height * width, chunk), triton.cdiv(channels, tiles["BLOCK_C"])
+    samples = triton.cdiv(n * n_chunks * blocks, PROGRAMS)
+    sizes = {"n_groups": channels // group, "n_pixels": height * width, "n_samples": n, "n_chunks": n_chunks}
+    sizes |= {"samples": samples, "GROUP": group}
+    return (triton.cdiv(n, samples), n_chunks, blocks), {**sizes, **tiles, "CHUNK": chunk}
 
 
 def _elementwise(h: Tensor, in_shape: tuple[int, ...], level: int) -> tuple[tuple[int, int], dict[str, int]]:
@@ -132,6 +182,12 @@ def sums_tile(channels: int, level: int, device: torch.device) -> dict[str, int]
     tiles = tile("shakedrop_bn_shortcut", channels, device)
     rows = tiles["sum_rows"] // 4 if level == PIXEL.value else tiles["sum_rows"]
     return {"CHUNK": tiles["chunk"], "BLOCK_P": rows, "BLOCK_C": tiles["sum_channels"], "num_warps": tiles["num_warps"]}
+
+
+def moments_tile(channels: int, level: int, device: torch.device) -> dict[str, int]:
+    """As ``sums_tile``, of the kernel that returns moments: where channels are few, a thread keeps a count a row."""
+    tiles = sums_tile(channels, level, device)
+    return {**tiles, "BLOCK_P": min(tiles["BLOCK_P"], 64)}
 
 
 def _channels_last(tensor: Tensor) -> Tensor:

@@ -1,9 +1,10 @@
 """Triton kernels of the fused tail of a PyramidNet block.
 
-All tensors are [N, C, H, W] in channels_last storage. A program works on one sample, so that a coefficient that the
-sample shares is drawn once a program. In the elementwise kernels a lane is a group of GROUP channels, read with one
+All tensors are [N, C, H, W] in channels_last storage. A program works on one sample at a time, so that a coefficient
+that the sample shares is drawn once. In the elementwise kernels a lane is a group of GROUP channels, read with one
 access; BLOCK lanes hold as many whole pixels as fit, so that few are idle whatever C is. A program takes STEPS blocks
-of pixels, whose loads are all under way before the first is used; a lane reads its channels' parameters once.
+of pixels, whose loads are all under way before the first is used; a lane reads its channels' parameters once. The
+kernels that reduce work on tiles of pixels and channels; the last program of a block of channels adds up its parts.
 """
 
 # kernel parameters are pointers and scalars that Triton types by itself
@@ -14,9 +15,10 @@ of pixels, whose loads are all under way before the first is used; a lane reads 
 import triton
 import triton.language as tl
 
+from ..batch_norm_act.triton_sums import finish_sums
 from ..shakedrop.triton_draws import CHANNEL, PIXEL, coefficient
 
-sized = triton.jit(do_not_specialize=["keep"])
+sized = triton.jit(do_not_specialize=["keep", "first_counter"])
 
 
 @triton.jit
@@ -30,7 +32,22 @@ def _lanes(n_groups, GROUP: tl.constexpr, BLOCK: tl.constexpr, STEPS: tl.constex
 
 
 @triton.jit
-def _draw_block(pixel, channels, n_channels, LEVEL: tl.constexpr):
+def share_of_samples(n_samples, samples, n_chunks):
+    """Of a program that reduces: its first sample, how many it has, its chunk of their pixels, and its part's number.
+
+    Programs share the samples out along the first axis, ``samples`` each, and the chunks along the second.
+    """
+    first = tl.program_id(0) * samples
+    return (
+        first,
+        tl.minimum(n_samples - first, samples),
+        tl.program_id(1),
+        tl.program_id(0) * n_chunks + tl.program_id(1),
+    )
+
+
+@triton.jit
+def draw_block(pixel, channels, n_channels, LEVEL: tl.constexpr):
     """The last word of the counter of α and β: 0 where they do not depend on the element."""
     block = tl.program_id(1) * 0
     if LEVEL == CHANNEL:
@@ -55,7 +72,7 @@ def _window_size(pixel, width, in_height, in_width):
 
 
 @triton.jit
-def _pool(x_ptr, pixel, channels, ok, in_channels, width, in_height, in_width):
+def pool(x_ptr, pixel, channels, ok, in_channels, width, in_height, in_width):
     """The mean of the pixels' 2×2 windows, fp32 [BLOCK, GROUP]."""
     total = tl.zeros(channels.shape, tl.float32)
     for a in tl.static_range(2):
@@ -107,7 +124,7 @@ def shakedrop_bn_shortcut_fwd_kernel(
         inside = pixel < n_pixels
         hs = hs + (tl.load(h_ptr + image + (pixel * n_channels + channels), mask=used & inside, other=0.0),)
         if POOL:
-            shortcut = _pool(x_ptr, pixel, channels, has_shortcut & inside, in_channels, width, in_height, in_width)
+            shortcut = pool(x_ptr, pixel, channels, has_shortcut & inside, in_channels, width, in_height, in_width)
         else:
             shortcut = tl.load(x_ptr + (pixel * in_channels + channels), mask=has_shortcut & inside, other=0.0)
         shortcuts = shortcuts + (shortcut,)
@@ -121,7 +138,7 @@ def shakedrop_bn_shortcut_fwd_kernel(
     if bias_ptr is not None:
         shift += tl.load(bias_ptr + channels, mask=used, other=0.0).to(tl.float32)
     tl.static_assert(LEVEL != PIXEL or STEPS == 1)
-    block = _draw_block(first, channels, n_channels, LEVEL)
+    block = draw_block(first, channels, n_channels, LEVEL)
     factor = coefficient(seed_ptr, step_ptr, indices_ptr, sample, block, keep, stream, False, LEVEL, KEEP_BATCH)
     for i in tl.static_range(STEPS):
         pixel = first + i * pixels
@@ -135,7 +152,10 @@ def shakedrop_bn_shortcut_bwd_sums_kernel(
     grad_ptr,  # [N, C, H, W]
     h_ptr,  # [N, C, H, W]
     stats_ptr,  # [3, C] fp32
-    partials_ptr,  # [2, N · n_chunks, C] fp32
+    partials_ptr,  # [2, programs of a block of channels, C] fp32
+    sums_ptr,  # [C] fp32
+    sums_x_ptr,  # [C] fp32
+    counters_ptr,
     seed_ptr,
     step_ptr,
     indices_ptr,
@@ -143,6 +163,9 @@ def shakedrop_bn_shortcut_bwd_sums_kernel(
     n_pixels,
     n_samples,
     n_chunks,
+    samples,
+    true_channels,
+    first_counter,
     keep,
     stream,
     LEVEL: tl.constexpr,
@@ -152,36 +175,49 @@ def shakedrop_bn_shortcut_bwd_sums_kernel(
     BLOCK_P: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
-    """``Σ g`` and ``Σ g · x̂`` of CHUNK pixels of a sample; ``g = (b + β − b·β) · grad``, ``x̂ = (h − mean) · rstd``."""
-    sample, chunk = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    """``sums = Σ g`` and ``sums_x = Σ g · x̂`` with ``g = (b + β − b·β) · grad`` and ``x̂ = (h − mean) · rstd``; zero
+    from channel ``true_channels`` on. A program adds up CHUNK pixels of each of ``samples`` samples.
+    """
+    first, count, chunk, part = share_of_samples(n_samples, samples, n_chunks)
     n_channels = n_groups * GROUP
     channels = (tl.program_id(2) * BLOCK_C + tl.arange(0, BLOCK_C))[None, :]
     channel_ok = channels < n_channels
     mean = tl.load(stats_ptr + channels, mask=channel_ok, other=0.0)
     low = tl.load(stats_ptr + n_channels + channels, mask=channel_ok, other=0.0)
-    rstd = tl.load(stats_ptr + 2 * n_channels + channels, mask=channel_ok, other=0.0)
     sums = tl.zeros([BLOCK_P, BLOCK_C], tl.float32)
     sums_x = tl.zeros([BLOCK_P, BLOCK_C], tl.float32)
-    image = sample * n_pixels * n_channels
-    for start in tl.range(0, CHUNK, BLOCK_P):
-        pixel = (chunk * CHUNK + start + tl.arange(0, BLOCK_P))[:, None]
-        ok = (pixel < n_pixels) & channel_ok
-        offsets = pixel * n_channels + channels
-        g = tl.load(grad_ptr + image + offsets, mask=ok, other=0.0).to(tl.float32)
-        h = tl.load(h_ptr + image + offsets, mask=ok, other=0.0).to(tl.float32)
-        if LEVEL == PIXEL:
-            block = _draw_block(pixel, channels, n_channels, LEVEL)
-            g = g * coefficient(seed_ptr, step_ptr, indices_ptr, sample, block, keep, stream, True, LEVEL, KEEP_BATCH)
-        sums += g
-        sums_x += g * ((h - mean) - low)
-    total, total_x = tl.sum(sums, axis=0)[None, :], tl.sum(sums_x, axis=0)[None, :] * rstd
-    if LEVEL != PIXEL:
-        block = _draw_block(chunk, channels, n_channels, LEVEL)
-        factor = coefficient(seed_ptr, step_ptr, indices_ptr, sample, block, keep, stream, True, LEVEL, KEEP_BATCH)
-        total, total_x = total * factor, total_x * factor
-    at = (sample * n_chunks + chunk) * n_channels + channels
+    for i in tl.range(0, count):
+        sample = first + i
+        image = sample.to(tl.int64) * n_pixels * n_channels
+        if LEVEL != PIXEL:
+            block = draw_block(chunk, channels, n_channels, LEVEL)
+            factor = coefficient(seed_ptr, step_ptr, indices_ptr, sample, block, keep, stream, True, LEVEL, KEEP_BATCH)
+        for start in tl.range(0, CHUNK, BLOCK_P):
+            pixel = (chunk * CHUNK + start + tl.arange(0, BLOCK_P))[:, None]
+            ok = (pixel < n_pixels) & channel_ok
+            offsets = pixel * n_channels + channels
+            g = tl.load(grad_ptr + image + offsets, mask=ok, other=0.0).to(tl.float32)
+            h = tl.load(h_ptr + image + offsets, mask=ok, other=0.0).to(tl.float32)
+            if LEVEL == PIXEL:
+                block = draw_block(pixel, channels, n_channels, LEVEL)
+                g *= coefficient(seed_ptr, step_ptr, indices_ptr, sample, block, keep, stream, True, LEVEL, KEEP_BATCH)
+            else:
+                g *= factor
+            sums += g
+            sums_x += g * ((h - mean) - low)
+    rstd = tl.load(stats_ptr + 2 * n_channels + channels, mask=channel_ok, other=0.0)
+    true = channels < true_channels
+    total = tl.where(true, tl.sum(sums, axis=0)[None, :], 0.0)
+    total_x = tl.where(true, tl.sum(sums_x, axis=0)[None, :] * rstd, 0.0)
+    parts = tl.num_programs(0) * n_chunks
+    at = part * n_channels + channels
     tl.store(partials_ptr + at, total, mask=channel_ok)
-    tl.store(partials_ptr + n_samples.to(tl.int64) * n_chunks * n_channels + at, total_x, mask=channel_ok)
+    tl.store(partials_ptr + parts * n_channels + at, total_x, mask=channel_ok)
+    cols = tl.program_id(2) * BLOCK_C + tl.arange(0, BLOCK_C)
+    counter_ptr = counters_ptr + first_counter + tl.program_id(2)
+    finish_sums(
+        partials_ptr, sums_ptr, sums_x_ptr, counter_ptr, parts, parts, n_channels, cols, cols < n_channels, BLOCK_C
+    )
 
 
 @sized
@@ -241,7 +277,7 @@ def shakedrop_bn_shortcut_bwd_kernel(
     if weight_ptr is not None:
         scale = scale * tl.load(weight_ptr + channels, mask=used, other=0.0).to(tl.float32)
     tl.static_assert(LEVEL != PIXEL or STEPS == 1)
-    block = _draw_block(first, channels, n_channels, LEVEL)
+    block = draw_block(first, channels, n_channels, LEVEL)
     factor = coefficient(seed_ptr, step_ptr, indices_ptr, sample, block, keep, stream, True, LEVEL, KEEP_BATCH)
     for i in tl.static_range(STEPS):
         pixel = first + i * pixels

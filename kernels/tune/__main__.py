@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ import torch
 from .. import backend
 from ..spec import all_specs
 from ..tuning import Tile, table_path
-from .ahead import compile_ahead
+from .ahead import Ahead
 from .problems import Problem
 from .record import Measurements
 from .search import Search
@@ -47,13 +48,25 @@ def main(arguments: list[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 2
 
+    ahead = Ahead(options.jobs)
+
     def prepare(todo: Sequence[tuple[Problem, Tile]]) -> None:
-        n = compile_ahead(todo, options.jobs)
-        print(f"compiled {n} candidates in {time.monotonic() - start:.0f} s", flush=True)
+        print(f"{len(todo)} measurements of {ahead.start(todo)} candidates", flush=True)
 
     deadline = start + options.budget_seconds
-    search = Search(table, measurements, Bench(), deadline=deadline, prepare=prepare)
-    complete = search.run(options.op)
+    search = Search(table, measurements, Bench(), deadline=deadline, prepare=prepare, ready=ahead.wait)
+    try:
+        complete = search.run(options.op)
+    except RuntimeError as error:
+        if "CUDA error" not in str(error):
+            raise
+        print(f"{error}\ngoing on in another process without that candidate", flush=True)
+        ahead.close()
+        left = max(1.0, deadline - time.monotonic())
+        again = [sys.executable, "-m", "cifarfast.kernels.tune", *(sys.argv[1:] if arguments is None else arguments)]
+        return subprocess.run([*again, f"--budget-seconds={left}"]).returncode
+    finally:
+        ahead.close()
     rest = "all measured" if complete else "out of time: the same command goes on from here"
     print(f"{table}: {rest}, {time.monotonic() - start:.0f} s")
     return 0

@@ -9,7 +9,7 @@ from ..conv_bn_act.tiles import kernel_row
 from ..tuning import ABOUT, Tile, load
 from .candidates import PARTS, candidates, label
 from .choose import as_text, fastest, merged_rows
-from .problems import PARTS_OF, Problem, all_problems
+from .problems import PARTS_OF, Problem, all_problems, by_importance
 from .record import Measurements, write_whole
 
 # seconds of a problem with a row; raises an AssertionError where the result is wrong
@@ -29,6 +29,7 @@ class Search:
         measure: times a row, verified.
         deadline: of ``clock``: no measurement begins after it.
         prepare: is told what is going to be measured, in order, before it begins.
+        ready: is told what is measured next, and may wait until it can be.
         say: takes a line of text.
     """
 
@@ -41,10 +42,11 @@ class Search:
         deadline: float,
         clock: Callable[[], float] = time.monotonic,
         prepare: Callable[[list[tuple[Problem, Tile]]], None] = lambda todo: None,
+        ready: Callable[[Problem, Tile], None] = lambda problem, row: None,
         say: Callable[[str], None] = print,
     ) -> None:
         self.table, self.measurements, self.measure = table, measurements, measure
-        self.deadline, self.clock, self.prepare, self.say = deadline, clock, prepare, say
+        self.deadline, self.clock, self.prepare, self.ready, self.say = deadline, clock, prepare, ready, say
         self.problems = all_problems()
         self._rows: dict[Problem, list[Tile]] = {}
         self.default = load("default")
@@ -52,7 +54,7 @@ class Search:
     def run(self, ops: Collection[str]) -> bool:
         """Measure what is missing of these ops and of those whose kernels they use; return whether all is known."""
         wanted = {*ops, *(PARTS_OF[op] for op in ops if op in PARTS_OF)}
-        todo = [problem for op, found in self.problems.items() if op in wanted for problem in found]
+        todo = by_importance([problem for op, found in self.problems.items() if op in wanted for problem in found])
         apart = [(problem, row) for problem in todo if not _compares_library(problem) for row in self.rows(problem)]
         self.prepare([(problem, row) for problem, row in apart if not self._known(problem, row)])
         try:
@@ -101,6 +103,7 @@ class Search:
         for row in todo:
             if self.clock() >= self.deadline:
                 raise OutOfTimeError
+            self.ready(problem, row)
             self.measurements.begin(problem.key, label(row))
             try:
                 self.measurements.put(problem.key, label(row), self.measure(problem, row))
@@ -124,13 +127,15 @@ class Search:
         return self.measurements.get(problem.key, label(row)) is not None
 
     def _best(self, cases: Sequence[Problem]) -> Tile | None:
-        """The fastest row over all cases of a size; None before all of them are measured, or if none is right."""
+        """The fastest row over the cases of a size whose rows are all measured; None without any, or if none is right.
+
+        So a table is worth something before the larger batches, which come last, have been measured.
+        """
         if not cases:
             return None
         rows = self.rows(cases[0])
-        if not all(self._known(problem, row) for problem in cases for row in rows):
-            return None
-        return fastest(rows, [self.measurements.results[problem.key] for problem in cases])
+        known = [problem for problem in cases if all(self._known(problem, row) for row in rows)]
+        return fastest(rows, [self.measurements.results[problem.key] for problem in known])
 
     def _default(self, op: str, size: int) -> Tile:
         row = next(row for row in self.default[op] if size <= row["up_to"])

@@ -142,11 +142,16 @@ class Bench:
         if problem != self.problem or self.trial is None:
             self.problem, self.trial = problem, None  # the old one's memory is free before the new one needs it
             self.trial = trial_of(problem)
-        with override({problem.op: row}):
-            self.trial.check()
-            spilled = spilled_bytes(self.trial.step)
-            assert not spilled, f"spills {spilled} bytes a thread"
-            return seconds_a_step(self.trial.step)
+        try:
+            with override({problem.op: row}):
+                self.trial.check()
+                spilled = spilled_bytes(self.trial.step)
+                assert not spilled, f"spills {spilled} bytes a thread"
+                return seconds_a_step(self.trial.step)
+        except Exception:
+            # where nothing works any more this raises "CUDA error", which what went wrong need not have said
+            torch.cuda.synchronize()
+            raise
 
 
 def spilled_bytes(call: Callable[[], object]) -> int:

@@ -1,6 +1,6 @@
 """Properties, agreement with torch, memory and errors of ``batch_norm_act``, beyond what its OpSpec generates."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -90,6 +90,44 @@ def test_large_mean_and_small_deviation(spec: OpSpec, backend_name: str, impleme
     torch.testing.assert_close(y.double(), expected, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(inputs["running_var"].double(), x.var(dim=(0, 2, 3)), rtol=1e-5, atol=0)
     torch.testing.assert_close(inputs["running_mean"].double(), mean, rtol=1e-7, atol=0)
+
+
+def _first_chunk_far_away(x: Tensor) -> None:
+    x[0, :, 0, :16] += 1e3
+
+
+def _first_pixel_far_away(x: Tensor) -> None:
+    x[0, :, 0, 0] = -1e4
+
+
+def _last_chunk_far_away(x: Tensor) -> None:
+    x[-1, :, -1, -16:] -= 1e3
+
+
+def _large_mean(x: Tensor) -> None:
+    x.mul_(1e-2).add_(1e3)
+
+
+@pytest.mark.parametrize("disturb", [_large_mean, _first_chunk_far_away, _first_pixel_far_away, _last_chunk_far_away])
+def test_statistics_of_many_chunks(
+    disturb: Callable[[Tensor], None], spec: OpSpec, backend_name: str, implementation: str
+) -> None:
+    x = Maker(torch.float32, implementation).randn(3, 8, 25, 16).to(memory_format=torch.channels_last)
+    disturb(x)
+    running_mean, running_var = torch.zeros(8, device=implementation), torch.zeros(8, device=implementation)
+    chunks = x[:, 0].numel() // 16
+    # the last program of a block of channels reads 64 chunks at a time
+    tiles = {"block_m": 16, "block_c": 64, "num_warps": 4, "stages": 2, "programs": chunks}
+    with tuning.override({"batch_norm_act": tiles}):
+        statistics = torch.ops.cifarfast.batch_norm_statistics(x, running_mean, running_var, None, 1.0, 1e-12)
+    high, low, rstd = statistics.double()
+    var, mean = torch.var_mean(x.double(), dim=(0, 2, 3), correction=0)
+    eps = torch.finfo(torch.float32).eps
+    # the rounding of x − x_0, which the mean is of
+    assert ((high + low - mean).abs() <= 2 * eps * (var.sqrt() + (x[0, :, 0, 0].double() - mean).abs())).all()
+    assert ((rstd**-2 - var).abs() <= chunks * eps * var).all()
+    assert torch.equal(running_mean, statistics[0])
+    torch.testing.assert_close(running_var.double(), x.double().var(dim=(0, 2, 3)), rtol=chunks * eps, atol=0)
 
 
 def test_relu_mask_is_that_of_the_rounded_output(spec: OpSpec, backend_name: str, implementation: str) -> None:

@@ -7,7 +7,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from cifarfast.kernels import BNActConv2d, batch_norm_act, bn_act_conv2d, bn_act_conv2d_stats, conv2d_stats
+from cifarfast.kernels import (
+    BNActConv2d,
+    batch_norm_act,
+    bn_act_conv2d,
+    bn_act_conv2d_stats,
+    conv2d_stats,
+    fork_bn_act_conv2d_stats,
+)
 from cifarfast.kernels.spec import Maker, OpSpec
 
 SETTINGS = settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -84,6 +91,77 @@ def test_statistics_of_the_convolution_before(spec: OpSpec, backend_name: str, i
     gradients = [torch.autograd.grad((out.square().sum() + mean.sum()), leaves) for out, mean, _ in (chained, separate)]
     for a, b in zip(*gradients, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-3)
+
+
+def test_sums_over_groups_of_tiles(spec: OpSpec, backend_name: str, implementation: str) -> None:
+    """Gradients of BN's weight and bias are summed over more tiles than one program joins."""
+    inputs = _draw(0, implementation, h=33, w=33, size=1)
+    leaves = [inputs["weight"], inputs["bias"], inputs["x"]]
+    y = bn_act_conv2d(**inputs, training=True, act="silu")
+    cotangent = Maker(torch.float32, implementation, 1).randn(*y.shape)
+    conv_weight = inputs["conv_weight"]
+    bn = {name: value for name, value in inputs.items() if name != "conv_weight"}
+    composed = F.conv2d(batch_norm_act(**bn, training=True, act="silu"), conv_weight)
+    for a, b in zip(
+        torch.autograd.grad(y, leaves, cotangent), torch.autograd.grad(composed, leaves, cotangent), strict=True
+    ):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("training", "act"), [(True, "relu"), (True, "identity"), (False, "silu")])
+def test_fork_adds_both_gradients(
+    training: bool, act: str, spec: OpSpec, backend_name: str, implementation: str
+) -> None:
+    inputs = _draw(2, implementation)
+    options = {"padding": 1, "training": training, "act": act}
+
+    def block(forked: bool) -> tuple[Tensor, list[Tensor]]:
+        arguments = {name: value.clone() if "running" in name else value for name, value in inputs.items()}
+        shortcut, op = inputs["x"], fork_bn_act_conv2d_stats if forked else bn_act_conv2d_stats
+        results = list(op(**arguments, **options))
+        if forked:
+            shortcut = results.pop(0)
+        return shortcut, [*results, arguments["running_mean"], arguments["running_var"]]
+
+    leaves, gradients = _leaves(inputs), []
+    (shortcut, results), (x, expected) = block(True), block(False)
+    torch.testing.assert_close(shortcut, x, rtol=0, atol=0)
+    for a, b in zip(results, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=0)
+    for first, (y, mean, var, *_) in ((shortcut, results), (x, expected)):
+        wide = torch.cat([first, first[:, :4]], 1)  # whose gradient has gaps between its rows
+        loss = (wide * 3).square().sum() + y.square().sum() + mean.sum() + var.sum()
+        gradients.append(torch.autograd.grad(loss, leaves))
+    for a, b in zip(*gradients, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+
+
+def test_fork_with_a_gradient_for_one_result(spec: OpSpec, backend_name: str, implementation: str) -> None:
+    inputs = _draw(3, implementation)
+    shortcut, y, _, _ = fork_bn_act_conv2d_stats(**inputs, training=True)
+    (gradient,) = torch.autograd.grad(shortcut.sum(), inputs["x"], retain_graph=True)
+    torch.testing.assert_close(gradient, torch.ones_like(gradient))
+    plain = {name: value.clone() if "running" in name else value for name, value in inputs.items()}
+    expected = torch.autograd.grad(bn_act_conv2d(**plain, training=True).square().sum(), _leaves(inputs))
+    for a, b in zip(torch.autograd.grad(y.square().sum(), _leaves(inputs)), expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+
+
+def test_fork_compiles_fullgraph(spec: OpSpec, backend_name: str, implementation: str) -> None:
+    inputs = {name: value.detach() for name, value in _draw(4, implementation).items()}
+    expected = fork_bn_act_conv2d_stats(**inputs)
+    torch.compiler.reset()
+    compiled = torch.compile(fork_bn_act_conv2d_stats, fullgraph=True, backend="aot_eager")
+    for a, b in zip(compiled(**inputs), expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+    x = inputs["x"].clone().requires_grad_()
+    inputs["x"] = x
+    shortcut, y, _, _ = compiled(**inputs)
+    (gradient,) = torch.autograd.grad(shortcut.sum() + y.square().sum(), x)
+    shortcut, y, _, _ = fork_bn_act_conv2d_stats(**inputs)
+    torch.testing.assert_close(
+        gradient, torch.autograd.grad(shortcut.sum() + y.square().sum(), x)[0], rtol=1e-4, atol=1e-5
+    )
 
 
 def test_padded_pixels_are_zero(spec: OpSpec, backend_name: str, implementation: str) -> None:

@@ -68,6 +68,21 @@ def test_statistics_over_several_tiles(spec: OpSpec, backend_name: str, implemen
     torch.testing.assert_close(var, y.var(dim=(0, 2, 3), correction=0))
 
 
+@pytest.mark.parametrize("shape", [(3, 39, 41), (2, 32, 64), (1, 65, 65)])
+def test_statistics_over_groups_of_tiles(
+    shape: tuple[int, int, int], spec: OpSpec, backend_name: str, implementation: str
+) -> None:
+    """More tiles than one program joins: a last group and a last tile with fewer, all full, one of one tile."""
+    n, h, w = shape
+    make = Maker(torch.float32, implementation)
+    x = 3 + make.randn(n, 8, h, w) + torch.linspace(-9, 9, h, device=implementation)[:, None]  # tiles differ
+    weight = make.randn(24, 8, 1, 1)
+    y, mean, var = conv2d_stats(x, weight)
+    wide = y.double()
+    torch.testing.assert_close(mean.double(), wide.mean(dim=(0, 2, 3)), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(var.double(), wide.var(dim=(0, 2, 3), correction=0), rtol=2e-6, atol=0)
+
+
 def test_gradient_only_where_needed(spec: OpSpec, backend_name: str, implementation: str) -> None:
     make = Maker(torch.float32, implementation)
     x, weight = make.randn(2, 8, 3, 3), make.randn(8, 8, 3, 3)

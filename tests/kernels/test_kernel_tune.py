@@ -2,7 +2,9 @@
 
 import json
 from collections.abc import Callable
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,10 +12,13 @@ import torch
 
 from cifarfast.kernels import tuning
 from cifarfast.kernels.spec import all_specs
+from cifarfast.kernels.tune import __main__ as tune
+from cifarfast.kernels.tune import ahead
 from cifarfast.kernels.tune.__main__ import main
+from cifarfast.kernels.tune.ahead import Ahead
 from cifarfast.kernels.tune.candidates import candidates, label
 from cifarfast.kernels.tune.choose import as_text, fastest, merged_rows
-from cifarfast.kernels.tune.problems import PARTS_OF, Problem, problems
+from cifarfast.kernels.tune.problems import PARTS_OF, Problem, by_importance, problems
 from cifarfast.kernels.tune.record import Measurements, write_whole
 from cifarfast.kernels.tune.search import Search
 from cifarfast.kernels.tuning import Tile
@@ -267,6 +272,110 @@ def test_a_broken_gpu_ends_the_run(tmp_path: Path) -> None:
     results = json.loads((tmp_path / "nvidia-example.measurements.json").read_text())["results"]
     ((_, failed),) = results.items()
     assert len(failed) == 1
+
+
+def test_a_broken_gpu_is_left_to_another_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(self: Search, ops: list[str]) -> bool:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    started: list[list[str]] = []
+    monkeypatch.setattr(tune, "_obstacle", lambda: None)
+    monkeypatch.setattr(tune, "about", lambda: ABOUT)
+    monkeypatch.setattr(Search, "run", run)
+    monkeypatch.setattr(
+        tune.subprocess, "run", lambda command: started.append(command) or SimpleNamespace(returncode=7)
+    )
+    arguments = ["--op", "flat_ema", "--out", str(tmp_path / "x.json"), "--budget-seconds", "100"]
+    assert main(arguments) == 7
+    ((_, *rest, budget),) = started
+    assert rest == ["-m", "cifarfast.kernels.tune", *arguments]
+    assert 90 < float(budget.partition("--budget-seconds=")[2]) <= 100  # argparse takes the last
+    assert "going on in another process" in capsys.readouterr().out
+    monkeypatch.setattr(Search, "run", lambda self, ops: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        main(arguments)
+
+
+def test_what_matters_comes_first() -> None:
+    everything = [problem for spec in TUNED for problem in problems(spec.name)]
+    ordered = by_importance(everything)
+    assert sorted(ordered, key=everything.index) == everything
+    place = {problem: i for i, problem in enumerate(ordered)}
+
+    def places(op: str, text: str) -> list[int]:
+        return [i for problem, i in place.items() if problem.op == op and text in problem.case]
+
+    assert max(places("batch_norm_act", " 128x")) < min(places("shakedrop_bn_shortcut", " 128x"))
+    assert max(places("shakedrop_bn_shortcut", " 128x")) < min(places("bn_act_conv2d", " 128x"))
+    assert max(places("bn_act_conv2d", "WRN 128x")) < min(places("bn_act_conv2d", "between 128x"))
+    assert max(places("max_pool_bn_act", " 128x")) < min(places("batch_norm_act", " 512x"))
+    # a convolution's kernels apart, then the whole
+    for problem in ordered:
+        if problem.op in PARTS_OF and not problem.part:
+            parts = [p for p in problems(PARTS_OF[problem.op]) if p.part and p.size == problem.size]
+            alike = [p for p in parts if (" 128x" in p.case) == (" 128x" in problem.case)]
+            assert {p.part for p in alike} == {"fwd", "dgrad", "wgrad"}
+            assert all(place[part] < place[problem] for part in alike)
+
+
+def test_a_table_of_the_small_batches_alone(tmp_path: Path) -> None:
+    measured: list[Problem] = []
+
+    def measure(problem: Problem, row: Tile) -> float:
+        measured.append(problem)
+        return 1e-6 if row["num_warps"] == 8 else 2e-6
+
+    small = [p for p in problems("batch_norm_act") if "128x" in p.case.replace("x128x", "x")]
+    count = sum(len(Search(Path(), None, measure, deadline=1.0).rows(p)) for p in small)  # type: ignore[arg-type]
+    complete, table = search(
+        tmp_path, measure, ["batch_norm_act"], deadline=float(count), clock=lambda: float(len(measured))
+    )
+    assert not complete
+    assert set(measured) == set(small)
+    sizes = {problem.size for problem in small}
+    rows = {row["up_to"]: row for row in table["batch_norm_act"]}
+    chosen = [next(row for up_to, row in sorted(rows.items()) if size <= up_to) for size in sizes]
+    assert {row["num_warps"] for row in chosen} == {8}
+
+
+def test_candidates_are_compiled_in_the_order_of_their_measurement(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled = []
+
+    def compile_candidate(problem: Problem, row: Tile) -> None:
+        compiled.append((problem.case, label(row)))
+        if row["block"] == 2:
+            raise RuntimeError("ptxas failed")
+
+    monkeypatch.setattr(ahead, "compile_candidate", compile_candidate)
+    monkeypatch.setattr(ahead, "get_context", lambda method: SimpleNamespace(Pool=ThreadPool))
+    first, second, other = (
+        Problem("op", "", case, 16) for case in ("WRN 128x16x8x8", "WRN 512x16x8x8", "WRN 128x8x8x8")
+    )
+    rows = [{"block": 1}, {"block": 2}]
+    processes = Ahead(1)
+    todo = [(problem, row) for problem in (first, second, other) for row in rows]
+    assert processes.start(todo) == 4  # the number of images is in no code
+    for problem, row in todo:
+        processes.wait(problem, row)  # also for what failed
+    processes.wait(Problem("unknown", "", "case", 1), rows[0])
+    assert compiled == [(problem.case, label(row)) for problem in (first, other) for row in rows]
+    processes.close()
+    processes.close()
+    Ahead(2).close()
+
+
+def test_compiling_launches_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    jit = pytest.importorskip("triton.runtime.jit")
+    calls = []
+    monkeypatch.setattr(jit.JITFunction, "run", lambda self, *args, **settings: calls.append((args, settings)))
+    before = jit.JITFunction.run
+    kernel = jit.JITFunction(no_measurement)
+    with ahead.compiling_only():
+        kernel[(3,)](1, BLOCK=2)
+    assert calls == [((1,), {"grid": (3,), "warmup": True, "BLOCK": 2})]
+    assert jit.JITFunction.run is before
 
 
 def test_measurements_are_about_one_machine(tmp_path: Path) -> None:

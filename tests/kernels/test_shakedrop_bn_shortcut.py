@@ -1,5 +1,7 @@
 """Agreement with separate modules, precision and errors of ``shakedrop_bn_shortcut``, beyond its OpSpec's tests."""
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -7,10 +9,20 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from cifarfast.kernels import ShakeDropTail, shakedrop, shakedrop_bn_shortcut, share_randomness
+from cifarfast.kernels import (
+    ShakeDropTail,
+    conv2d_stats,
+    fork_batch_norm_act,
+    global_avg_pool_act,
+    shakedrop,
+    shakedrop_bn_shortcut,
+    shakedrop_bn_shortcut_stats,
+    share_randomness,
+)
 from cifarfast.kernels.spec import Inputs, Maker, OpSpec
 from cifarfast.models.pyramidnet import PyramidBasicBlock
 
+H, C = torch.zeros(2, 4, 3, 3), torch.ones(4)
 SETTINGS = settings(max_examples=4, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
@@ -168,10 +180,94 @@ def test_module_compiles_fullgraph() -> None:
     assert all(map(torch.equal, compiled.buffers(), eager.buffers()))
 
 
+STATISTICS_CASES = ["image", "pooled", "pooled odd", "pixel", "channel", "no affine", "several programs"]
+STATISTICS_CASES += ["without shakedrop, pooled", "one pixel", "padded channels", "mean far from zero"]
+
+
+@pytest.mark.parametrize("name", STATISTICS_CASES)
+def test_statistics_of_the_output(
+    name: str,
+    dtype: torch.dtype,
+    spec: OpSpec,
+    backend_name: str,
+    implementation: str,
+    poisoned_memory: None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if backend_name == "triton":
+        from cifarfast.kernels.shakedrop_bn_shortcut import triton_impl
+
+        monkeypatch.setattr(triton_impl, "PROGRAMS", 2)  # some samples a program, the last with fewer
+    inputs = spec.cases[name](Maker(dtype, implementation))
+    y, mean, var = shakedrop_bn_shortcut_stats(**inputs)
+    again = shakedrop_bn_shortcut_stats(**inputs)
+    assert all(map(torch.equal, (y, mean, var), again))
+    torch.testing.assert_close(y, shakedrop_bn_shortcut(**inputs))
+    assert mean.dtype == var.dtype == torch.float32
+    true_var, true_mean = torch.var_mean(y.double(), dim=(0, 2, 3), correction=0)
+    scale = y.double().square().mean(dim=(0, 2, 3)).sqrt() + 1e-30
+    assert ((mean - true_mean).abs() <= 1e-6 * scale).all()
+    assert ((var - true_var).abs() <= 1e-5 * true_var + (1e-6 * scale) ** 2).all()
+
+
+@pytest.mark.parametrize("pool", [False, True])
+def test_gradients_through_the_statistics(pool: bool, spec: OpSpec, backend_name: str, implementation: str) -> None:
+    h, x = _tensors(implementation, pool=pool)
+    weight, bias = (Maker(torch.float32, implementation, seed).randn(8).requires_grad_() for seed in (4, 5))
+    leaves, arguments = (h, x, weight, bias), {"running_mean": None, "running_var": None, "training": True}
+    y, mean, var = shakedrop_bn_shortcut_stats(h, x, weight=weight, bias=bias, **arguments)
+    plain = shakedrop_bn_shortcut(h, x, weight=weight, bias=bias, **arguments)
+    true_var, true_mean = torch.var_mean(plain, dim=(0, 2, 3), correction=0)
+    for found, expected in (
+        ((y * y).sum() + mean.sin().sum() + var.sin().sum(), (plain**2).sum() + true_mean.sin().sum()),
+        (mean.sin().sum() + var.sin().sum(), true_mean.sin().sum()),
+    ):
+        gradients = torch.autograd.grad(found, leaves, retain_graph=True)
+        true = torch.autograd.grad(expected + true_var.sin().sum(), leaves, retain_graph=True)
+        torch.testing.assert_close(gradients, true, rtol=1e-3, atol=1e-4)
+
+
+def test_statistics_are_handed_on(spec: OpSpec, backend_name: str, implementation: str) -> None:
+    """From a convolution to the tail, from the tail to the next block's fork and to the pooling."""
+    make = Maker(torch.float32, implementation)
+    leaves = [make.randn(3, 8, 3, 3), make.randn(8, 8, 3, 3, scale=0.1), make.rand(8) + 0.5, make.randn(8)]
+    x, conv_weight, weight, bias = (leaf.requires_grad_() for leaf in leaves)
+
+    def outputs(given: bool) -> list[Tensor]:
+        running = [torch.full((8,), value, device=implementation) for value in (0.0, 1.0) * 3]
+        affine = {"weight": weight, "bias": bias, "training": True}
+        h, *moments = conv2d_stats(x, conv_weight, padding=1)
+        settings = {"statistics": tuple(moments) if given else None, **affine}
+        y, *moments = shakedrop_bn_shortcut_stats(h, x, running[0], running[1], **settings)
+        settings = {"statistics": tuple(moments) if given else None, **affine}
+        y, branch = fork_batch_norm_act(y, running[2], running[3], **settings)
+        pooled = global_avg_pool_act(y, running[4], running[5], **settings)
+        gradients = torch.autograd.grad((branch * y).sum() + pooled.sin().sum(), (x, conv_weight, weight, bias))
+        return [y, branch, pooled, *running, *gradients]
+
+    torch.testing.assert_close(outputs(True), outputs(False), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("op", [shakedrop_bn_shortcut, fork_batch_norm_act, global_avg_pool_act])
+@pytest.mark.parametrize(
+    ("statistics", "training", "message"),
+    [
+        ((C, C), False, "statistics must be None when training is False"),
+        ((C,), True, "statistics must be mean and variance, got 1 tensors"),
+        ((C, C[:3]), True, r"statistics must be two of \[4\] torch.float32 on cpu, got \[3\]"),
+        ((C, C.half()), True, r"statistics must be two of \[4\] torch.float32 on cpu, got \[4\] torch.float16"),
+    ],
+)
+def test_wrong_statistics(op: Any, statistics: tuple[Tensor, ...], training: bool, message: str) -> None:
+    inputs = (H, H) if op is shakedrop_bn_shortcut else (H,)
+    with pytest.raises(ValueError, match=message):
+        op(*inputs, C, C, training=training, statistics=statistics)
+
+
 @pytest.mark.parametrize("name", ["image", "pooled odd", "no affine"])
 def test_backward_op(name: str, spec: OpSpec, backend_name: str, implementation: str) -> None:
     inputs: Inputs = spec.cases[name](Maker(torch.float32, implementation))
-    h, x, stats, weight, _, by_batch, *scale = spec.op_arguments(inputs)
+    h, x, stats, weight, _, by_batch, *scale, _with_moments = spec.op_arguments(inputs)
     in_shape = list(x.shape) if x.shape[2:] != h.shape[2:] else None
     arguments = (torch.ones_like(h), h, stats, weight, in_shape, by_batch, *scale)
     torch.library.opcheck(torch.ops.cifarfast.shakedrop_bn_shortcut_backward.default, arguments)
@@ -199,7 +295,6 @@ def test_gradient_accumulates_and_backward_repeats(spec: OpSpec, backend_name: s
     assert torch.equal(cotangent, torch.ones_like(cotangent))
 
 
-H, C = torch.zeros(2, 4, 3, 3), torch.ones(4)
 WRONG = {
     "empty batch": ({"h": H[:0], "x": H[:0]}, "h"),
     "three dimensions": ({"h": H[0]}, "h"),
@@ -228,6 +323,8 @@ WRONG = {
     "probability": ({"keep_probability": -1.0}, "keep_probability"),
     "seed": ({"seed": torch.zeros(())}, "seed"),
     "indices": ({"indices": torch.arange(3)}, "indices"),
+    "no true channels": ({"true_channels": 0}, "true_channels"),
+    "true channels": ({"true_channels": 5}, "true_channels"),
 }
 
 

@@ -21,12 +21,13 @@ FOLDER = Path(__file__).parent
 
 @pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="already interpreted")
 def test_kernels_in_the_interpreter() -> None:
-    names = ("test_op_specs.py", "test_kernel_tune_trials.py", *(f"test_{op}.py" for op in backend.registered()))
+    files = ("test_op_specs.py", "test_kernel_tune_trials.py", "test_last_program.py")
+    names = (*files, *(f"test_{op}.py" for op in backend.registered()))
     paths = [FOLDER / name for name in names]
-    files = [str(path) for path in paths if path.is_file()]
+    existing = [str(path) for path in paths if path.is_file()]
     options = ["-q", "-k", "triton-cpu", "-m", "not slow", "-p", "no:cacheprovider"]
     result = subprocess.run(
-        [sys.executable, "-m", "pytest", *files, *options],
+        [sys.executable, "-m", "pytest", *existing, *options],
         env={**os.environ, "TRITON_INTERPRET": "1"},
         cwd=FOLDER.parent.parent,
         capture_output=True,

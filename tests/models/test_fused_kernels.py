@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from cifarfast.kernels import backend, share_randomness
 from cifarfast.models import create_model, fuse
-from cifarfast.models.fused import layers
+from cifarfast.models.fused import layers, pyramidnet
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 ROOT = Path(__file__).parents[2]
@@ -94,7 +94,6 @@ def test_ops_of_a_pyramidnet(monkeypatch: pytest.MonkeyPatch) -> None:
     assert backward["cifarfast::fork_batch_norm_act_backward"] == 9
     assert backward["cifarfast::batch_norm_act_backward"] == 10
     assert backward["aten::add"] + backward["aten::add_"] == 0
-    assert backward["aten::_foreach_mul"] == 1
     for calls in (forward, backward):
         assert not {"aten::native_batch_norm", "aten::constant_pad_nd", "aten::avg_pool2d", "aten::relu"} & set(calls)
     monkeypatch.setattr(layers, "_has_kernel", lambda op, x, weight, conv: conv.fits_ops)
@@ -102,7 +101,22 @@ def test_ops_of_a_pyramidnet(monkeypatch: pytest.MonkeyPatch) -> None:
     assert forward["cifarfast::bn_act_conv2d"] == 18
     assert forward["cifarfast::conv2d_bn_act"] == 1
     assert forward["cifarfast::batch_norm_act"] == forward["aten::convolution"] == 0
-    assert forward["cifarfast::batch_norm_statistics"] == 19 - 9 + 9
+    assert forward["cifarfast::batch_norm_statistics"] == 19 - 9
+
+
+def test_ops_of_a_pyramidnet_with_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tails hand the statistics of their sums on: the first block's batch norms find their own, and with convolutions
+    by the library those inside the branches."""
+    monkeypatch.setattr(pyramidnet, "finds_statistics", lambda h: True)
+    forward, backward = ops_of_a_step("pyramidnet20_a24_shakedrop")
+    assert forward["cifarfast::batch_norm_statistics"] == 19 + 9 + 1 - 9
+    assert forward["cifarfast::moments_statistics"] == 9
+    assert not {"aten::stack", "aten::cat"} & set(forward)
+    assert not {"aten::stack", "aten::add", "aten::mul"} & set(backward)
+    monkeypatch.setattr(layers, "_has_kernel", lambda op, x, weight, conv: conv.fits_ops)
+    forward, backward = ops_of_a_step("pyramidnet20_a24_shakedrop")
+    assert forward["cifarfast::batch_norm_statistics"] == 1
+    assert backward["aten::add"] + backward["aten::add_"] == 0
 
 
 def test_ops_of_other_networks() -> None:

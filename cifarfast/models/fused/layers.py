@@ -14,6 +14,7 @@ from cifarfast.kernels import (
     conv2d_bn_act,
     conv2d_stats,
     fork_batch_norm_act,
+    fork_bn_act_conv2d_stats,
     global_avg_pool_act,
     max_pool_bn_act,
 )
@@ -25,7 +26,7 @@ from .padding import Fused, stored_width
 from .switch import fuses
 
 Statistics = tuple[Tensor, Tensor]
-"""Mean and biased variance [C] of a convolution's output, which the batch norm after it need not compute again."""
+"""Mean and biased variance [C] of an op's output, which the batch norm after it need not compute again."""
 
 Terms = tuple[Tensor, Tensor]
 """Branch and shortcut of a block, whose sum is left to the batch norm after them."""
@@ -99,15 +100,22 @@ class FusedNorm(Fused, BatchNormAct2d):
         arguments: dict[str, Any] = BatchNormAct2d._arguments(self)
         return arguments
 
-    def fork(self, x: Tensor | Terms) -> tuple[Tensor, Tensor]:
-        """x, or the sum of its terms, for all who read it beside this batch norm; ``act(BN(x))``."""
+    def fork(self, x: Tensor | Terms, statistics: Statistics | None = None) -> tuple[Tensor, Tensor]:
+        """x, or the sum of its terms, for all who read it beside this batch norm; ``act(BN(x))``.
+
+        ``statistics`` are those of a tensor x, where the op that made it had them; in eval they are not used.
+        """
         if isinstance(x, Tensor):
-            return fork_batch_norm_act(x, **self.arguments())
+            return fork_batch_norm_act(x, **self._with(statistics))
         return add_batch_norm_act(*x, **self.arguments())
 
-    def global_avg_pool(self, x: Tensor) -> Tensor:
-        """Mean of ``act(BN(x))`` over the image, [N, C]."""
-        return global_avg_pool_act(x, **self.arguments())
+    def global_avg_pool(self, x: Tensor, statistics: Statistics | None = None) -> Tensor:
+        """Mean of ``act(BN(x))`` over the image, [N, C]; ``statistics`` as in ``fork``."""
+        return global_avg_pool_act(x, **self._with(statistics))
+
+    def _with(self, statistics: Statistics | None) -> dict[str, Any]:
+        arguments = self.arguments()
+        return {**arguments, "statistics": statistics if arguments["training"] else None}
 
     def max_pool(self, x: Tensor, *, ceil_mode: bool = False) -> Tensor:
         """Maxima of ``act(BN(x))`` over 2×2 pixels; ``ceil_mode``: an odd side rounds up."""
@@ -153,15 +161,24 @@ def norm_conv_stats(
 
 
 def fork_norm_conv(
-    x: Tensor | Terms, norm: FusedNorm, conv: FusedConv2d, *, wanted: bool = True
+    x: Tensor | Terms,
+    norm: FusedNorm,
+    conv: FusedConv2d,
+    statistics: Statistics | None = None,
+    *,
+    wanted: bool = True,
 ) -> tuple[Tensor, Tensor, Statistics | None]:
-    """x, or the sum of its terms, for the shortcut; then as ``norm_conv_stats``."""
+    """x, or the sum of its terms, for the shortcut; then as ``norm_conv_stats``. Terms have no ``statistics``."""
     a = x if isinstance(x, Tensor) else x[0]
-    if _has_kernel("bn_act_conv2d", a, conv.weight, conv):
-        x = added(x)
-        return x, *norm_conv_stats(x, norm, conv, wanted=wanted)
-    x, y = norm.fork(x)
-    return x, conv(y), None
+    if not _has_kernel("bn_act_conv2d", a, conv.weight, conv):
+        x, y = norm.fork(x, statistics)
+        return x, conv(y), None
+    settings = {"stride": conv.stride, "padding": conv.padding, **norm.arguments()}
+    shortcut, weight = conv.operands(added(x))
+    if not settings["training"]:
+        return shortcut, bn_act_conv2d(shortcut, weight, **settings), None
+    shortcut, y, mean, var = fork_bn_act_conv2d_stats(shortcut, weight, statistics=statistics, **settings)
+    return shortcut, y, (mean, var) if wanted else None
 
 
 def added(x: Tensor | Terms) -> Tensor:

@@ -2,20 +2,20 @@
 
 Padded channels are zero from end to end. Their weights are, so convolutions and batch norms make zeros of zeros, both
 ways. One gradient would not be zero: the shortcut hands a block the gradient of channels that a later, wider block
-uses and that are padding in this one, and the bias of the block's last batch norm would gather it. ``hold_zero`` keeps
-it out.
+uses and that are padding in this one, and the bias of the block's last batch norm would gather it. The tail knows how
+many of its channels are true, and leaves it out.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from cifarfast.kernels import ShakeDrop, ShakeDropTail, shakedrop_bn_shortcut
+from cifarfast.kernels import ShakeDrop, ShakeDropTail, shakedrop_bn_shortcut, shakedrop_bn_shortcut_stats
+from cifarfast.kernels.shakedrop_bn_shortcut.op import finds_statistics
 
 from ..pyramidnet import PyramidBasicBlock, PyramidBlock, PyramidBottleneck, PyramidNet
-from .layers import FusedConv2d, FusedNorm, conv_norm, fork_norm_conv, norm_conv, norm_conv_stats
+from .layers import FusedConv2d, FusedNorm, Statistics, conv_norm, fork_norm_conv, norm_conv_stats
 from .padding import Fused
 from .switch import fuses
 
@@ -24,7 +24,6 @@ class FusedTail(Fused, ShakeDropTail):
     """The last batch norm of a branch, ShakeDrop and the shortcut: ``shortcut(x) + k · BN(h)``."""
 
     num_features: int
-    bias: Tensor
 
     def take_over(self, shakedrop: ShakeDrop | None) -> None:
         """Become the tail of a block that has this ShakeDrop, or none."""
@@ -32,24 +31,29 @@ class FusedTail(Fused, ShakeDropTail):
         for name in ("keep_probability", "level", "keep_level", "seed", "step", "indices", "layer"):
             setattr(self, name, getattr(shakedrop, name))
 
-    def forward(self, h: Tensor, x: Tensor, bias: Tensor) -> Tensor:
-        """``bias`` is the module's own, with the gradient of its padding held at zero."""
+    def forward(self, h: Tensor, x: Tensor, statistics: Statistics | None) -> tuple[Tensor, Statistics | None]:
+        """The result, and its statistics where training wants them and the op has them at no cost; ``statistics`` are
+        h's, where the convolution had them."""
         # as in BatchNorm2d, training leaves buffers alone that are not tracked
         updates = self.training and self.track_running_stats
         reads = updates or not self.training
-        return shakedrop_bn_shortcut(
-            h,
-            x,
-            self.running_mean if reads else None,
-            self.running_var if reads else None,
-            self.weight,
-            bias,
-            num_batches_tracked=self.num_batches_tracked if updates else None,
-            training=self.training,
-            momentum=self.momentum,
-            eps=self.eps,
+        arguments: dict[str, Any] = {
+            "running_mean": self.running_mean if reads else None,
+            "running_var": self.running_var if reads else None,
+            "weight": self.weight,
+            "bias": self.bias,
+            "num_batches_tracked": self.num_batches_tracked if updates else None,
+            "training": self.training,
+            "momentum": self.momentum,
+            "eps": self.eps,
+            "true_channels": self.num_features,
+            "statistics": statistics if self.training else None,
             **ShakeDropTail._scale_arguments(self),
-        )
+        }
+        if not self.training or not (torch.compiler.is_compiling() or finds_statistics(h)):
+            return shakedrop_bn_shortcut(h, x, **arguments), None
+        y, mean, var = shakedrop_bn_shortcut_stats(h, x, **arguments)
+        return y, (mean, var)
 
 
 class FusedPyramidBlock(Fused, PyramidBlock):
@@ -63,20 +67,16 @@ class FusedPyramidBlock(Fused, PyramidBlock):
         last.take_over(self.shakedrop)
         self.shakedrop = None
 
-    @property
-    def tail(self) -> FusedTail:
-        """The last batch norm and what follows it."""
-        last: Any = self.branch[-1]
-        return last
-
-    def forward(self, x: Tensor, bias: Tensor) -> Tensor:  # type: ignore[override]
-        """``bias`` is what ``hold_zero`` made of the tail's."""
+    def forward(  # type: ignore[override]
+        self, x: Tensor, statistics: Statistics | None
+    ) -> tuple[Tensor, Statistics | None]:
+        """``statistics`` are x's, where the block before had them; those of the result are returned with it."""
         layers: list[Any] = list(self.branch)
-        first_norm, first_conv, *layers, last_norm, last_conv, tail = layers
-        x, out, statistics = fork_norm_conv(x, first_norm, first_conv)
+        first_norm, first_conv, *layers, tail = layers
+        x, out, statistics = fork_norm_conv(x, first_norm, first_conv, statistics)
         for norm, conv in zip(layers[::2], layers[1::2], strict=True):
             out, statistics = norm_conv_stats(out, norm, conv, statistics)
-        return tail(norm_conv(out, last_norm, last_conv, statistics), x, bias)
+        return tail(out, x, statistics)
 
 
 @fuses(PyramidBasicBlock)
@@ -96,49 +96,10 @@ class FusedPyramidNet(Fused, PyramidNet):
     conv1: FusedConv2d
     bn1: FusedNorm
     bn2: FusedNorm
-    tail_mask: Tensor
-
-    def adopt(self) -> None:
-        tails = [block.tail for block in self.blocks()]
-        masks = [torch.ones_like(tail.bias) for tail in tails]
-        for tail, mask in zip(tails, masks, strict=True):
-            mask[tail.num_features :] = 0
-        self.register_buffer("tail_mask", torch.cat(masks), persistent=False)
-
-    def blocks(self) -> list[FusedPyramidBlock]:
-        """All blocks in order."""
-        groups: Any = self.groups
-        return [block for group in groups for block in group]
 
     def forward(self, x: Tensor) -> Tensor:
-        x = conv_norm(x, self.conv1, self.bn1)
-        blocks = self.blocks()
-        biases = hold_zero([block.tail.bias for block in blocks], self.tail_mask)
-        for block, bias in zip(blocks, biases, strict=True):
-            x = block(x, bias)
-        return self.fc(self.bn2.global_avg_pool(x))
-
-
-def hold_zero(vectors: Sequence[Tensor], mask: Tensor) -> Sequence[Tensor]:
-    """The same vectors, whose gradients are zero where ``mask`` (of their total length, ones and zeros) is.
-
-    One function for all of them, so that the backward is one or two kernels and not one a vector.
-    """
-    return _HoldZero.apply(mask, *vectors)
-
-
-class _HoldZero(torch.autograd.Function):
-    @staticmethod
-    def forward(mask: Tensor, *vectors: Tensor) -> tuple[Tensor, ...]:
-        return tuple(vector.view_as(vector) for vector in vectors)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, ...]) -> None:
-        mask, *vectors = inputs
-        ctx.save_for_backward(mask)
-        ctx.lengths = [len(vector) for vector in vectors]
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        (mask,) = ctx.saved_tensors
-        return None, *torch._foreach_mul(grads, mask.split(ctx.lengths))
+        x, statistics = conv_norm(x, self.conv1, self.bn1), None
+        groups: Any = self.groups
+        for block in (block for group in groups for block in group):
+            x, statistics = block(x, statistics)
+        return self.fc(self.bn2.global_avg_pool(x, statistics))

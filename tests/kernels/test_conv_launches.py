@@ -1,0 +1,135 @@
+"""How many kernels a convolution op launches: a step has hundreds of them, and a launch takes as long as a small one.
+
+The kernels are stubs that are counted; what torch runs beside them is in the profiler's list.
+"""
+
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from cifarfast.kernels import (
+    backend,
+    bn_act_conv2d_stats,
+    conv2d_bn_act,
+    conv2d_stats,
+    fork_bn_act_conv2d_stats,
+)
+
+pytest.importorskip("triton")
+
+# what takes no launch: memory, views, and copies that find nothing to do
+FREE = {
+    *("empty", "empty_like", "empty_strided", "new_empty", "result_type"),
+    *("select", "as_strided", "detach", "view", "view_as", "alias", "contiguous", "to", "expand"),
+}
+
+
+class Stub:
+    """Stands for a kernel; counts its launches."""
+
+    def __init__(self, name: str, launched: Counter[str]) -> None:
+        self.name, self.launched = name, launched
+
+    def __getitem__(self, grid: tuple[int, ...]) -> "Stub":
+        return self
+
+    def __call__(self, *args: Any, **kwargs: Any) -> None:
+        self.launched[self.name] += 1
+
+
+@pytest.fixture
+def launched(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counter[str]]:
+    from cifarfast.kernels.conv_bn_act import triton_impl  # noqa: F401 - its kernels are replaced below
+    from cifarfast.kernels.last_program import take_counters
+
+    take_counters(1, torch.device("cpu"))  # the first makes them
+    counter: Counter[str] = Counter()
+    for module in [module for name, module in sys.modules.items() if name.startswith("cifarfast.kernels.")]:
+        for name in [name for name in vars(module) if name.endswith("_kernel")]:
+            monkeypatch.setattr(module, name, Stub(name, counter))
+    monkeypatch.setenv(backend.BACKEND_VARIABLE, "triton")
+    monkeypatch.setenv("TRITON_INTERPRET", "1")  # else CPU tensors are refused
+    return counter
+
+
+def rows(channels: int, *, gradient: bool = False) -> list[Tensor]:
+    return [torch.ones(channels, requires_grad=gradient) for _ in range(2)]
+
+
+def image(channels: int) -> Tensor:
+    x = torch.randn(2, channels, 8, 8, dtype=torch.bfloat16).contiguous(memory_format=torch.channels_last)
+    return x.requires_grad_()
+
+
+def weight(outputs: int, inputs: int) -> Tensor:
+    kernel = torch.randn(outputs, inputs, 3, 3, dtype=torch.bfloat16)
+    return kernel.contiguous(memory_format=torch.channels_last).requires_grad_()
+
+
+def torch_launches(profile: Any) -> Counter[str]:
+    """The torch ops that launch a kernel on a GPU."""
+    names = [event.name.removeprefix("aten::") for event in profile.events() if event.name.startswith("aten::")]
+    return Counter(name for name in names if name not in FREE)
+
+
+def test_launches_of_conv2d_stats(launched: Counter[str]) -> None:
+    x, kernel = image(16), weight(16, 16)
+    with torch.profiler.profile() as profile:
+        y, _, _ = conv2d_stats(x, kernel, padding=1)
+        assert launched == {"conv_fwd_kernel": 1}
+        torch.autograd.grad(y, (x, kernel), y.detach())
+    assert launched == dict.fromkeys(
+        ("conv_fwd_kernel", "conv_dgrad_kernel", "conv_wgrad_kernel", "conv_wgrad_reduce_kernel"), 1
+    )
+    assert not torch_launches(profile)
+
+
+@pytest.mark.parametrize("momentum", [0.1, 0.0])
+@pytest.mark.parametrize("fork", [False, True])
+def test_launches_of_bn_act_conv2d(fork: bool, momentum: float, launched: Counter[str]) -> None:
+    """With statistics from the convolution before and moments for the one after: a unit of a pre-activation network."""
+    x, first, second = image(16), weight(16, 16), weight(16, 16)
+    buffers, parameters, count = rows(16), rows(16, gradient=True), torch.zeros((), dtype=torch.int64)
+    y, mean, var = conv2d_stats(x, first, padding=1)
+    launched.clear()
+    settings: dict[str, Any] = {"padding": 1, "training": True, "momentum": momentum, "num_batches_tracked": count}
+    with torch.profiler.profile() as profile:
+        if fork:
+            arguments = (y, second, *buffers, *parameters)
+            shortcut, z, *_ = fork_bn_act_conv2d_stats(*arguments, statistics=(mean, var), **settings)
+            results = [z, shortcut]
+        else:
+            z, *_ = bn_act_conv2d_stats(y, second, *buffers, *parameters, statistics=(mean, var), **settings)
+            results = [z]
+        assert launched == {"conv_running_kernel": 1, "conv_fwd_kernel": 1}
+        launched.clear()
+        torch.autograd.grad(results, (y, second, *parameters), [result.detach() for result in results])
+    last = "fork_batch_norm_act_bwd_kernel" if fork else "batch_norm_act_bwd_kernel"
+    assert launched == dict.fromkeys(("conv_dgrad_kernel", last, "conv_wgrad_kernel", "conv_wgrad_reduce_kernel"), 1)
+    assert not torch_launches(profile)
+
+
+def test_launches_of_conv2d_bn_act(launched: Counter[str]) -> None:
+    x, kernel = image(16), weight(16, 16)
+    buffers, parameters = rows(16), rows(16, gradient=True)
+    with torch.profiler.profile() as profile:
+        z = conv2d_bn_act(x, kernel, *buffers, *parameters, padding=1, training=True)
+        assert launched == dict.fromkeys(("conv_fwd_kernel", "batch_norm_act_fwd_kernel", "conv_running_kernel"), 1)
+        launched.clear()
+        torch.autograd.grad(z, (x, kernel, *parameters), z.detach())
+    norm = ("batch_norm_act_bwd_sums_kernel", "batch_norm_act_bwd_kernel")
+    assert launched == dict.fromkeys((*norm, "conv_dgrad_kernel", "conv_wgrad_kernel", "conv_wgrad_reduce_kernel"), 1)
+    assert not torch_launches(profile)
+
+
+def test_a_torch_op_beside_the_kernels_is_noticed(launched: Counter[str]) -> None:
+    """Statistics that are no rows of one tensor are copied into one."""
+    x, kernel = image(16), weight(16, 16)
+    with torch.profiler.profile() as profile:
+        bn_act_conv2d_stats(x, kernel, *rows(16), statistics=tuple(rows(16)), training=True, padding=1)
+    assert torch_launches(profile)["stack"] == 1
