@@ -48,14 +48,8 @@ class Graphs:
         if key not in self._seen:
             self._seen.add(key)
             return self._beside(function)
-        if key not in self._recorded:
-            try:
-                self._recorded[key] = self._record(function)
-            except torch.OutOfMemoryError:
-                raise
-            except RuntimeError as error:
-                self._give_up(error)
-                return function()
+        if key not in self._recorded and not self._try_to_record(key, function):
+            return function()  # here, as an error's traceback keeps what the recording had allocated
         graph, result = self._recorded[key]
         graph.replay()
         return result
@@ -72,14 +66,25 @@ class Graphs:
         torch.cuda.current_stream().wait_stream(self._stream)
         return result
 
+    def _try_to_record(self, key: Hashable, function: Callable[[], Any]) -> bool:
+        """Record the function for the key; False where that is not possible, which is said."""
+        try:
+            self._recorded[key] = self._record(function)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            self._give_up(error)
+            return False
+        return True
+
     def _record(self, function: Callable[[], T]) -> tuple[torch.cuda.CUDAGraph, T]:
         graph = torch.cuda.CUDAGraph()
         torch.cuda.synchronize()
         gc.collect()
         torch.cuda.empty_cache()
         with torch.cuda.stream(self._stream):
-            graph.capture_begin(pool=self._pool)
             try:
+                graph.capture_begin(pool=self._pool)
                 result = function()
                 graph.capture_end()
             except BaseException:
@@ -95,7 +100,11 @@ class Graphs:
         with contextlib.suppress(RuntimeError):
             graph.capture_end()
         with contextlib.suppress(RuntimeError):
+            graph.pool()  # raises unless the recording itself came to its end: then the graph undoes all of it
+            return
+        with contextlib.suppress(RuntimeError):
             torch._C._cuda_endAllocateToPool(self._device, self._pool)
+            torch._C._cuda_releasePool(self._device, self._pool)
         generator = torch.cuda.default_generators[self._device]
         generator.graphsafe_set_state(generator.clone_state())
 

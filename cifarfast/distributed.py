@@ -1,5 +1,6 @@
 """Data-parallel training over processes that torchrun started."""
 
+import gc
 import os
 from dataclasses import dataclass
 from typing import Any
@@ -109,6 +110,7 @@ def is_writer() -> bool:
 def leave_world() -> None:
     """Undo ``join_world``."""
     if dist.is_initialized():
+        gc.collect()  # NCCL waits for the end of every CUDA graph that has recorded a call
         dist.destroy_process_group()
 
 

@@ -108,6 +108,7 @@ class Trainer:
         )
         self.watch = NonfiniteWatch(self.keeper)
         self._saved_at = self._looked_at = time.monotonic()
+        self._epoch_began: float | None = None  # on time.perf_counter(), less what it took before a resume
         self._test_logits: Tensor | None = None
 
     @property
@@ -122,6 +123,7 @@ class Trainer:
             UserError: the loss is no longer finite; the checkpoints before it are kept.
         """
         self.watch.look(self.progress, wait=True)
+        self._count_seconds()  # after the device has done what the host had sent ahead
         self.keeper.save(self.progress)
         self._saved_at = time.monotonic()
 
@@ -192,20 +194,26 @@ class Trainer:
         self.step.begin(progress.epoch, progress.step_in_epoch, rates, progress.left_out(progress.epoch))
         self.watch.forget()
         self.model.train()
-        started, before, shown = time.perf_counter(), progress.epoch_seconds, 0.0
+        self._epoch_began, shown = time.perf_counter() - progress.epoch_seconds, 0.0
         while progress.step_in_epoch < self.steps_per_epoch:
             step = progress.step_in_epoch
             self._generator.manual_seed(seeds[step] + self.world.rank)
             self.train_step(self.step_sizes[step], first_step + step)
             progress.step_in_epoch += 1
-            progress.epoch_seconds = before + time.perf_counter() - started
+            self._count_seconds()
             self._pause(stop)
             bar.update(self.step_sizes[step])
             if not bar.disable and progress.epoch_seconds - shown > 0.5 and (means := self.step.running.peek()):
                 bar.set_postfix_str(f"loss {means[0]:.3f}, accuracy {means[1]:.2f} %", refresh=False)
                 shown = progress.epoch_seconds
         self.watch.look(progress, wait=True)
-        progress.epoch_seconds = before + time.perf_counter() - started
+        self._count_seconds()
+        self._epoch_began = None
+
+    def _count_seconds(self) -> None:
+        """Bring the present epoch's time up to date."""
+        if self._epoch_began is not None:
+            self.progress.epoch_seconds = time.perf_counter() - self._epoch_began
 
     @property
     def _generator(self) -> torch.Generator:

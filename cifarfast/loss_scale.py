@@ -18,9 +18,9 @@ class LossScale:
         self.scale = torch.full((), self.START, device=device)
         self._steps_without_overflow = torch.zeros((), dtype=torch.int32, device=device)
 
-    def inverse(self) -> Tensor:
-        """1 / scale in fp64."""
-        return 1 / self.scale.double()
+    def write_inverse(self, out: Tensor) -> None:
+        """Write 1 / scale into a 0-d tensor, in its precision."""
+        out.copy_(self.scale).reciprocal_()
 
     def at_its_end(self) -> Tensor:
         """Whether halving does not help any more, 0-d bool."""

@@ -57,6 +57,9 @@ class RunningMean:
 
     def __init__(self, device: torch.device) -> None:
         self.sums = torch.zeros(3, dtype=torch.float64, device=device)
+        self._batch = torch.ones(3, dtype=torch.float64, device=device)  # mean loss, right answers, 1
+        self._loss, self._right = self._batch[0], self._batch[1]
+        self._nothing = torch.zeros((), dtype=torch.float64, device=device)
         self._recent = RecentValue(self.sums)
 
     @torch.no_grad()
@@ -75,13 +78,16 @@ class RunningMean:
         Of a mixed image ``lam`` counts as right when ``labels`` is predicted, 1 − lam when ``labels_b`` is. Where the
         0-d bool ``left_out`` is true the batch does not count.
         """
-        count, predicted = len(labels), logits.argmax(1)
+        predicted, batch = logits.argmax(1), self._batch
+        self._loss.copy_(loss)
         if labels_b is None or lam is None:
-            right = (predicted == labels).sum()
+            torch.sum(predicted == labels, 0, dtype=batch.dtype, out=self._right)
         else:
-            right = (lam * (predicted == labels) + (1 - lam) * (predicted == labels_b)).sum()
-        added = torch.stack([loss.double() * count, right.double(), torch.full_like(right, count, dtype=torch.float64)])
-        self.sums += added if left_out is None else torch.where(left_out, 0.0, added)
+            self._right.copy_((lam * (predicted == labels) + (1 - lam) * (predicted == labels_b)).sum())
+        if left_out is not None:
+            batch = torch.where(left_out, self._nothing, batch)
+        self.sums[::2].add_(batch[::2], alpha=len(labels))
+        self.sums[1].add_(batch[1])
 
     def peek(self) -> tuple[float, float] | None:
         """Mean loss and accuracy in percent as of a recent batch, or None while no copy is ready. Never waits."""

@@ -1,6 +1,7 @@
 """One training step: everything from the batch's indices to the new weights, on the device."""
 
 import copy
+import math
 
 import torch
 from torch import Tensor, nn
@@ -78,16 +79,20 @@ class TrainStep:
         self.loss = build_loss(recipe)
         self.forward = torch.compile(model) if recipe.compile else model
         self.running = RunningMean(device)
-        self.order = torch.zeros(samples, dtype=torch.int64, device=device)
+        rows = math.ceil(samples / recipe.batch_size)
+        self._batches = torch.zeros(rows, recipe.batch_size, dtype=torch.int64, device=device)
+        self.order = self._batches.view(-1)[:samples]
+        """The epoch's indices: batch i is row i of a table, which one lookup reads."""
         self.plan = torch.zeros(steps_per_epoch, len(PLANNED), dtype=torch.float64, device=device)
         self.epoch = torch.zeros(1, dtype=torch.int64, device=device)
         self.step_in_epoch = torch.zeros(1, dtype=torch.int64, device=device)
         self.bad_steps = torch.zeros(steps_per_epoch, dtype=torch.bool, device=device)
-        """Steps of this epoch with a loss or gradient norm that was not finite."""
-        self.stopped = torch.zeros((), dtype=torch.bool, device=device)
-        """After a bad step, unless the recipe skips those: later steps change nothing."""
+        """Steps of this epoch with a loss or gradient that was not finite."""
+        self.stopped = torch.zeros((), dtype=torch.float64, device=device)
+        """1 after a bad step, unless the recipe skips those: later steps change nothing."""
         self._steps = torch.arange(steps_per_epoch, device=device)
-        self._within = torch.arange(recipe.batch_size, device=device)
+        self._leaves = list(self.flat.leaves.values())
+        self._one = torch.ones((), device=device)
         # ShakeDrop's counter: a step has two passes with SAM, and each draws anew
         self._seed = torch.tensor(recipe.seed, dtype=torch.int64, device=device)
         self._pass = torch.zeros((), dtype=torch.int64, device=device)
@@ -137,8 +142,7 @@ class TrainStep:
         """One step on the next ``count`` images of the epoch's order, this process taking its part of them."""
         scalars = self.optimizer.scalars
         torch.index_select(self.plan, 0, self.step_in_epoch, out=scalars[None, : len(PLANNED)])
-        part = self.world.part(count)
-        indices = self.order[self.step_in_epoch * self.recipe.batch_size + self._within[part]]
+        indices = self._batches.index_select(0, self.step_in_epoch)[0, self.world.part(count)]
         if self._shakes:
             share_randomness(self.model, self._seed, self._pass, indices)
         batch = self.augment(self.data.images, self.data.labels, indices, self.epoch)
@@ -146,15 +150,18 @@ class TrainStep:
         share = self.world.share(count)
         loss, logits = self._gradient(batch, share)
         judged = loss
-        self._pass += 1
         if perturbed:
             assert self.sharpness is not None
             norm = self.sharpness.perturb(self.flat)
+            if self._shakes:
+                self._pass += 1
             with unmoved_statistics(self.model):
                 second_loss, _ = self._gradient(batch, share)
-            # where the first gradient is not finite, the second loss says nothing
-            judged = torch.where(norm.isfinite(), loss + second_loss, loss)
-        self._pass += 1
+            judged = loss + second_loss
+            if self.loss_scale:  # where the first gradient overflows, the second loss says nothing
+                judged = torch.where(norm * 0 == 0, judged, loss)
+        if self._shakes:
+            self._pass += 1 if perturbed else 2
         left_out = self._judge(judged)
         self.optimizer.step()
         if before is not None:
@@ -167,14 +174,14 @@ class TrainStep:
 
     def _gradient(self, batch: Batch, share: float) -> tuple[Tensor, Tensor]:
         """Gather the gradient of the batch's mean loss; return the loss and the logits."""
-        leaves = list(self.flat.leaves.values())
+        # what a factor on the loss would give, without multiplying it and the backward of that
+        factor = self.loss_scale.scale if self.loss_scale else self._one
+        if share != 1:
+            factor = factor * share
         with self.flat.computing(), autocast(self.device, self.recipe.precision):
             logits = self.forward(batch.images)
             loss = self.loss(logits, batch)
-            target = loss if share == 1 else loss * share
-            if self.loss_scale:
-                target = target * self.loss_scale.scale
-            gradients = torch.autograd.grad(target, leaves, allow_unused=True)
+            gradients = torch.autograd.grad(loss, self._leaves, factor, allow_unused=True)
         self.flat.gather(gradients)
         self.world.average(self.flat.grad)
         return loss.detach(), logits.detach()
@@ -193,19 +200,24 @@ class TrainStep:
         """
         scalars, scale = self.optimizer.scalars, self.loss_scale
         if scale:
-            scalars[FlatScalar.GRAD_SCALE] = scale.inverse()
-        overflow = ~self.optimizer.clip().isfinite()
+            scale.write_inverse(scalars[FlatScalar.GRAD_SCALE])
+        norm_or_sum = self.optimizer.clip()
         if self.world.size > 1:
             loss = loss.clone()
             self.world.average(loss)
-        bad = ~loss.isfinite() | (overflow & scale.at_its_end() if scale else overflow)
-        left_out = (scalars[FlatScalar.SKIP] != 0) | self.stopped
-        bad &= ~left_out
-        self.bad_steps |= bad & (self._steps == self.step_in_epoch)
-        if self.recipe.on_nonfinite != "skip":
-            self.stopped |= bad
-        left_out = left_out | bad
+        skip = scalars[FlatScalar.SKIP]
+        torch.maximum(skip, self.stopped, out=skip)
+        # 0·x is 0 where x is finite, else NaN, which is neither 0 nor 1: few operations, as each is a launch
         if scale:
+            overflow = norm_or_sum * 0 != 0
+            left_out = (loss * 0 != skip) | (overflow & scale.at_its_end())
             scale.update(overflow, unless=left_out)
-        self.optimizer.skip(left_out | overflow)
+            unchanged = left_out | overflow
+        else:
+            unchanged = left_out = torch.add(loss, norm_or_sum, alpha=0) * 0 != skip
+        bad = left_out != skip
+        torch.where(self._steps == self.step_in_epoch, bad, self.bad_steps, out=self.bad_steps)
+        if self.recipe.on_nonfinite != "skip":
+            torch.maximum(self.stopped, bad, out=self.stopped)
+        self.optimizer.skip(unchanged)
         return left_out

@@ -86,6 +86,7 @@ def train(
         limit_train=recipe.limit_train,
         image_size=recipe.image_size,
         seed=recipe.seed,
+        split_seed=recipe.split_seed,
     ).to(recipe.device)
     trainer = Trainer(recipe, splits, run, world=world, show_progress=show_progress)
     if not world.writes:
@@ -155,14 +156,17 @@ def run_command(arguments: list[str]) -> int:
         here = {name: getattr(settings, name) for name in ("device", "precision", "backend")}
         print(to_toml(dataclasses.replace(resolved, **here)), end="")
         return 0
+    stopped = 0
     try:
         run = train(settings, out=options.out, resume=options.resume, show_progress=not options.quiet)
-        leave_world()
     except Interrupted as stop:
         if is_writer():
             print(f"\nstopped by {stop}; the state is saved", file=sys.stderr)
             print(f"resume with: {command('train')} --out {shlex.quote(str(stop.folder))} --resume", file=sys.stderr)
-        return stop.exit_code
+        stopped = stop.exit_code
+    leave_world()  # here, as the exception keeps the trainer and with it its graphs
+    if stopped:
+        return stopped
     if is_writer():
         print(summary(run.read_result()))
         print(f"next: {command('report')} {shlex.quote(str(run.path))}")

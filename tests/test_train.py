@@ -3,9 +3,12 @@
 import json
 import os
 import pty
+import signal
 import subprocess
 import sys
 import termios
+import time
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +21,13 @@ from cifarfast import cli
 from cifarfast.checkpoint import checkpoint_folders, load_checkpoint
 from cifarfast.engine import Trainer
 from cifarfast.evaluate import main as evaluate
+from cifarfast.keeper import Keeper
 from cifarfast.metrics import score
+from cifarfast.nonfinite import NonfiniteWatch
+from cifarfast.progress import Progress
 from cifarfast.recipe import parse_recipe
 from cifarfast.run import RunFolder
+from cifarfast.signals import Interrupted
 
 TINY = ["--dataset=synthetic:classes=3,train=96,test=30", "--arch=cnn_tutorial", "--batch-size=16", "--quiet"]
 
@@ -212,6 +219,48 @@ def test_a_last_batch_of_one_image_is_left_out(tmp_path: Path) -> None:
         patch.setattr(Trainer, "train_step", lambda t, count, *rest: (sizes.append(count), step(t, count, *rest)))
         assert run_inline([*arguments, "--epochs=1", f"--out={tmp_path / 'again'}"]).code == 0
     assert sizes == [16, 16]
+
+
+def test_a_checkpoint_in_mid_epoch_has_the_time_of_the_steps_it_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    look, save, seconds = NonfiniteWatch.look, Keeper.save, []
+
+    def slow(watch: NonfiniteWatch, progress: Progress, *, wait: bool) -> None:
+        time.sleep(0.05 * wait)  # a GPU that is behind the host
+        look(watch, progress, wait=wait)
+
+    def noted(keeper: Keeper, progress: Progress) -> None:
+        seconds.append(progress.epoch_seconds)
+        save(keeper, progress)
+
+    monkeypatch.setattr(NonfiniteWatch, "look", slow)
+    monkeypatch.setattr(Keeper, "save", noted)
+    run = RunFolder(tmp_path / "run")
+    assert run_inline([*TINY, "--epochs=1", "--checkpoint-seconds=0", f"--out={run.path}"]).code == 0
+    assert len(seconds) > 3
+    assert all(value > 0.05 * i for i, value in enumerate(seconds[:-1], 1)), seconds
+    assert run.read_result()["train_seconds"] > 0.05 * (len(seconds) - 1)
+
+
+def test_processes_part_after_the_trainer_with_its_graphs_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Graph:
+        pass
+
+    kept, seen = [], []
+
+    def train(*arguments: object, **named: object) -> None:
+        graph = Graph()
+        kept.append(weakref.ref(graph))
+        raise Interrupted(signal.SIGTERM, tmp_path)
+
+    module = sys.modules["cifarfast.train"]
+    monkeypatch.setattr(module, "train", train)
+    monkeypatch.setattr(module, "leave_world", lambda: seen.append(kept[0]()))
+    assert run_inline(TINY).code == 143
+    assert seen == [None]
 
 
 def test_tensorboard(tmp_path: Path) -> None:

@@ -175,6 +175,8 @@ class FlatParameters:
         for view, gradient in zip(self.grad_views.values(), gradients, strict=True):
             if gradient is None:
                 absent.append(view)
+            elif gradient.stride() == view.stride():
+                pairs.setdefault(gradient.dtype, []).append((view, gradient))
             elif _same_layout(view, gradient):
                 # equal strides for dimensions of one element too: only then one launch copies many
                 pairs.setdefault(gradient.dtype, []).append((view, gradient.as_strided(view.shape, view.stride())))

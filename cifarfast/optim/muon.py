@@ -87,7 +87,7 @@ class Muon:
         if self._by_shape:
             self._orthogonalise()
             self._inner_scalars.copy_(self.scalars)
-            self._inner_scalars[FlatScalar.GRAD_SCALE : FlatScalar.SKIP] = 1.0  # already in the momentum
+            self._inner_scalars[FlatScalar.GRAD_SCALE : FlatScalar.SKIP].fill_(1.0)  # already in the momentum
             self._descend(self.inner, self._inner_scalars, 0.0)
         self._descend(self.rest, self.scalars, self.momentum)
 

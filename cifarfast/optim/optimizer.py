@@ -43,6 +43,8 @@ class FlatOptimizer:
         self.flat, self.recipe, self.ema = flat, recipe, ema
         assert recipe.lr is not None
         self.scalars = flat_scalars(lr=recipe.lr, ema_decay=recipe.ema_decay, device=flat.master.device)
+        # both become 1 when a step is skipped
+        self._held = self.scalars[FlatScalar.EMA_DECAY : FlatScalar.SKIP + 1 : FlatScalar.SKIP - FlatScalar.EMA_DECAY]
         self.states: dict[str, Tensor] = {}
         # Lookahead changes the weights after the step, so their average moves after that
         self._average_in_step = None if recipe.lookahead_every else ema
@@ -92,10 +94,13 @@ class FlatOptimizer:
                 ).update
 
     def clip(self) -> Tensor:
-        """Have the next step clip its gradient if the recipe does; 0-d, finite where the gradient is."""
+        """Have the next step clip its gradient if the recipe does; 0-d, not finite where the gradient is not.
+
+        That is the gradient's norm where it is needed, else its sum, which is quicker to have.
+        """
         if self.recipe.clip_norm:
             return flat_clip(self.flat.grad, self.scalars, self.recipe.clip_norm, self.flat.table)
-        return self.flat.grad_norm()
+        return self.flat.grad.sum()
 
     def step(self) -> None:
         """One step from ``flat.grad``; where the scalar ``SKIP`` is not 0 nothing but the compute copy changes."""
@@ -138,8 +143,5 @@ class FlatOptimizer:
             tensor.copy_(tensors[name])
 
     def skip(self, where: Tensor) -> None:
-        """Let the next step change nothing where the 0-d bool is true, whatever ``SKIP`` was."""
-        skip = self.scalars[FlatScalar.SKIP]
-        skip.copy_(where | (skip != 0))
-        decay = self.scalars[FlatScalar.EMA_DECAY]
-        decay.copy_(torch.where(skip != 0, 1.0, decay))
+        """Let the next step change nothing where the 0-d bool is true; ``SKIP`` is 0 or 1 and stays 1 where it was."""
+        torch.maximum(self._held, where, out=self._held)
