@@ -6,35 +6,43 @@ are marked ``gpu``, the training step's benchmark, a short training, the other b
 compute-sanitizer, in this order: what matters most comes first, and each part has its time.
 
 Results go to ``bench/results/<device>/*.json`` as they come, and ``gpu_check.md`` beside them is one page that ends
-with the targets that were missed. The exit code is 1 when a part failed or had no time to end; a missed target is not
-a failure.
+with the targets that were missed. With ``--bundle FILE`` all of that and the logs are in one archive, made anew after
+each part. The exit code is 1 when a part failed or had no time to end; a missed target is not a failure.
 """
 
 import argparse
+import contextlib
 import importlib.util
 import json
 import os
+import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import time
-import xml.etree.ElementTree as ElementTree
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from bench.gpu_tools import BUILD, bundle, find_sanitizer, read_junit
 from bench.parts import Part, Ran, deadlines, run_part
+from bench.pytest_gpu import START_AGAIN
 from bench.record import FOLDER, Recorder, device_folder, session_environment
 from bench.summary import page
 
 ROOT = Path(__file__).resolve().parent.parent
 SECONDS = 530.0
 TRAINING_EPOCHS = 10
-# where a checkout's tests that need a GPU are, the ones of the trainer first
-TESTS = ("tests/test_step.py", "tests/models", "tests/augment", "tests/kernels", "tests")
+# of one test, most of which take a second; what takes longer waits for something that will not come
+TEST_SECONDS = 75
+PLUGINS = ("-p", "bench.pytest_gpu", "-p", "no:cacheprovider")
+# where a program hangs is in the log long before its time is over
+PYTEST = [sys.executable, "-m", "pytest", *PLUGINS, "-q", "-rfE", "--tb=short", "-o", "faulthandler_timeout=60"]
 
 
 class Check:
@@ -50,22 +58,31 @@ class Check:
         self.environment = session_environment()
         self.folder = FOLDER / device_folder(self.environment)
         self._unpacking: subprocess.Popen[bytes] | None = None
+        self._compiling: subprocess.Popen[bytes] | None = None
 
     def parts(self) -> list[Part]:
         """Those asked for, in the order of their importance."""
         compiled = {"CIFARFAST_BUILD_CUDA": "1"}
         known = [
             Part("build", "build csrc/ with CUDA", 40, self._build, compiled),
-            Part("tests", "tests marked gpu", 150, self._tests, self._for_many_processes(), self._read_tests),
-            Part("train_step", "training step", 185, lambda: self._benchmark("train_step", "-s", "-k", "test_step")),
+            Part(
+                "tests",
+                "tests marked gpu",
+                150,
+                self._tests,
+                self._for_many_processes(),
+                self._read_tests,
+                start_again=START_AGAIN,
+            ),
+            self._benchmark("train_step", "training step", 185, "train_step", "-s", "-k", "test_step"),
             Part("training", f"{TRAINING_EPOCHS} epochs of WRN-16-8", 40, self._training, read=self._read_training),
-            Part("augment", "augmentation", 20, lambda: self._benchmark("augment")),
-            Part("ops", "fused ops", 60, lambda: self._benchmark("ops")),
+            self._benchmark("augment", "augmentation", 20, "augment"),
+            self._benchmark("ops", "fused ops", 60, "ops"),
             Part("memcheck", "memory checker", 40, self._memcheck, {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}),
         ]
         if self.arguments.airbench:
             peers = ["-s", "-k", "test_peer", f"--airbench={Path(self.arguments.airbench).absolute()}"]
-            known.append(Part("peers", "airbench's programs", 200, lambda: self._benchmark("train_step", *peers)))
+            known.append(self._benchmark("peers", "airbench's programs", 200, "train_step", *peers))
         chosen = self.arguments.only
         unknown = set(chosen) - {part.name for part in known}
         if unknown:
@@ -76,18 +93,14 @@ class Check:
     # ── commands ──
 
     def _build(self) -> list[str]:
-        lines = [
-            "from cifarfast import _build",
-            "module = _build.load()",
-            "print(_build.status().reason, _build.status().path)",
-            "raise SystemExit(module is None or not module.with_cuda)",
-        ]
-        return [sys.executable, "-c", "\n".join(lines)]
+        return [sys.executable, "-c", BUILD, str(ROOT / "csrc"), str(self.scratch / "build")]
 
     def _tests(self) -> list[str]:
-        command = [sys.executable, "-m", "pytest", "-m", "gpu", "-q", "-rf", "--tb=short", "-p", "no:cacheprovider"]
+        command = [*PYTEST, "-m", "gpu", "--widest-first", "--durations=15"]
         command += ["--continue-on-collection-errors", f"--junitxml={self._junit}", *self._parallel()]
-        return [*command, *TESTS]
+        if importlib.util.find_spec("pytest_timeout") is not None:
+            command += [f"--timeout={TEST_SECONDS}", "--timeout-method=thread"]
+        return [*command, "tests"]
 
     @property
     def _junit(self) -> Path:
@@ -98,18 +111,21 @@ class Check:
         """Processes for the tests: most of their time is the compilation of small kernels."""
         if importlib.util.find_spec("xdist") is None:
             return 1
-        return self.arguments.jobs or max(1, min(12, (os.cpu_count() or 1) - 2))
+        return self.arguments.jobs or max(1, min(12, (os.cpu_count() or 1) - 4))
 
     def _parallel(self) -> list[str]:
-        return ["-n", str(self._jobs), "--dist", "worksteal"] if self._jobs > 1 else ["-p", "no:xdist"]
+        if self._jobs == 1:
+            return ["-p", "no:xdist", f"--done={self.scratch / 'tests.done'}"]
+        # one by one in their order; a process that a kernel has broken is replaced however often
+        return ["-n", str(self._jobs), "--dist", "load", "--maxschedchunk", "1", "--max-worker-restart", "1000"]
 
     def _for_many_processes(self) -> dict[str, str]:
         return {"OMP_NUM_THREADS": "1", "TORCHINDUCTOR_COMPILE_THREADS": "1"} if self._jobs > 1 else {}
 
-    def _benchmark(self, suite: str, *options: str) -> list[str]:
-        command = [sys.executable, "-m", "pytest", f"bench/test_{suite}.py", "--benchmark-enable", "--save-each"]
-        command += ["-q", "-rf", "--tb=short", "-p", "no:cacheprovider", "-p", "no:xdist", *options]
-        return command if self.arguments.full else [*command, "--short"]
+    def _benchmark(self, name: str, title: str, weight: float, suite: str, *options: str) -> Part:
+        command = [*PYTEST, f"bench/test_{suite}.py", "--benchmark-enable", "--save-each", "-p", "no:xdist"]
+        command += [f"--done={self.scratch / name}.done", *options, *([] if self.arguments.full else ["--short"])]
+        return Part(name, title, weight, lambda: command, start_again=START_AGAIN)
 
     def _training(self) -> list[str]:
         command = [sys.executable, "-m", "cifarfast.train", "--recipe", "b23_wrn_sgd", "--quiet"]
@@ -138,16 +154,41 @@ class Check:
     def start_unpacking(self) -> None:
         """Unpack the tests' images, if they are there, while other parts run."""
         command = [sys.executable, "-c", "from real_images import unpacked; unpacked()"]
-        paths = os.pathsep.join([str(ROOT / "tests"), str(ROOT), os.environ.get("PYTHONPATH", "")])
-        self._unpacking = subprocess.Popen(
-            command, cwd=ROOT, env={**os.environ, "PYTHONPATH": paths}, start_new_session=True
-        )
+        self._unpacking = self._beside(command, "unpacking", ROOT / "tests")
+
+    def start_compiling(self) -> None:
+        """Have the step's kernels compiled while csrc is built and the tests run, before the step is measured."""
+        self._compiling = self._beside([sys.executable, "-m", "bench.train_step.ahead"], "ahead")
+
+    def stop_compiling(self) -> None:
+        """End that: nothing may run beside what is measured."""
+        if self._compiling is not None:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._compiling.pid, signal.SIGKILL)
+            self._compiling.wait()
+            self._compiling = None
+
+    def _beside(self, command: list[str], name: str, *folders: Path) -> "subprocess.Popen[bytes]":
+        """Start a program beside the parts, its output in a log."""
+        paths = os.pathsep.join([*map(str, folders), str(ROOT), os.environ.get("PYTHONPATH", "")])
+        with (self.scratch / f"{name}.log").open("w", encoding="utf-8") as log:
+            return subprocess.Popen(
+                command,
+                cwd=ROOT,
+                env={**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"},
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+            )
 
     def _memcheck(self) -> list[str] | str:
         sanitizer = find_sanitizer()
         if sanitizer is None:
             return "compute-sanitizer is neither on the PATH nor in the CUDA toolkit"
-        command = [sanitizer, "--tool", "memcheck", "--error-exitcode", "9", "--print-limit", "20"]
+        command = [sanitizer, "--tool", "memcheck", "--error-exitcode", "9", "--print-limit", "400"]
+        # the kernels after a wrong one are checked too; the host's stack would only show Python's interpreter
+        command += ["--destroy-on-device-error", "kernel", "--show-backtrace", "no"]
         return [*command, sys.executable, "-m", "bench.memcheck"]
 
     # ── what they found ──
@@ -156,7 +197,8 @@ class Check:
         if not self._junit.is_file():
             return ran.last_line()
         counts, failed = read_junit(self._junit)
-        return counts + (f"; failed: {', '.join(failed)}" if failed else "")
+        ended = re.findall(r"^\d+ of \d+ tests ended$", ran.log, re.MULTILINE)
+        return "; ".join([counts, *ended[-1:], *([f"failed: {', '.join(failed)}"] if failed else [])])
 
     def _read_training(self, ran: Ran) -> str:
         path = self._run_folder / "result.json"
@@ -173,11 +215,34 @@ class Check:
             f"{result['images_per_second']:,.0f} images/s"
         )
 
+    def _write_page(self, results: Sequence[Ran]) -> str:
+        """The page of what there is so far, and the archive; neither may end the check."""
+        try:
+            text = page(self.environment, results, self.folder)
+            (self.folder / "gpu_check.md").write_text(text, encoding="utf-8")
+        except Exception:
+            text = f"no page:\n{traceback.format_exc()}"
+        if self.arguments.bundle:
+            try:
+                bundle(Path(self.arguments.bundle), {"results": self.folder, "logs": self.scratch})
+            except OSError as error:
+                text += f"\nno archive: {error}\n"
+        return text
+
+    def _forget(self) -> None:
+        """Remove what an earlier check left in the folder for logs that would pass for this one's."""
+        for path in (*self.scratch.glob("*.done"), self._junit):
+            path.unlink(missing_ok=True)
+        shutil.rmtree(self._run_folder, ignore_errors=True)
+
     def run(self) -> int:
         """Run the parts; after each of them the page is written anew. Returns the exit code."""
         parts, started = self.parts(), time.monotonic()
         self.folder.mkdir(parents=True, exist_ok=True)
+        self._forget()
         self.start_unpacking()
+        if {"tests", "train_step"} <= {part.name for part in parts}:
+            self.start_compiling()
         paths = os.pathsep.join(path for path in (str(ROOT), os.environ.get("PYTHONPATH")) if path)
         environment = {"PYTHONPATH": paths, "PYTHONUNBUFFERED": "1", "CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
         results: list[Ran] = []
@@ -185,41 +250,20 @@ class Check:
             left = end - (time.monotonic() - started)
             print(f"{part.title}: at most {left:.0f} s", flush=True)
             log = self.scratch / f"{part.name}.log"
+            if part.name not in ("build", "tests"):
+                self.stop_compiling()
             results.append(run_part(part, left, log, environment, ROOT))
             ran = results[-1]
             print(f"  {ran.outcome} in {ran.seconds:.0f} s. {ran.notes}", flush=True)
             if ran.outcome not in ("passed", "left out"):
                 print("\n".join(f"  | {line}" for line in ran.log.splitlines()[-25:]), flush=True)
-            (self.folder / "gpu_check.md").write_text(page(self.environment, results, self.folder), encoding="utf-8")
+            self._write_page(results)
+        self.stop_compiling()
         if self._unpacking is not None:
             self._unpacking.wait()
-        print(page(self.environment, results, self.folder))
+        print(self._write_page(results))
         print(f"written to {self.folder.relative_to(ROOT)}; logs in {self.scratch}")
         return int(any(ran.outcome in ("failed", "out of time") for ran in results))
-
-
-def find_sanitizer() -> str | None:
-    """compute-sanitizer from the PATH or from a CUDA toolkit."""
-    homes = [os.environ.get("CUDA_HOME"), "/usr/local/cuda"]
-    inside = [f"{home}/{folder}" for home in homes if home for folder in ("bin", "compute-sanitizer")]
-    for folder in (None, *inside):
-        if found := shutil.which("compute-sanitizer", path=folder):
-            return found
-    return None
-
-
-def read_junit(path: Path) -> tuple[str, list[str]]:
-    """Counts in words and the names of the tests that failed, from pytest's XML."""
-    suite = ElementTree.parse(path).getroot()
-    counts = dict.fromkeys(("passed", "failed", "skipped"), 0)
-    failed = []
-    for case in suite.iter("testcase"):
-        if case.find("failure") is not None or case.find("error") is not None:
-            counts["failed"] += 1
-            failed.append(f"{case.get('classname', '').rpartition('.')[2]}::{case.get('name')}")
-        else:
-            counts["skipped" if case.find("skipped") is not None else "passed"] += 1
-    return ", ".join(f"{number} {what}" for what, number in counts.items()), failed
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -232,6 +276,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument("--full", action="store_true", help="benchmarks in full, not in their short form")
     parser.add_argument("--jobs", type=int, default=0, help="processes for the tests; default: most of the processor")
     parser.add_argument("--logs", help="folder for the logs; default: a temporary one, which stays")
+    parser.add_argument("--bundle", help="archive (.tar.gz) of results and logs, made anew after each part")
     parsed = parser.parse_args(arguments)
     parsed.only = [name.strip() for name in parsed.only.split(",") if name.strip()]
     return parsed

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import torch
 
+WAKE_SECONDS = 0.3
+
 
 def quantiles(values: Sequence[float]) -> dict[str, float]:
     """20 %, 50 % and 80 % quantiles as ``p20``, ``median``, ``p80``."""
@@ -50,7 +52,7 @@ def _matmul_rate(device: torch.device) -> float:
     return 2 * size**3 / seconds_a_call(lambda: a @ b, device)
 
 
-def seconds_a_call(call: Callable[[], object], device: torch.device, calls: int = 10, warm_up: int = 3) -> float:
+def seconds_a_call(call: Callable[[], object], device: torch.device, calls: int = 20, warm_up: int = 3) -> float:
     """Mean time of ``call`` over ``calls`` in a row, without what the host adds."""
     for _ in range(warm_up):
         call()
@@ -59,6 +61,7 @@ def seconds_a_call(call: Callable[[], object], device: torch.device, calls: int 
         for _ in range(calls):
             call()
         return (time.perf_counter() - start) / calls
+    _wake(call)
     first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     first.record()
     for _ in range(calls):
@@ -66,3 +69,11 @@ def seconds_a_call(call: Callable[[], object], device: torch.device, calls: int 
     last.record()
     torch.cuda.synchronize()
     return first.elapsed_time(last) * 1e-3 / calls
+
+
+def _wake(call: Callable[[], object]) -> None:
+    """Keep the GPU busy until its clocks, which are low while it idles, are where they stay in a training."""
+    end = time.perf_counter() + WAKE_SECONDS
+    while time.perf_counter() < end:
+        call()
+        torch.cuda.synchronize()

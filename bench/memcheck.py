@@ -7,6 +7,7 @@ tensor is an allocation of its own and an access beside it is noticed.
 
 import os
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -121,9 +122,12 @@ def main() -> int:
         # also where the tuning table says that a library is faster
         os.environ[BACKEND_VARIABLE] = "triton" if "triton" in spec.backends else spec.backends[0]
         try:
+            # what the memory checker prints from here on is about this op
+            print(f"{spec.name} begins", flush=True)
             print(check_op(spec, run_on_gpu(spec)).line(), flush=True)
         except Exception as error:
             failed = True
+            traceback.print_exc()
             print(f"{spec.name}: failed: {type(error).__name__}: {error}", flush=True)
     os.environ.pop(BACKEND_VARIABLE)
     try:
@@ -131,6 +135,7 @@ def main() -> int:
         print("augmentation: 2 programs", flush=True)
     except Exception as error:
         failed = True
+        traceback.print_exc()
         print(f"augmentation: failed: {type(error).__name__}: {error}", flush=True)
     print("all ops done", flush=True)
     return int(failed)

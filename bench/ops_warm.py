@@ -1,10 +1,9 @@
 """Filling the compilers' caches on disk in several processes before anything is timed."""
 
 import os
+import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context
+from multiprocessing import TimeoutError, get_context
 from typing import Any
 
 import torch
@@ -18,21 +17,31 @@ PROCESSES = 12
 COMPILING = ("cifarfast", "cifarfast kernels", "torch.compile")
 
 
-def warm(items: Sequence[Item], processes: int = PROCESSES) -> int:
+def warm(items: Sequence[Item], seconds: float, processes: int = PROCESSES) -> int:
     """Run each item once on the GPU, in processes that are gone afterwards; return how many went well.
 
-    Triton and inductor keep what they compiled on disk, where the benchmark finds it.
+    Triton and inductor keep what they compiled on disk, where the benchmark finds it; what is missing after so many
+    seconds, because a process waits for ever or has died, it compiles itself.
     """
     items = [item for item in items if item[2] in COMPILING]
+    if not items:
+        return 0
+    end, done = time.monotonic() + seconds, 0
     # one thread a process: the processes are what runs at the same time
     before = os.environ.get("TORCHINDUCTOR_COMPILE_THREADS")
     os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"
     try:
-        with ProcessPoolExecutor(min(processes, len(items) or 1), mp_context=get_context("spawn")) as pool:
-            futures = [pool.submit(run_once, item) for item in items]
-            return sum(future.exception() is None for future in futures)
-    except BrokenProcessPool:  # the benchmark will compile what is missing
-        return 0
+        # unlike an executor, a pool ends its processes when it is left
+        with get_context("spawn").Pool(min(processes, len(items))) as pool:
+            for result in [pool.apply_async(run_once, (item,)) for item in items]:
+                try:
+                    result.get(max(0.0, end - time.monotonic()))
+                    done += 1
+                except TimeoutError:
+                    continue
+                except Exception as error:  # it will show when it is measured
+                    print(f"not compiled ahead: {error!r}", flush=True)
+            return done
     finally:
         if before is None:
             del os.environ["TORCHINDUCTOR_COMPILE_THREADS"]

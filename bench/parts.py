@@ -5,11 +5,13 @@ import os
 import signal
 import subprocess
 import time
+import traceback
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 GRACE_SECONDS = 12.0
+LEAST_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,7 @@ class Part:
         command: returns the arguments to start it with, or a line that says why it cannot run.
         environment: variables to set for it.
         read: from how it went to what the summary says about it.
+        start_again: the exit code with which it asks, after a failure, to be started once more for the rest.
     """
 
     name: str
@@ -31,6 +34,7 @@ class Part:
     command: Callable[[], Sequence[str] | str]
     environment: Mapping[str, str] = field(default_factory=dict)
     read: Callable[["Ran"], str] = lambda ran: ran.last_line()
+    start_again: int | None = None
 
 
 @dataclass(frozen=True)
@@ -70,17 +74,42 @@ def run_part(part: Part, seconds: float, log: Path, environment: Mapping[str, st
     """Run a part for at most so many seconds; what it prints goes to ``log``.
 
     When the time is over it is interrupted, as by Ctrl-C, so that it can write what it has, and killed if it does not
-    end soon.
+    end soon. Whatever it leaves behind, this returns.
     """
-    command = part.command()
+    started = time.monotonic()
+    try:
+        command = part.command()
+    except Exception as error:
+        return Ran(part, "failed", 0.0, traceback.format_exc(), f"it could not be started: {error!r}")
     if isinstance(command, str):
         return Ran(part, "left out", 0.0, "", command)
-    started = time.monotonic()
-    with log.open("w", encoding="utf-8") as output:
+    variables = {**os.environ, **environment, **part.environment}
+    log.unlink(missing_ok=True)
+    again = False
+    while True:
+        left = seconds - (time.monotonic() - started)
+        code = _run(command, left, log, variables, folder)
+        # with a few seconds left nothing would even begin
+        if code is None or code != part.start_again or seconds - (time.monotonic() - started) < LEAST_SECONDS:
+            break
+        again = True
+    text = log.read_text(encoding="utf-8", errors="replace")
+    outcome = "out of time" if code is None else "failed" if code or again else "passed"
+    ran = Ran(part, outcome, time.monotonic() - started, text)
+    try:
+        notes = part.read(ran)
+    except Exception as error:  # such as half a file
+        notes = f"{ran.last_line()} (its results cannot be read: {error!r})"
+    return replace(ran, notes=notes)
+
+
+def _run(command: Sequence[str], seconds: float, log: Path, environment: Mapping[str, str], folder: Path) -> int | None:
+    """Run a program, its output added to ``log``; its exit code, None if it had to be interrupted."""
+    with log.open("a", encoding="utf-8") as output:
         process = subprocess.Popen(
             command,
             cwd=folder,
-            env={**os.environ, **environment, **part.environment},
+            env=environment,
             stdout=output,
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
@@ -88,10 +117,7 @@ def run_part(part: Part, seconds: float, log: Path, environment: Mapping[str, st
             preexec_fn=_hear_interrupts,
         )
         late = _wait(process, seconds)
-    text = log.read_text(encoding="utf-8", errors="replace")
-    outcome = "out of time" if late else "failed" if process.returncode else "passed"
-    ran = Ran(part, outcome, time.monotonic() - started, text)
-    return Ran(part, outcome, ran.seconds, text, part.read(ran))
+    return None if late else process.returncode
 
 
 def _hear_interrupts() -> None:

@@ -18,6 +18,12 @@ from cifarfast.report.reproduction import reproduction_table
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "bench" / "results"
+AUGMENTATIONS = {
+    "crop_flip_cutout": "crop, flip, cutout",
+    "sa_autoaugment": "crop, flip, rotation, AutoAugment",
+    "sa_autoaugment_cutmix": "crop, flip, rotation, AutoAugment, CutMix",
+}
+CONVOLUTIONS = {"library": "cuDNN's", "triton": "Triton's"}
 MARKED = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
 
 
@@ -87,19 +93,64 @@ def step_table(documents: Iterable[dict[str, Any]]) -> str:
 
 
 def _step_cells(row: dict[str, Any], gpu: dict[str, Any] | None) -> tuple[str, ...]:
-    ms, memory = row["step_ms"], row["peak_memory_bytes"]
+    ms, memory, ratio = row["step_ms"], row["peak_memory_bytes"], row["times_as_long_as_cifarfast"]
     return (
         f"`{row['arch']}`" + (" with dropout" if row["dropout"] else ""),
         f"{row['optimizer'].upper()}, {row['batch']}",
         row["contender"],
         f"{row['images_per_second']:,.0f}",
         f"{ms['median']:.2f} ({ms['p20']:.2f} … {ms['p80']:.2f})",
-        f"{row['times_as_long_as_cifarfast']:.2f}",
+        "–" if ratio is None else f"{ratio:.2f}",
         f"{row['kernels_per_step']:,.0f}" if "kernels_per_step" in row else "–",
         "–" if memory is None else f"{memory / 1e9:.2f}",
         f"{row['percent_of_floor']['nominal_h200']['b']:.0f}",
         gpu["name"] if gpu else "CPU",
     )
+
+
+def augment() -> str:
+    """Seconds to augment 50,000 images once, beside other programs."""
+    rows: list[tuple[str, ...]] = []
+    for document in documents("augment"):
+        gpu = document["environment"]["gpu"]
+        device = gpu["name"] if gpu else document["environment"]["cpu"]
+        ours = {row["transforms"]: row["seconds"] for row in document["rows"] if row["contender"] == "cifarfast"}
+        for row in document["rows"]:
+            cells = _augment_cells(row, ours[row["transforms"]]["median"])
+            rows += [(AUGMENTATIONS[row["transforms"]], *more, device) for more in cells]
+    rows.sort(key=lambda cells: list(AUGMENTATIONS.values()).index(cells[0]))
+    return markdown(("augmentation", "by", "ms (20 … 80 %)", "times cifarfast's", "on"), rows)
+
+
+def _augment_cells(row: dict[str, Any], ours: float) -> list[tuple[str, str, str]]:
+    """A row's program, its time and that as a multiple of ours; and torchvision's, where the two took turns."""
+    if "epoch_ms" in row:
+        return [(row["contender"], _spread(row["epoch_ms"], 1, 2), f"{row['epoch_ms']['median'] / ours / 1e3:.2f}")]
+    seconds = row["seconds"]
+    cells = [(row["contender"], _spread(seconds, 1e3, 0), f"{seconds['median'] / ours:.1f}")]
+    if "torchvision_loader_seconds" in row:
+        loader = f"torchvision v2, DataLoader with {row['workers']} workers"
+        cells.append((loader, _spread(row["torchvision_loader_seconds"], 1e3, 0), _spread(row["ratio"], 1, 1)))
+    return cells
+
+
+def _spread(values: dict[str, float], factor: float, digits: int) -> str:
+    """Median and quantiles, as in ``1.2 (1.1 … 1.4)``."""
+    median, low, high = (f"{factor * values[key]:,.{digits}f}" for key in ("median", "p20", "p80"))
+    return f"{median} ({low} … {high})"
+
+
+def launches() -> str:
+    """How many kernels a training step launches."""
+    rows = [
+        (
+            *(f"`{row['arch']}`", row["optimizer"].upper(), CONVOLUTIONS[row["convolutions"]]),
+            *(f"{row[key]:,}" for key in ("launches", "triton", "cuda", "torch")),
+        )
+        for document in documents("launches")
+        for row in document["rows"]
+    ]
+    return markdown(("network", "optimizer", "convolutions", "launches", "Triton's", "CUDA's", "torch's"), rows)
 
 
 def ops() -> str:
@@ -120,6 +171,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "ops": ops,
     "overhead": overhead,
     "train_step": train_step,
+    "augment": augment,
+    "launches": launches,
 }
 
 

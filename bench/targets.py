@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bench.ops_verdicts import verdicts
 from bench.record import sessions
 from bench.train_step.cases import PYRAMID, TARGETED, WRN, Case
 from bench.train_step.contenders import COMPILED, EAGER, OURS
@@ -131,11 +132,19 @@ def load_results(folder: Path) -> Results:
 def judge(results: Results) -> list[Outcome]:
     """Every target with what was measured for it, and the verdicts that the ops' benchmark came to itself."""
     outcomes = [Outcome(target, target.measured(results)) for target in targets()]
-    for row in results.get("ops", {}).values():
-        if "wanted" in row:
-            target = Target(f"{row['op']} {row['case']}: {row['what']}", row["wanted"], False, lambda _: None)
-            outcomes.append(Outcome(target, row["value"]))
+    for row in _verdicts(results.get("ops", {})):
+        target = Target(f"{row['op']} {row['case']}: {row['what']}", row["wanted"], False, lambda _: None)
+        outcomes.append(Outcome(target, row["value"]))
     return outcomes
+
+
+def _verdicts(ops: dict[str, Row]) -> list[Row]:
+    """The verdicts among the ops' rows, and those that the others allow where their session was ended before it."""
+    found = {name: row for name, row in ops.items() if "wanted" in row}
+    if "roofline" in ops:
+        for row in verdicts(ops.values(), ops["roofline"]["bytes_per_second"]):
+            found.setdefault(row["name"], row)
+    return list(found.values())
 
 
 def shortfall_table(outcomes: Iterable[Outcome]) -> str:

@@ -31,8 +31,10 @@ from cifarfast.kernels.tuning import tile
 IMPLEMENTATIONS = ("cifarfast", "torch eager", "library", "torch.compile", "cifarfast kernels")
 BEGIN_SECONDS = 540.0  # of a session on a GPU, after which nothing more begins
 LEAST_TO_WARM = 8
-GRAPH_SECONDS = 0.004
-MOST_CALLS = 20
+WARM_SECONDS = 40.0
+# a graph must take long beside the ~10 µs that starting and awaiting it take; a first call takes the host's time
+GRAPH_SECONDS = 0.01
+MOST_CALLS = 100
 ROUNDS = 20
 STARTED = time.monotonic()
 
@@ -53,13 +55,23 @@ def short_cases(names: Iterable[str]) -> list[str]:
 
 
 @pytest.fixture(scope="session")
-def warm_caches(request: pytest.FixtureRequest, device: torch.device) -> None:
-    """Have what the session is about to compile compiled, where that is worth several processes."""
+def warmed() -> set[str]:
+    """The implementations that have been compiled ahead."""
+    return set()
+
+
+@pytest.fixture
+def warm_caches(request: pytest.FixtureRequest, implementation: str, device: torch.device, warmed: set[str]) -> None:
+    """Have what the session will compile of an implementation compiled, where that is worth several processes."""
+    if device.type != "cuda" or implementation in warmed:
+        return
+    warmed.add(implementation)
     parameters = [item.callspec.params for item in request.session.items if hasattr(item, "callspec")]
-    parameters = [params for params in parameters if "spec" in params]
-    if device.type == "cuda" and len(parameters) >= LEAST_TO_WARM:
-        wanted = [p for p in parameters if why_not(p["spec"], p["implementation"], device) is None]
-        warm([(p["spec"].name, p["case"], p["implementation"]) for p in wanted])
+    parameters = [params for params in parameters if params.get("implementation") == implementation]
+    wanted = [p for p in parameters if why_not(p["spec"], implementation, device) is None]
+    if len(wanted) >= LEAST_TO_WARM:
+        seconds = WARM_SECONDS if request.config.getoption("--short") else 4 * WARM_SECONDS
+        warm([(p["spec"].name, p["case"], implementation) for p in wanted], seconds)
 
 
 @pytest.mark.usefixtures("warm_caches")
@@ -110,6 +122,8 @@ def test_op(
         figures |= bandwidth(spec, inputs, seconds["median"], rates)
     figures["teraflops_per_second"] = spec.flops(inputs) / seconds["median"] / 1e12
     record(f"{spec.name} {case} | {implementation}", figures)
+    # with every row, as the session may be ended after any of them
+    record("roofline", {"bytes_per_second": rates.bytes_per_second, "flops_per_second": rates.flops_per_second})
 
 
 def test_verdicts(
@@ -118,11 +132,10 @@ def test_verdicts(
     rates: Rates,
     record: Callable[[str, dict[str, Any]], None],
 ) -> None:
-    """Keep the roofline, and on a GPU what the rows before say about the targets."""
+    """Keep what the rows before say about the targets, on a GPU."""
     rows = list(request.config.stash[RECORDER].rows.get("ops", []))
     if not rows:
         pytest.skip("nothing was timed")
-    record("roofline", {"bytes_per_second": rates.bytes_per_second, "flops_per_second": rates.flops_per_second})
     if device.type == "cuda":
         for verdict in verdicts(rows, rates.bytes_per_second):
             record(verdict.pop("name"), verdict)

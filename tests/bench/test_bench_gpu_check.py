@@ -1,9 +1,11 @@
 """The check of a GPU without one: its parts, their time, and the page."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
+import tarfile
 import time
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,8 @@ import pytest
 import torch
 
 from bench import gpu_check
-from bench.gpu_check import Check, parse_arguments, read_junit
+from bench.gpu_check import Check, parse_arguments
+from bench.gpu_tools import bundle, find_sanitizer, read_junit
 from bench.parts import Part, Ran, deadlines, run_part
 from bench.summary import page
 
@@ -71,6 +74,38 @@ def test_a_part_that_does_not_listen_is_killed_with_its_children(tmp_path: Path)
     assert not (tmp_path / "late").exists()
 
 
+def test_what_a_part_leaves_cannot_end_the_check(tmp_path: Path) -> None:
+    def unreadable(ran: Ran) -> str:
+        raise ValueError("half a file")
+
+    torn = ran(Part("torn", "", 1, lambda: python("print('done')"), read=unreadable), tmp_path)
+    assert torn.outcome == "passed"
+    assert torn.notes == "done (its results cannot be read: ValueError('half a file'))"
+
+    def impossible() -> list[str]:
+        raise OSError("no such data")
+
+    never = ran(Part("never", "", 1, impossible), tmp_path)
+    assert (never.outcome, never.notes) == ("failed", "it could not be started: OSError('no such data')")
+    assert "Traceback" in never.log
+
+
+def test_a_part_that_asks_for_it_is_started_again_within_its_time(tmp_path: Path) -> None:
+    code = (
+        "import pathlib\n"
+        "count = len(list(pathlib.Path().glob('run*')))\n"
+        "pathlib.Path(f'run{count}').touch(); print('run', count)\n"
+        "raise SystemExit(77 if count < 2 else 0)"
+    )
+    part = Part("again", "", 1, lambda: python(code), start_again=77)
+    repeated = ran(part, tmp_path)
+    assert (repeated.outcome, repeated.log) == ("failed", "run 0\nrun 1\nrun 2\n")
+    for path in tmp_path.glob("run*"):
+        path.unlink()
+    assert ran(part, tmp_path, seconds=5.0).log == "run 0\n"  # too little is left
+    assert ran(Part("never", "", 1, lambda: python(code)), tmp_path).log == "run 1\n"
+
+
 def test_deadlines_add_up() -> None:
     parts = [Part(name, "", weight, lambda: "") for name, weight in (("a", 1), ("b", 3))]
     assert deadlines(parts, 100) == [25, 100]
@@ -107,7 +142,8 @@ def test_all_parts_end_within_nine_minutes(check: Check) -> None:
 
 def test_commands(check: Check, monkeypatch: pytest.MonkeyPatch) -> None:
     commands = {part.name: part.command() for part in check.parts() if part.name != "training"}
-    assert commands["tests"][1:5] == ["-m", "pytest", "-m", "gpu"]
+    assert " ".join(commands["tests"][1:]).startswith("-m pytest -p bench.pytest_gpu ")
+    assert "-m gpu --widest-first" in " ".join(commands["tests"])
     assert "no:xdist" in commands["tests"]
     assert "--short" in commands["train_step"]
     check.arguments = parse_arguments(["--full", "--jobs", "3"])
@@ -119,9 +155,35 @@ def test_commands(check: Check, monkeypatch: pytest.MonkeyPatch) -> None:
     assert isinstance(check._memcheck(), str)
 
 
-@pytest.mark.parametrize("test", gpu_check.TESTS)
-def test_the_tests_are_there(test: str) -> None:
-    assert (ROOT / test).exists()
+def test_programs_that_are_started_again_know_what_is_done(check: Check) -> None:
+    for part in check.parts():
+        command = part.command()
+        again = [option for option in command if option.startswith("--done=")]
+        assert bool(again) == (part.start_again is not None), part.name
+    check.arguments = parse_arguments(["--jobs", "3"])
+    (tests,) = (part for part in check.parts() if part.name == "tests")
+    assert not [option for option in tests.command() if option.startswith("--done=")]  # xdist does that
+
+
+def test_the_build_says_what_the_compilers_say(check: Check, tmp_path: Path) -> None:
+    (tmp_path / "csrc").mkdir()
+    (tmp_path / "csrc" / "bindings.cpp").write_text("#error that is no code\n")
+    (tmp_path / "package").mkdir()
+    command = next(part for part in check.parts() if part.name == "build").command()
+    lines = (
+        "import sys, pathlib; from cifarfast import _build; _build._PACKAGE = pathlib.Path('package').absolute();"
+        "_build._loaded = None; exec(sys.argv[3])"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "CIFARFAST_CACHE_DIR": str(tmp_path / "cache")}
+    done = subprocess.run(
+        [sys.executable, "-c", lines, str(tmp_path / "csrc"), str(tmp_path / "build"), command[2]],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert "#error that is no code" in done.stdout
 
 
 def test_data_of_the_training(check: Check, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -164,7 +226,12 @@ def test_a_whole_check(check: Check, monkeypatch: pytest.MonkeyPatch, capsys: py
     monkeypatch.setattr(Check, "parts", lambda self: parts)
     monkeypatch.setattr(Check, "start_unpacking", lambda self: None)
     monkeypatch.setattr(gpu_check, "ROOT", check.folder.parents[1])
+    earlier = [check.scratch / "ops.done", check.scratch / "tests.xml", check.scratch / "run" / "result.json"]
+    earlier[2].parent.mkdir()
+    for path in earlier:
+        path.touch()
     assert check.run() == 1
+    assert not any(path.exists() for path in earlier)
     text = (check.folder / "gpu_check.md").read_text()
     assert "| first part | passed | 0 | fine |" in text
     assert "| second part | failed | 0 | a / b |" in text
@@ -173,6 +240,67 @@ def test_a_whole_check(check: Check, monkeypatch: pytest.MonkeyPatch, capsys: py
     assert text in capsys.readouterr().out
     monkeypatch.setattr(Check, "parts", lambda self: [parts[0], parts[2]])
     assert check.run() == 0
+
+
+def test_a_page_that_cannot_be_made_does_not_end_the_check(check: Check, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Check, "parts", lambda self: [Part("one", "first part", 1, lambda: "not here")])
+    monkeypatch.setattr(Check, "start_unpacking", lambda self: None)
+    monkeypatch.setattr(gpu_check, "ROOT", check.folder.parents[1])
+    check.folder.mkdir(parents=True)
+    (check.folder / "train_step.json").write_text("{ half")
+    assert check.run() == 0
+    assert "JSONDecodeError" in check._write_page([])
+
+
+def test_the_archive_has_results_and_logs(check: Check, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    part = Part("one", "first part", 1, lambda: python("print('fine')"))
+    monkeypatch.setattr(Check, "parts", lambda self: [part])
+    monkeypatch.setattr(Check, "start_unpacking", lambda self: None)
+    monkeypatch.setattr(gpu_check, "ROOT", check.folder.parents[1])
+    check.arguments = parse_arguments(["--bundle", str(tmp_path / "out" / "all.tar.gz")])
+    (check.scratch / "run").mkdir()
+    (check.scratch / "run" / "weights.safetensors").write_bytes(b"much")
+    check.run()
+    with tarfile.open(tmp_path / "out" / "all.tar.gz") as archive:
+        assert archive.getnames() == ["results/gpu_check.md", "logs/one.log"]
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["all.tar.gz"]
+    bundle(tmp_path / "none.tar.gz", {"nothing": tmp_path / "absent"})
+    check.arguments = parse_arguments(["--bundle", str(check.scratch / "one.log" / "all.tar.gz")])
+    assert "no archive" in check._write_page([])
+
+
+def test_nothing_runs_beside_what_is_measured(check: Check, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    def alive(name: str) -> list[str]:
+        seen.append((name, check._compiling is not None and check._compiling.poll() is None))
+        return python("")
+
+    parts = [Part(name, name, 1, lambda name=name: alive(name)) for name in ("build", "tests", "train_step", "ops")]
+    monkeypatch.setattr(Check, "parts", lambda self: parts)
+    monkeypatch.setattr(Check, "start_unpacking", lambda self: None)
+    waiting = python("import time; time.sleep(60)")
+    monkeypatch.setattr(
+        Check, "start_compiling", lambda self: setattr(self, "_compiling", self._beside(waiting, "ahead"))
+    )
+    monkeypatch.setattr(gpu_check, "ROOT", check.folder.parents[1])
+    started = time.monotonic()
+    assert check.run() == 0
+    assert time.monotonic() - started < 40
+    assert seen == [("build", True), ("tests", True), ("train_step", False), ("ops", False)]
+    seen.clear()
+    parts.pop(1)
+    check.run()
+    assert seen == [("build", False), ("train_step", False), ("ops", False)]
+
+
+def test_the_memory_checker_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setenv("CUDA_HOME", str(tmp_path))
+    program = tmp_path / "compute-sanitizer" / "compute-sanitizer"
+    program.parent.mkdir()
+    program.touch(mode=0o755)
+    assert find_sanitizer() == str(program)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="it would run")
@@ -187,6 +315,7 @@ def test_counts_of_tests(tmp_path: Path) -> None:
         '<testsuites><testsuite><testcase classname="tests.test_step" name="a"/>'
         '<testcase classname="tests.test_step" name="b[x]"><failure message="no"/></testcase>'
         '<testcase classname="tests.test_step" name="c"><error message="no"/></testcase>'
+        '<testcase classname="tests.test_step" name="c"><error message="its process too"/></testcase>'
         '<testcase classname="tests.test_step" name="d"><skipped/></testcase></testsuite></testsuites>'
     )
     assert read_junit(path) == ("1 passed, 2 failed, 1 skipped", ["test_step::b[x]", "test_step::c"])

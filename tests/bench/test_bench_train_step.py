@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from bench.measure import Rates
-from bench.train_step import cases, contenders, timing
+from bench.train_step import ahead, cases, contenders, timing
 from bench.train_step.cases import OTHERS, TARGETED, TINY, Case
-from bench.train_step.contenders import EAGER, KINDS, OURS, Kind, Torch
+from bench.train_step.contenders import EAGER, KINDS, OURS, Kind, Ours, Torch
 from bench.train_step.plain import PADDING, PlainBatches, PlainShakeDrop, PlainStep
 from bench.train_step.session import Session, Steps
 from bench.train_step.timing import GpuEvent, StepTimes, Watch, summarise
@@ -238,6 +238,63 @@ def test_rows_of_a_session(splits: Splits, monkeypatch: pytest.MonkeyPatch) -> N
     assert "plain_steps" not in rows[0][1]
 
 
+def test_others_are_timed_where_ours_fails(
+    splits: Splits, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("bench.train_step.session.load_images", lambda device: splits)
+    attempts = []
+
+    def fail(self: Ours, steps: int) -> StepTimes:
+        attempts.append(self.case)
+        raise RuntimeError("no kernel image")
+
+    monkeypatch.setattr(Ours, "time", fail)
+    case = Case("wrn10_1", "sgd", 16)
+    session = Session(CPU, Rates(1e11, 1e10), short=True)
+    session.steps = Steps(ours=4, torch=3)
+    (_, row), _ = session.rows(case, EAGER)
+    assert row["step_ms"]["median"] > 0
+    assert row["times_as_long_as_cifarfast"] is None
+    assert "RuntimeError: no kernel image" in capsys.readouterr().err
+    list(session.rows(case, EAGER))
+    assert attempts == [case]  # not again and again
+    with pytest.raises(RuntimeError, match="no kernel image"):
+        list(session.rows(case, OURS))
+    # as in a process that goes on where this one was ended
+    later = Session(CPU, Rates(1e11, 1e10), short=True, failed={case})
+    later.steps = session.steps
+    attempts.clear()
+    assert [row["times_as_long_as_cifarfast"] for _, row in later.rows(case, EAGER)] == [None, None]
+    assert attempts == []
+
+
+def test_a_time_is_there_before_the_profiler_begins(splits: Splits, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bench.train_step.session.load_images", lambda device: splits)
+    monkeypatch.setattr("bench.train_step.session.PeakMemory", lambda device: timing.PeakMemory(CPU))
+    seen = []
+
+    def profile(self: Torch) -> timing.Profile:
+        seen.append(self.augmented)
+        if len(seen) == 2:
+            raise RuntimeError("CUPTI")
+        return timing.Profile(7.0, 1.0, 0.5, [])
+
+    monkeypatch.setattr(Torch, "profile", profile)
+    case = Case("wrn10_1", "sgd", 16)
+    session = Session(CPU, Rates(1e11, 1e10), short=True)
+    session.steps = Steps(ours=4, torch=3)
+    session.ours(case)
+    session.device = torch.device("cuda")
+    rows: dict[str, Any] = {}
+    with pytest.raises(RuntimeError, match="CUPTI"):
+        rows.update(session.rows(case, EAGER))
+    plain, augmented = rows.values()
+    assert seen == [False, True]
+    assert plain["kernels_per_step"] == 7.0
+    assert augmented["step_ms"]["median"] > 0
+    assert "kernels_per_step" not in augmented
+
+
 def test_a_contender_that_is_wrong_gives_no_row(splits: Splits, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("bench.train_step.session.load_images", lambda device: splits)
     monkeypatch.setattr(Torch, "step", lambda self, number: 1.0)
@@ -255,6 +312,19 @@ def test_a_step_that_is_not_recorded_is_not_timed_as_a_graph(splits: Splits, mon
     monkeypatch.setattr(timing.Clock, "wait", lambda self: None)
     with pytest.raises(RuntimeError, match="CUDA graph"):
         ours.time(4)
+
+
+def test_steps_for_the_compilers_caches(splits: Splits, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert ahead.together(TARGETED) == [
+        [Case("wrn16_8", "sgd", 512), Case("wrn16_8", "sgd", 128), Case("wrn16_8", "asam", 128)],
+        [Case(cases.PYRAMID, "sgd", 128), Case(cases.PYRAMID, "asam", 128)],
+    ]
+    monkeypatch.setattr("bench.train_step.ahead.load_images", lambda device: splits)
+    done = []
+    step = Ours.step
+    monkeypatch.setattr(Ours, "step", lambda self, number: done.append(self.recipe.graph) or step(self, number))
+    ahead.run_steps([replace(case, batch=8) for case in TINY], "fp32", CPU)
+    assert done == [False, False]
 
 
 def test_cases() -> None:
