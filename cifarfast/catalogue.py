@@ -75,12 +75,14 @@ def reported(about: About) -> str:
 
 
 def catalogue_table(pattern: str = "*") -> str:
-    """A Markdown table of the recipes whose names match a shell pattern.
+    """A Markdown table of the recipes whose names match a shell pattern, or of a table by its letter.
 
     Raises:
         UserError: none matches.
     """
     names = fnmatch.filter(catalogue_names(), pattern)
+    if not names and pattern.upper() in table_letters():
+        names = choose_recipes([pattern])
     if not names:
         raise UserError(f"no recipe matches {pattern!r}{nearest(pattern, catalogue_names())}")
     lines = ["| recipe | what | model | data | epochs | reported % |", "|---|---|---|---|---|---|"]

@@ -40,7 +40,7 @@ class RecipesOptions:
     """List the recipes with what they train and the accuracy their source reports."""
 
     pattern: Annotated[str, tyro.conf.Positional] = "*"
-    """Shell pattern of the names, for example 'b*'."""
+    """Shell pattern of the names, for example 'b2*', or a table's letter: A, B, C."""
 
 
 def list_recipes_command(arguments: list[str]) -> int:

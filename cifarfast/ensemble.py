@@ -37,7 +37,9 @@ class EnsembleOptions:
     Weights and perceptron are fitted on training images that the runs held out (--val-split, or all folds of a model).
     """
 
-    runs: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN RUN [RUN ...]")]
+    runs: Annotated[
+        tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN RUN [RUN ...]", help_behavior_hint="")
+    ]
     """Run folders, all of the same data."""
     recipe: str | None = None
     """Ensemble recipe to start from: b32_ensemble, b33_stack, or a TOML file. Its members are found among the runs."""
@@ -87,7 +89,7 @@ def ensemble(
 
     Args:
         members: run folders of the same data, at least 2. Where something is fitted on held-out images they share one
-            ``val_split`` and seed, or are all folds of each model.
+            ``val_split`` and ``split_seed`` (by default the seed), or are all folds of each model.
         out: the ensemble's run folder, by default a new one under ``runs/``.
         name: what the ensemble is called.
         data_dir: folder that holds the data sets, for held-out images; default: as in training.

@@ -34,7 +34,7 @@ from .views import Predictor
 class EvaluateOptions:
     """Score a run's newest checkpoint on test images: accuracy, loss, per-class scores, calibration, confusion."""
 
-    run: Annotated[str, tyro.conf.Positional]
+    run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """Run folder, of a training or of an ensemble."""
     weights: Literal["auto", "model", "ema"] = "auto"
     """Which weights; auto takes the EMA when the run keeps one."""
@@ -204,7 +204,7 @@ def _how(splits: Splits, settings: _Settings, predictors: Sequence[Predictor]) -
         "tta": settings.tta,
         "views": len(settings.views),
         "device": settings.device,
-        "batch_size": settings.batch_size,
+        "batch_size": min(settings.batch_size, len(splits.test)),
         "images_per_second": len(splits.test) / float(seconds.sum()),
         "milliseconds_a_batch": 1000 * float(np.median(seconds)),
     }

@@ -1,6 +1,7 @@
 """A trained network with its preprocessing attached, as ``cifarfast.load`` returns it."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,11 +13,9 @@ from torch.nn import functional as F
 from .classifier import ImageClassifier, Preprocess, precision_on
 from .ensembling import EnsembleClassifier
 from .errors import UserError
+from .image_files import read_image, to_pixels
 from .inference import autocast
 from .recipe import Recipe
-
-_GREY_MODES = ("1", "L", "LA")
-_DEEP_MODES = ("I", "F")  # more than 8 bits a channel; also I;16 and its kin
 
 
 class LoadedModel(nn.Module):
@@ -44,8 +43,9 @@ class LoadedModel(nn.Module):
         Args:
             images: one image or several; one counts as a batch of one.
 
-                * Pillow images of any mode with 8 bits a channel, or a sequence of them; made grey or coloured as the
-                  model needs, transparency dropped.
+                * Paths of image files, or a sequence of them, read as ``cifarfast predict`` does.
+                * Pillow images with 8 or 16 bits a channel, or a sequence of them; turned upright as their EXIF
+                  orientation says, made grey or coloured as the model needs, transparency dropped.
                 * uint8 arrays or tensors ``[H, W, C]`` or ``[N, H, W, C]``, as data sets have them; grey also
                   ``[H, W]``.
                 * floating-point arrays or tensors ``[C, H, W]`` or ``[N, C, H, W]`` with values 0…1, as torchvision's
@@ -137,6 +137,8 @@ def _device(model: nn.Module) -> torch.device:
 
 def _to_pixels(images: Any, side: int, channels: int) -> Tensor:
     """Pixels 0…255 ``[N, side, side, channels]``, uint8, or float32 for floating-point images."""
+    if isinstance(images, str | Path):
+        return torch.from_numpy(read_image(Path(images), side, channels))[None]
     if isinstance(images, Image.Image):
         return _from_pillow(images, side, channels)
     if isinstance(images, np.ndarray):
@@ -148,21 +150,18 @@ def _to_pixels(images: Any, side: int, channels: int) -> Tensor:
             return torch.cat(parts)
         raise UserError("images are partly uint8 and partly floating-point: make them all of one kind")
     raise UserError(
-        f"images must be Pillow images, uint8 [N, H, W, {channels}], floating-point [N, {channels}, H, W] in 0…1, or a "
-        f"sequence of these that is not empty; got {type(images).__name__}"
+        f"images must be image files, Pillow images, uint8 [N, H, W, {channels}], floating-point "
+        f"[N, {channels}, H, W] in 0…1, or a sequence of these that is not empty; got {type(images).__name__}"
     )
 
 
 def _from_pillow(image: Image.Image, side: int, channels: int) -> Tensor:
-    if image.mode.split(";")[0] in _DEEP_MODES:
-        raise UserError(f"an image has more than 8 bits a channel (mode {image.mode}); convert it to an 8-bit image")
     try:
-        image = image.convert("L" if channels == 1 else "RGB")
+        return torch.from_numpy(to_pixels(image, side, channels))[None]
+    except UserError as error:
+        raise UserError(f"an image cannot be used: {error}") from None
     except (OSError, SyntaxError, ValueError) as error:
         raise UserError(f"cannot read an image: {' '.join(str(error).split())}") from None
-    if image.size != (side, side):
-        image = image.resize((side, side), Image.Resampling.BILINEAR)
-    return torch.from_numpy(np.array(image)).view(1, side, side, channels)
 
 
 def _as_tensor(array: np.ndarray) -> Tensor:

@@ -27,7 +27,9 @@ class PredictOptions:
 
     source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN|CKPT")]
     """Run folder (its newest checkpoint, or an ensemble), or a checkpoint in its checkpoints/."""
-    images: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="IMAGE|DIR [IMAGE|DIR ...]")]
+    images: Annotated[
+        tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="IMAGE|DIR [IMAGE|DIR ...]", help_behavior_hint="")
+    ]
     """Image files, and folders whose images are all taken."""
     top_k: Annotated[int, tyro.conf.arg(metavar="K")] = 5
     """Classes shown of each image, the likeliest first."""

@@ -45,6 +45,8 @@ class Recipe(AugmentSettings):
     """Divide the training set into this many parts, stratified by class, and hold one out for validation; 0 = no."""
     fold: Annotated[int, Ge(0)] = 0
     """The part that is held out, counted from 0."""
+    split_seed: Annotated[int, Ge(0), Lt(2**63)] | None = None
+    """Seeds which images val_split or folds hold out, so that runs of several seeds can share them; default: seed."""
     limit_train: Positive | None = None
     """Train on this many images only, a subset drawn by the seed."""
     normalize: Literal["standard", "unit"] = "standard"
@@ -193,6 +195,11 @@ class Recipe(AugmentSettings):
         if list(self.step_milestones) != sorted(set(self.step_milestones)):
             raise UserError(f"step_milestones {list(self.step_milestones)} must increase")
 
+    @property
+    def held_out_seed(self) -> int:
+        """The seed of what val_split or folds hold out: split_seed, or seed where that is not given."""
+        return self.seed if self.split_seed is None else self.split_seed
+
     def resolved(self, device: Literal["cpu", "cuda"]) -> "Recipe":
         """Return the recipe with every choice that depends on others or on the machine made explicit."""
         lrs = {"sgd": 0.1, "muon": 0.02, "adagrad": 0.01, "nadam": 0.002, "adamax": 0.002}
@@ -278,6 +285,11 @@ def load_recipe(name_or_file: str) -> tuple[Recipe, About]:
             raise UserError(f"cannot read recipe file {name_or_file}: {error}") from None
         return parse_recipe(text, where=name_or_file, name=path.stem)
     names = recipe_names()
+    if (resources.files("cifarfast") / "ensembles" / f"{name_or_file}.toml").is_file():
+        raise UserError(
+            f"{name_or_file} is an ensemble's recipe: `cifarfast reproduce {name_or_file}` trains its members and "
+            f"combines them, `cifarfast ensemble RUN RUN … --recipe {name_or_file}` takes runs that are there"
+        )
     if name_or_file not in names:
         hint = nearest(name_or_file, names)
         raise UserError(f"no recipe {name_or_file!r}{hint}; `cifarfast recipes` lists them, a file must end in .toml")

@@ -54,7 +54,9 @@ class ReproduceOptions:
     """
 
     settings: Annotated[Recipe, tyro.conf.arg(name="")]
-    recipes: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RECIPE|TABLE ...")]
+    recipes: Annotated[
+        tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RECIPE|TABLE ...", help_behavior_hint="")
+    ]
     """Names that `cifarfast recipes` lists, or letters of tables (A, B, C), which stand for all their rows."""
     seeds: Annotated[int, tyro.conf.arg(metavar="N")] = 1
     """Runs of each recipe: with its seed, the next, and so on."""
@@ -135,14 +137,15 @@ def _run_all(jobs: Sequence[Job], out: Path, *, show_progress: bool) -> Reproduc
         except UserError as error:
             problems[job.name] = " ".join(str(error).split())
             print(f"cifarfast: {job.name}: {problems[job.name]}", file=sys.stderr)
-        rows = update()
+        finally:  # the table of a call that is stopped says so too
+            rows = update()
         _free_memory()
     return Reproduction(out, rows, problems)
 
 
 def _run(job: Job, *, show_progress: bool) -> None:
     if isinstance(job.settings, Recipe):
-        train(job.settings, out=job.folder.path, resume=True, show_progress=show_progress)
+        train(job.settings, out=job.folder.path, resume=job.folder.exists, show_progress=show_progress)
         return
     if missing := [member.name for member in job.members if not member.finished]:
         raise UserError(f"needs runs that failed: {'; '.join(missing)}")

@@ -37,6 +37,12 @@ class RunFolder:
         self.checkpoints = self.path / "checkpoints"
 
     @property
+    def name(self) -> str:
+        """What tables call the run: its folder's name, after the recipe's where ``reproduce`` named it by its seed."""
+        path = self.path.resolve()
+        return f"{path.parent.name}/{path.name}" if path.name.startswith("seed-") else path.name
+
+    @property
     def exists(self) -> bool:
         """Whether a run was started in this folder."""
         with disk_errors(f"read {self.path}"):
@@ -76,6 +82,8 @@ class RunFolder:
         try:
             return (self.path / name).read_text(encoding="utf-8")
         except FileNotFoundError:
+            if (self.path / "manifest.json").exists():
+                raise UserError(f"{self.path} is a checkpoint: name the run folder that it lies in") from None
             raise UserError(f"{self.path} has no {name}: not a run folder, or the run did not get that far") from None
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"cannot read {self.path / name}: {error}") from None

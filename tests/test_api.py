@@ -345,6 +345,8 @@ def test_images_of_other_sizes_are_resized_as_data_sets_are(colour_model: Loaded
     pictures = [Image.open(path) for path in sorted(tmp_path.glob("*/*.png"))]
     expected = colour_model.preprocess(pictures)
     assert expected.shape == (4, 3, 24, 24)
+    assert torch.equal(colour_model.preprocess(sorted(tmp_path.glob("*/*.png"))), expected)
+    assert torch.equal(colour_model.preprocess(str(tmp_path / "cat" / "0.png")), expected[:1])
     again = {np.asarray(picture.resize((24, 24), Image.Resampling.BILINEAR)).tobytes() for picture in pictures}
     assert again == stored
     arrays = np.stack([np.asarray(picture) for picture in pictures])
@@ -372,10 +374,12 @@ def test_grey_and_colour(model: LoadedModel, colour_model: LoadedModel) -> None:
         (np.zeros((0, 24, 24, 3), np.uint8), "not [0, 24, 24, 3]"),
         (np.zeros((1, 24, 24, 3), np.int64), "must be uint8 (0…255) or floating-point (0…1), not torch.int64"),
         (np.zeros((1, 24, 24, 3), np.uint16), "uint16"),
-        ("cat.png", "got str"),
+        ("cat.png", "cat.png: cannot be read: No such file"),
+        (["cat.png", 3], "cat.png"),
+        (3, "got int"),
         ([], "got list"),
         ([np.zeros((24, 24, 3), np.uint8), np.zeros((3, 24, 24), np.float32)], "partly uint8"),
-        (Image.new("I;16", (24, 24)), "more than 8 bits a channel"),
+        (Image.new("F", (24, 24)), "an image cannot be used: its pixels (F) have no fixed range"),
     ],
 )
 def test_images_that_are_none(images: Any, message: str, colour_model: LoadedModel) -> None:

@@ -455,6 +455,20 @@ def test_models_with_folds_are_fitted_on_every_training_image(tmp_path: Path) ->
     assert load_model(stack.path)(splits.test.images).shape == (40, 3)
 
 
+def test_runs_of_other_seeds_can_hold_out_the_same_images(tmp_path: Path) -> None:
+    runs = [
+        make_run(tmp_path / f"seed{seed}", dataset=SMALL, seed=seed, val_split=0.25, split_seed=7) for seed in (1, 2)
+    ]
+    made = ensemble(runs, weights="search", out=tmp_path / "e").read_result()["ensemble"]
+    assert (made["fit_images"], made["held_out"]) == (15, "val_split 0.25 of seed 7")
+    assert made["data"]["split_seed"] == 7
+    other = make_run(tmp_path / "other", dataset=SMALL, seed=7, val_split=0.25)  # the same images, by its own seed
+    assert ensemble([*runs, other], weights="search", out=tmp_path / "f").exists
+    stranger = make_run(tmp_path / "stranger", dataset=SMALL, seed=1, val_split=0.25)
+    with pytest.raises(UserError, match=r"val_split 0\.25 of seed 1\).*val_split 0\.25 of seed 7.*--split-seed"):
+        ensemble([*runs, stranger], weights="search", out=tmp_path / "g")
+
+
 @pytest.mark.usefixtures("folds_by_name")
 def test_folds_that_are_not_complete(tmp_path: Path) -> None:
     first, second = fold_runs(tmp_path, "a", 0), fold_runs(tmp_path, "b", 10)

@@ -138,6 +138,16 @@ def test_unknown_recipe_names_the_nearest() -> None:
         load_recipe("quikstart")
 
 
+def test_a_table_is_listed_by_its_letter() -> None:
+    rows = catalogue_table("C").splitlines()[2:]
+    assert [row.split("|")[1].strip() for row in rows] == ["c1_tutorial", "c2_tutorial_bn"]
+
+
+def test_the_recipe_of_an_ensemble_says_which_command_takes_it() -> None:
+    with pytest.raises(UserError, match="b32_ensemble is an ensemble's recipe: `cifarfast reproduce b32_ensemble`"):
+        load_recipe("b32_ensemble")
+
+
 def test_a_file_is_a_recipe(tmp_path: Path) -> None:
     (tmp_path / "short.toml").write_text("epochs = 7")
     recipe, _ = load_recipe(str(tmp_path / "short.toml"))

@@ -295,6 +295,9 @@ def test_asked_to_stop(uninterrupted: Path, tmp_path: Path) -> None:
     assert process.exitcode == 130, text
     assert f"-m cifarfast.reproduce {' '.join(arguments)}" in text
     assert "Traceback" not in text
+    assert "no checkpoint yet" not in text  # a run that is new has nothing to resume
+    page = (out / "reproduction.md").read_text()
+    assert "1 unfinished" in page
     assert cli.main(["reproduce", *arguments]) == 0
     assert_same_runs(out, uninterrupted)
 

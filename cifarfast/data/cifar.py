@@ -62,6 +62,32 @@ class Family:
     layouts: tuple[Layout, Layout]
 
 
+# Python layout: md5 of the archives and their files as published; torchvision has the same, which a test compares
+_CIFAR10_PYTHON = Layout(
+    folder="cifar-10-batches-py",
+    binary=False,
+    checksum="md5",
+    train={
+        "data_batch_1": "c99cafc152244af753f735de768cd75f",
+        "data_batch_2": "d4bba439e000b95fd0a9bffe97cbabec",
+        "data_batch_3": "54ebc095f3ab1f0389bbae665268c751",
+        "data_batch_4": "634d18415352ddfa80567beed471001a",
+        "data_batch_5": "482c414d41f54cd18b22e5b47cb7c3cb",
+    },
+    test={"test_batch": "40351d587109b95175f43aff81a1287e"},
+    names=("batches.meta", "5ff9c542aee3614f3951f8cda6e48888"),
+)
+_CIFAR100_PYTHON = Layout(
+    folder="cifar-100-python",
+    binary=False,
+    checksum="md5",
+    train={"train": "16019d7e3df5f24257cddd939b257f8d"},
+    test={"test": "f0ef6b0ae62326f3e7ffdfab6717acfc"},
+    names=("meta", "7973b15100ade9c7d40fb424638fde48"),
+    label_key="fine_labels",
+    names_key="fine_label_names",
+)
+
 # Binary layout: sha1 of the unpacked files as published with Apache MXNet (gluon.data.vision.CIFAR10 and CIFAR100)
 _CIFAR10_BINARY = Layout(
     folder="cifar-10-batches-bin",
@@ -88,26 +114,18 @@ _CIFAR100_BINARY = Layout(
 )
 
 
-def family(name: str) -> Family:
-    """The description of ``cifar10`` or ``cifar100``; md5 sums of the Python layout are torchvision's own."""
-    from torchvision.datasets import CIFAR10, CIFAR100
+_URL = "https://www.cs.toronto.edu/~kriz/"
 
+
+def family(name: str) -> Family:
+    """The description of ``cifar10`` or ``cifar100``."""
     if name == "cifar10":
-        source, title, classes, binary, label_key = CIFAR10, "CIFAR-10", _CIFAR10_CLASSES, _CIFAR10_BINARY, "labels"
+        title, classes, layouts = "CIFAR-10", _CIFAR10_CLASSES, (_CIFAR10_PYTHON, _CIFAR10_BINARY)
+        archive, md5 = "cifar-10-python.tar.gz", "c58f30108f718f92721af3b95e74349a"
     else:
-        source, title, classes, binary = CIFAR100, "CIFAR-100", _CIFAR100_CLASSES, _CIFAR100_BINARY
-        label_key = "fine_labels"
-    python = Layout(
-        folder=source.base_folder,
-        binary=False,
-        checksum="md5",
-        train=dict(source.train_list),
-        test=dict(source.test_list),
-        names=(source.meta["filename"], source.meta["md5"]),
-        label_key=label_key,
-        names_key=source.meta["key"],
-    )
-    return Family(name, title, tuple(classes.split()), source.url, source.tgz_md5, (python, binary))
+        title, classes, layouts = "CIFAR-100", _CIFAR100_CLASSES, (_CIFAR100_PYTHON, _CIFAR100_BINARY)
+        archive, md5 = "cifar-100-python.tar.gz", "eb9058c3a382ffc7106e4002c42a8d85"
+    return Family(name, title, tuple(classes.split()), _URL + archive, md5, layouts)
 
 
 def load_cifar(name: str, folder: Path, *, download_missing: bool, image_size: int | None = None) -> Splits:

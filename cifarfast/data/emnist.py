@@ -78,8 +78,6 @@ def _file_names(split: str, part: str) -> tuple[str, str]:
 
 def _locate(split: str, folder: Path, download_missing: bool) -> _Source:
     """Find the split's four files; unpack or download them when none is there."""
-    from torchvision.datasets import EMNIST
-
     names = [name for part in ("train", "test") for name in _file_names(split, part)]
     raw = folder / "EMNIST" / "raw"
     sources = [_Source(where) for where in (raw, folder / "EMNIST", folder / "raw", folder)]
@@ -98,6 +96,8 @@ def _locate(split: str, folder: Path, download_missing: bool) -> _Source:
         if archive is not None:
             _unpack(archive, names, source.folder)
             return source
+    from torchvision.datasets import EMNIST  # takes a second: only where something is to be downloaded
+
     if not download_missing:
         raise missing("EMNIST", raw, EMNIST.url, "downloading is off")
     download("EMNIST", EMNIST.url, EMNIST.md5, raw / "gzip.zip")
@@ -107,10 +107,10 @@ def _locate(split: str, folder: Path, download_missing: bool) -> _Source:
 
 def _official_archive(where: Path) -> Path | None:
     """``gzip.zip`` in ``where`` or the folder above when it has the official md5."""
-    from torchvision.datasets import EMNIST
-
     for path in (where / "gzip.zip", where.parent / "gzip.zip"):
         if path.is_file():
+            from torchvision.datasets import EMNIST
+
             with path.open("rb") as file:
                 if hashlib.file_digest(file, "md5").hexdigest() == EMNIST.md5:
                     return path

@@ -8,14 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from ..errors import UserError, nearest
+from ..image_files import SUFFIXES, open_image, quiet_pillow, to_pixels
 from .base import Dataset, Splits, hold_out_test, make_dataset
 
-_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
-_GREY_MODES = ("1", "L", "LA")
-_DEEP_MODES = ("I", "F")  # more than 8 bits a channel; also I;16 and its kin
 _PARTS = ("train", "test", "val")
 
 
@@ -36,7 +33,8 @@ def load_folder(folder: Path, image_size: int | None = None) -> Splits:
     without an image suffix and hidden ones are passed over; every other file must be readable.
 
     Images are used as they are when all are squares of one size; with ``image_size`` each is resized to it (bilinear,
-    antialiased, not cropped, so the aspect ratio may change).
+    antialiased, not cropped, so the aspect ratio may change). EXIF orientation, 16 bits, transparency: see
+    `image_files.to_pixels`.
 
     Raises:
         UserError: no such folder, fewer than two classes, a class without images or unknown to the training part, an
@@ -109,10 +107,10 @@ def _list_images(root: Path, classes: Sequence[str]) -> _Listing:
     for name in _class_folders(root):
         if name not in classes:
             raise UserError(f"{root / name} is a class that the training part lacks{nearest(name, classes)}; rename it")
-        files = sorted(path for path in (root / name).iterdir() if path.suffix.lower() in _SUFFIXES)
+        files = sorted(path for path in (root / name).iterdir() if path.suffix.lower() in SUFFIXES)
         files = [path for path in files if not path.name.startswith(".")]
         if not files:
-            raise UserError(f"{root / name} has no images ({', '.join(_SUFFIXES)}); add some or remove the folder")
+            raise UserError(f"{root / name} has no images ({', '.join(SUFFIXES)}); add some or remove the folder")
         listing.paths += files
         listing.labels += [classes.index(name)] * len(files)
     if not listing.paths:
@@ -175,9 +173,10 @@ def _read_images(paths: Sequence[Path], image_size: int | None) -> np.ndarray:
     pool = ThreadPoolExecutor(min(8, os.cpu_count() or 1))
     images: list[np.ndarray] = []
     try:
-        for path, image in zip(paths, pool.map(lambda path: _read_image(path, image_size), paths), strict=True):
-            _check_size(path, image, paths[0], images[0] if images else image)
-            images.append(image)
+        with quiet_pillow():
+            for path, image in zip(paths, pool.map(lambda path: _read_image(path, image_size), paths), strict=True):
+                _check_size(path, image, paths[0], images[0] if images else image)
+                images.append(image)
     finally:
         pool.shutdown(cancel_futures=True)
     channels = max(image.shape[2] for image in images)
@@ -197,20 +196,11 @@ def _check_size(path: Path, image: np.ndarray, first_path: Path, first: np.ndarr
 
 
 def _read_image(path: Path, image_size: int | None) -> np.ndarray:
-    """One image as uint8 ``[H, W, 1 or 3]``; transparency is dropped."""
+    """One image as uint8 ``[H, W, 1 or 3]``."""
     if not path.is_file():
         raise UserError(f"there is no image {path}; correct the path (relative paths start at the CSV file's folder)")
     try:
-        with Image.open(path) as image:
-            mode = image.mode
-            deep = mode.split(";")[0] in _DEEP_MODES
-            if not deep:
-                pixels = image.convert("L" if mode in _GREY_MODES else "RGB")
-                if image_size is not None:
-                    pixels = pixels.resize((image_size, image_size), Image.Resampling.BILINEAR)
-    except Exception as error:  # Pillow's decoders raise errors of many kinds on broken files
-        raise UserError(f"cannot read the image {path}: {' '.join(str(error).split())}; repair or remove it") from None
-    if deep:
-        raise UserError(f"{path} has more than 8 bits a channel (mode {mode}); convert it to an 8-bit image")
-    array = np.asarray(pixels)
-    return array[..., None] if array.ndim == 2 else array
+        with open_image(path) as image:
+            return to_pixels(image, image_size, None)
+    except UserError as error:
+        raise UserError(f"{error}; repair or remove it") from None

@@ -38,6 +38,7 @@ def load_dataset(
     limit_train: int | None = None,
     image_size: int | None = None,
     seed: int = 0,
+    split_seed: int | None = None,
 ) -> Splits:
     """Load a data set as uint8 ``[N, H, W, C]`` images and int64 labels on the CPU; `Splits.to` moves it.
 
@@ -46,12 +47,13 @@ def load_dataset(
         data_dir: where downloaded data lies; default is the environment variable CIFARFAST_DATA, else ``./data``. It
             may also be the inner folder itself, for example ``…/cifar-10-batches-py``.
         download: download CIFAR and EMNIST through torchvision when they are not there.
-        val_split: this fraction of every class moves from the training part to ``val``, drawn from ``seed``.
-        folds: divide the training part into this many parts, drawn from ``seed``; 0 divides nothing.
+        val_split: this fraction of every class moves from the training part to ``val``, drawn from ``split_seed``.
+        folds: divide the training part into this many parts, drawn from ``split_seed``; 0 divides nothing.
         fold: the part of these, counted from 0, that moves to ``val``.
         limit_train: after that, keep this many training samples, a random subset drawn from ``seed``.
         image_size: pixels a side, for ``folder:``, ``csv:`` and ``digits``. The others have one size only.
         seed: the run's seed. It never changes the test part.
+        split_seed: of ``val_split`` and ``folds``; default: ``seed``.
 
     Raises:
         UserError: anything wrong with these arguments or the data, as one line that says what to do.
@@ -70,7 +72,8 @@ def load_dataset(
         splits = _load(name, data_folder(data_dir), download, image_size)
     except OSError as error:
         raise UserError(f"cannot read data set {name}: {error.filename}: {error.strerror or error}") from None
-    held_out = hold_out_fold(splits, folds, fold, seed) if folds else hold_out_validation(splits, val_split, seed)
+    drawn = seed if split_seed is None else split_seed
+    held_out = hold_out_fold(splits, folds, fold, drawn) if folds else hold_out_validation(splits, val_split, drawn)
     return limit_training(held_out, limit_train, seed)
 
 

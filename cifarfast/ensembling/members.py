@@ -42,7 +42,7 @@ class Member:
     @property
     def name(self) -> str:
         """What messages and tables call it."""
-        return self.folder.path.resolve().name
+        return self.folder.name
 
 
 def fold_of(recipe: Recipe) -> tuple[int, int]:
@@ -182,8 +182,10 @@ def describe_held_out(recipe: Recipe) -> str:
     """Which training images a run held out, in words."""
     folds, _ = fold_of(recipe)
     if folds:
-        return f"{folds} folds of seed {recipe.seed}"
-    return f"val_split {recipe.val_split:g} of seed {recipe.seed}" if recipe.val_split else "the validation part"
+        return f"{folds} folds of seed {recipe.held_out_seed}"
+    return (
+        f"val_split {recipe.val_split:g} of seed {recipe.held_out_seed}" if recipe.val_split else "the validation part"
+    )
 
 
 def held_out_logits(
@@ -217,13 +219,17 @@ def _check_same_images(groups: Sequence[Sequence[Member]]) -> None:
     first = groups[0][0]
     for member in (group[0] for group in groups[1:]):
         ours, theirs = member.recipe, first.recipe
-        if (fold_of(ours)[0], ours.val_split) != (fold_of(theirs)[0], theirs.val_split) or (
-            (fold_of(ours)[0] or ours.val_split) and ours.seed != theirs.seed
-        ):
+        if _division(ours) != _division(theirs):
             raise UserError(
                 f"{member.folder.path} holds out other images ({_held_out_words(ours)}) than {first.folder.path} "
-                f"({_held_out_words(theirs)}): train all with the same --val-split and --seed"
+                f"({_held_out_words(theirs)}): train all with the same --val-split and --split-seed"
             )
+
+
+def _division(recipe: Recipe) -> tuple[int, float, int | None]:
+    """What decides which training images a model's runs hold out: folds, val_split, and the seed where one is drawn."""
+    folds, _ = fold_of(recipe)
+    return folds, recipe.val_split, recipe.held_out_seed if folds or recipe.val_split else None
 
 
 def _held_out_words(recipe: Recipe) -> str:
@@ -248,9 +254,9 @@ class _WholeData:
         splits = self._loaded[key]
         folds, fold = fold_of(recipe)
         if folds:
-            splits = hold_out_fold(splits, folds, fold, recipe.seed)
+            splits = hold_out_fold(splits, folds, fold, recipe.held_out_seed)
         else:
-            splits = hold_out_validation(splits, recipe.val_split, recipe.seed)
+            splits = hold_out_validation(splits, recipe.val_split, recipe.held_out_seed)
         if splits.fingerprint != member.result["fingerprint"]:
             raise UserError(f"the {recipe.dataset} found is not the data that {member.folder.path} was trained on")
         if splits.val is None:
@@ -271,6 +277,6 @@ def _predict(member: Member, data: Dataset, device: str, batch_size: int) -> Ten
 
 def data_settings(member: Member) -> dict[str, Any]:
     """The settings that say which data a run is on, as fields of ``Recipe``."""
-    names = ("dataset", "data_dir", "image_size", "val_split", "seed")
+    names = ("dataset", "data_dir", "image_size", "val_split", "seed", "split_seed")
     values = dataclasses.asdict(member.recipe)
     return {name: values[name] for name in names if values[name] is not None}

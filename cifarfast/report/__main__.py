@@ -16,7 +16,9 @@ from .load import warn
 class ReportOptions:
     """Compare finished runs: a table here, everything else in one HTML file that needs no network."""
 
-    runs: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN [RUN ...]")]
+    runs: Annotated[
+        tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN [RUN ...]", help_behavior_hint="")
+    ]
     """Run folders."""
     out: str | None = None
     """The HTML file; default: report.html in the first run's folder."""

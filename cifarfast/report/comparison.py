@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from ..run import RunFolder
 
-COLUMNS = ("run", "arch", "data", "epochs", "last %", "best %", "at", "train s", "images/s", "parameters")
+COLUMNS = ("run", "arch", "data", "epochs", "last %", "best %", "at epoch", "train s", "images/s", "parameters")
 
 
 def comparison_table(runs: Sequence[RunFolder]) -> str:
@@ -15,7 +15,9 @@ def comparison_table(runs: Sequence[RunFolder]) -> str:
     Raises:
         UserError: a folder is not that of a finished run.
     """
-    rows = [COLUMNS, *(_cells(run) for run in runs)]
+    names = [run.name for run in runs]
+    told_apart = [name if names.count(name) == 1 else str(run.path) for name, run in zip(names, runs, strict=True)]
+    rows = [COLUMNS, *((name, *_cells(run)) for name, run in zip(told_apart, runs, strict=True))]
     widths = [max(len(row[i]) for row in rows) for i in range(len(COLUMNS))]
     rows.insert(1, tuple("-" * width for width in widths))
     padded = [[cell.ljust(width) for cell, width in zip(row, widths, strict=True)] for row in rows]
@@ -29,7 +31,6 @@ def _cells(run: RunFolder) -> tuple[str, ...]:
     data = result["dataset"] + ("" if result["official"] else " (not official)")
     mark = " *" if result.get("optimistic") else ""
     return (
-        run.path.name,
         result["arch"],
         data,
         str(result["epochs"] or "–"),

@@ -44,11 +44,13 @@ def ensemble_text(record: EnsembleRecord) -> str:
     result = record.result
     data = result["dataset"] + ("" if result["official"] else " (not the official files)")
     remark = f" ({record.optimistic})" if record.optimistic else ""
+    accuracy = f"{result['ensemble']['equal_vote_accuracy_percent']:.2f} %"
+    equal = [f"test accuracy of equal votes {accuracy}"] if result["ensemble"]["weighting"] != "equal" else []
     return "\n".join(
         [
             f"{record.recipe.name}: {method_words(record)} {fit_words(record)}",
             aligned([("member", "model", "weight", "test %"), *member_rows(record)], left=(0, 1)),
-            f"test accuracy of equal votes {result['ensemble']['equal_vote_accuracy_percent']:.2f} %",
+            *equal,
             f"test accuracy {result['test_accuracy_percent']:.2f} % on {data}{remark}",
         ]
     )

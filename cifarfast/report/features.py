@@ -19,6 +19,7 @@ SAMPLES = 600
 ITERATIONS = 400  # of t-SNE; neighbourhoods are kept as well as by 500
 _MAC_BUDGET = 3e11  # on a CPU, some ten seconds
 _FEWEST = 50
+_MAP_INCHES = (4.8, 4.2)
 
 
 def sample_count(macs: float, device: str, available: int) -> int:
@@ -54,7 +55,7 @@ def feature_map(features: np.ndarray, labels: np.ndarray, predicted: np.ndarray,
     perplexity = min(30, (len(features) - 1) / 3)
     places = TSNE(2, init="pca", random_state=0, perplexity=perplexity, max_iter=ITERATIONS).fit_transform(scaled)
     with style():
-        figure, axes = new_figure(4.8, 4.2)
+        figure, axes = new_figure(*_MAP_INCHES)
         for label in np.unique(labels):
             right = (labels == label) & (predicted == label)
             wrong = (labels == label) & (predicted != label)
@@ -70,11 +71,28 @@ def feature_map(features: np.ndarray, labels: np.ndarray, predicted: np.ndarray,
 
 def _name_clusters(axes: Any, places: np.ndarray, labels: np.ndarray, classes: Sequence[str]) -> None:
     """Each class's name at the median of its points."""
-    names = short(classes)
+    names, present = short(classes), np.unique(labels)
+    centres = np.array([np.median(places[labels == label], axis=0) for label in present])
+    inch = np.ptp(places, axis=0) / _MAP_INCHES
+    sizes = np.array([(0.085 * len(names[label]), 0.17) for label in present])
     box = {"facecolor": PAPER, "alpha": 0.72, "linewidth": 0, "boxstyle": "round,pad=0.18"}
-    for label in np.unique(labels):
-        x, y = np.median(places[labels == label], axis=0)
+    for label, (x, y) in zip(present, spread_apart(centres / inch, sizes) * inch, strict=True):
         axes.text(x, y, names[label], ha="center", va="center", fontsize=8, color=INK, weight="bold", bbox=box)
+
+
+def spread_apart(centres: np.ndarray, sizes: np.ndarray, rounds: int = 100) -> np.ndarray:
+    """Centres [N, 2] of boxes of these sizes [N, 2], moved up and down until the boxes overlap little or not at all."""
+    centres = centres.copy()
+    order = np.arange(len(centres))
+    for _ in range(rounds):
+        apart = centres[:, None] - centres[None]
+        overlap = (sizes[:, None] + sizes[None]) / 2 - abs(apart)
+        pushed = np.where((overlap > 0).all(axis=2) & (order[:, None] != order), overlap[..., 1], 0)
+        if not pushed.any():
+            break
+        above = np.where(apart[..., 1] != 0, np.sign(apart[..., 1]), np.sign(order[:, None] - order))
+        centres[:, 1] += (0.5 * pushed * above).sum(axis=1)
+    return centres
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ class LoadedRun:
 
     Attributes:
         reported_percent: accuracy that the recipe's source reports, None unless the run is of that recipe and data set.
+        reported_words: what the source reports where it gives no exact accuracy.
         changed: settings that differ from the recipe's.
         metrics, timing: rows of the two tables, empty where the run has none.
         checkpoint: the newest that verifies, or None.
@@ -49,6 +50,7 @@ class LoadedRun:
     checkpoint: Checkpoint | None
     ensemble: EnsembleRecord | None = None
     reported_percent: float | None = None
+    reported_words: str = ""
     changed: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
@@ -103,7 +105,7 @@ def load_run(path: str | Path) -> LoadedRun:
         )
     metrics = _rows(folder, "metrics.csv", problems, needed=ensemble is None)
     run = LoadedRun(
-        name=folder.path.resolve().name,
+        name=folder.name,
         folder=folder,
         recipe=recipe,
         result=result,
@@ -160,6 +162,7 @@ def load_data(runs: Sequence[LoadedRun], data_dir: str | Path | None = None) -> 
             fold=recipe.fold,
             image_size=recipe.image_size,
             seed=recipe.seed,
+            split_seed=recipe.split_seed,
         )
     except UserError as error:
         return None, str(error)
@@ -216,6 +219,7 @@ def _compare_with_recipe(run: LoadedRun) -> None:
     recipe, about = load_recipe(run.recipe.name)
     if recipe.dataset == run.recipe.dataset:
         run.reported_percent = about.reported_accuracy_percent
+        run.reported_words = about.reported if about.reported_accuracy_percent is None else ""
     ignored = ("device:", "precision:", "seed:")
     run.changed = [
         line

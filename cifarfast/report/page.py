@@ -98,6 +98,7 @@ def render(runs: list[LoadedRun], data: Splits | None, notes: list[str], problem
     return environment.get_template("template.html").render(
         runs=runs,
         data=data,
+        training_images=_training_images(data) if data is not None else None,
         notes=notes,
         problems=problems,
         series=SERIES,
@@ -107,6 +108,12 @@ def render(runs: list[LoadedRun], data: Splits | None, notes: list[str], problem
         script=Markup(_resource("script.js")),
         **{"hardest": [], "errors": None, "samples": [], "augmented": [], **sections},
     )
+
+
+def _training_images(data: Splits) -> int:
+    """Training images of the data set, those that a run held out for validation included."""
+    held_out = data.val is not None and data.val.fingerprint == data.train.fingerprint
+    return len(data.train) + (len(data.val) if data.val is not None and held_out else 0)
 
 
 def _resource(name: str) -> str:

@@ -54,7 +54,7 @@ def prediction_tiles(
         p = probabilities[position]
         guess = int(p.argmax())
         label = data.classes[int(data.labels[position])]
-        text = f"{data.classes[guess]} {100 * p[guess]:.0f} %"
+        text = f"{data.classes[guess]} {100 * p[guess]:.0f}\N{NO-BREAK SPACE}%"
         title = f"test image {position}: labelled {label}, predicted {text}"
         tiles.append(Tile(data_uri(data.images[position].numpy()), label, text, detail, title))
     return tiles

@@ -165,7 +165,7 @@ class Curves:
         axes.set(xlim=(0, 1.02), ylim=(0, 1.03), title=title)
         if large:
             axes.set(xlabel="recall", ylabel="precision")
-            axes.legend(loc="lower left", title="maximum", title_fontsize=8, alignment="left")
+            axes.legend(loc="best", title="maximum", title_fontsize=8, alignment="left")
         else:
             _small(axes)
         return to_svg(figure, f"Precision-recall curve, {title}")

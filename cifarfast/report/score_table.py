@@ -29,7 +29,8 @@ def score_table(scores: PredictionScores) -> str:
         names = [row.name for row in scores.per_class]
         matrix = [(name, *map(str, counts)) for name, counts in zip(names, scores.confusion.tolist(), strict=True)]
         short = [name if len(names) <= 10 else name[:5] for name in names]
-        parts.append(f"confusion matrix, a row for each label\n{aligned([('', *short), *matrix], left=(0,))}")
+        title = "confusion matrix, a row for each label, a column for each prediction"
+        parts.append(f"{title}\n{aligned([('', *short), *matrix], left=(0,))}")
     return "\n\n".join(parts)
 
 

@@ -126,6 +126,22 @@ def test_validation_and_limit_depend_on_the_seed_alone() -> None:
     assert torch.equal(unlimited.val.images, first.val.images)
 
 
+def test_the_seed_of_the_split_can_be_another() -> None:
+    own, shared, other = (
+        load_dataset(SMALL, val_split=0.2, seed=s, split_seed=k) for s, k in ((1, None), (2, 1), (1, 2))
+    )
+    assert own.val is not None
+    assert shared.val is not None
+    assert other.val is not None
+    assert torch.equal(own.val.images, shared.val.images)
+    assert torch.equal(own.train.images, shared.train.images)
+    assert not torch.equal(own.val.images, other.val.images)
+    folds = [load_dataset(SMALL, folds=3, fold=1, seed=s, split_seed=k).val for s, k in ((5, None), (2, 5))]
+    assert folds[0] is not None
+    assert folds[1] is not None
+    assert torch.equal(folds[0].images, folds[1].images)
+
+
 def test_without_val_split_there_is_no_validation_part() -> None:
     splits = load_dataset(SMALL, limit_train=103)
     assert splits.val is None

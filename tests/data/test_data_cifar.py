@@ -1,8 +1,12 @@
 """CIFAR: both layouts, official files by checksum, and every way a file can be wrong."""
 
+import dataclasses
 import hashlib
 import pickle
 import shutil
+import subprocess
+import sys
+import textwrap
 import urllib.error
 from pathlib import Path
 from typing import Any
@@ -126,10 +130,12 @@ def test_official_python_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         return hashlib.md5((folder / name).read_bytes()).hexdigest()
 
     assert not load_dataset("cifar10", data_dir=tmp_path).official
-    monkeypatch.setattr(CIFAR10, "train_list", [[name, md5(name)] for name in BATCHES[:5]])
-    monkeypatch.setattr(CIFAR10, "test_list", [["test_batch", md5("test_batch")]])
+    train, test = {name: md5(name) for name in BATCHES[:5]}, {"test_batch": md5("test_batch")}
+    layout = dataclasses.replace(cifar._CIFAR10_PYTHON, train=train, test=test)
+    monkeypatch.setattr(cifar, "_CIFAR10_PYTHON", layout)
     assert not load_dataset("cifar10", data_dir=tmp_path).official  # the class names are not proven
-    monkeypatch.setattr(CIFAR10, "meta", CIFAR10.meta | {"md5": md5("batches.meta")})
+    layout = dataclasses.replace(layout, names=("batches.meta", md5("batches.meta")))
+    monkeypatch.setattr(cifar, "_CIFAR10_PYTHON", layout)
     splits = load_dataset("cifar10", data_dir=tmp_path)
     assert splits.official
     assert "official data" in splits.describe()
@@ -152,10 +158,30 @@ def test_official_binary_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert not splits.official
 
 
+@pytest.mark.parametrize(("name", "theirs"), [("cifar10", CIFAR10), ("cifar100", CIFAR100)])
+def test_the_description_of_the_official_files_is_torchvisions(name: str, theirs: Any) -> None:
+    ours = cifar.family(name)
+    python = ours.layouts[0]
+    assert (ours.url, ours.archive_md5, python.folder) == (theirs.url, theirs.tgz_md5, theirs.base_folder)
+    assert (python.train, python.test) == (dict(theirs.train_list), dict(theirs.test_list))
+    assert (*python.names, python.names_key) == (theirs.meta["filename"], theirs.meta["md5"], theirs.meta["key"])
+
+
+def test_reading_does_not_import_torchvision(tmp_path: Path) -> None:
+    write_python10(tmp_path)
+    code = f"""
+        import sys
+        from cifarfast.data import load_dataset
+        load_dataset("cifar10", data_dir={str(tmp_path)!r}, download=False)
+        print("torchvision" in sys.modules)
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
 def test_checksums_are_of_the_right_form() -> None:
     for name in ("cifar10", "cifar100"):
-        python, binary = cifar.family(name).layouts
-        assert all(len(value) == 32 for value in {**python.train, **python.test}.values())
+        _, binary = cifar.family(name).layouts
         assert all(len(value) == 40 for value in {**binary.train, **binary.test}.values())
 
 

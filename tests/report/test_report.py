@@ -1,5 +1,6 @@
 """The HTML report: what is in it, how long it takes, and run folders that are not as they should be."""
 
+import dataclasses
 import json
 import os
 import re
@@ -15,6 +16,9 @@ import pytest
 from made_up_runs import Rendered, make_run
 
 from cifarfast import cli
+from cifarfast.recipe import About
+from cifarfast.report import load
+from cifarfast.report.features import spread_apart
 from cifarfast.report.label_errors import rank_label_errors
 from cifarfast.report.page import write_report
 from cifarfast.report.prediction_figures import best_f1
@@ -162,6 +166,19 @@ def test_a_reported_accuracy_is_compared_when_the_recipe_is_that(tmp_path: Path)
     assert "59.48" not in write_report([run.path]).path.read_text()  # another data set
 
 
+def test_what_is_reported_in_words_stands_below_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = make_run(tmp_path / "x", dataset=SMALL, name="a1_linear")
+    recipe = dataclasses.replace(run.read_config(), epochs=50)
+    for about, line in (
+        (About(reported="about 25"), "x: its source reports “about 25”, with other settings (epochs: 12 ≠ 50)."),
+        (About(reported="about 25", reported_accuracy_percent=25.5), "* x is not quite the recipe that was reported"),
+    ):
+        monkeypatch.setattr(load, "load_recipe", lambda name, about=about: (recipe, about))
+        comparison = section(write_report([run.path]).path.read_text(), "comparison")
+        assert line in comparison
+        assert ("its source reports" in comparison) == (about.reported_accuracy_percent is None)
+
+
 def test_the_command(five_runs: list[RunFolder], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     runs = [str(make_run(tmp_path / name, dataset=SMALL, seed=i).path) for i, name in enumerate("ab")]
     assert cli.main(["report", *runs]) == 0
@@ -173,6 +190,29 @@ def test_the_command(five_runs: list[RunFolder], tmp_path: Path, capsys: pytest.
     assert capsys.readouterr().out.count("\n") == 5
     assert cli.main(["report", *runs, f"--out={tmp_path / 'a' / 'config.toml' / 'r.html'}"]) == 2
     assert "cannot write" in capsys.readouterr().err
+
+
+def test_runs_of_reproduce_are_named_with_their_recipe(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runs = [make_run(tmp_path / name / "seed-42", dataset=SMALL) for name in ("a1_linear", "b01_lenet")]
+    copy = make_run(tmp_path / "again" / "b01_lenet" / "seed-42", dataset=SMALL)
+    assert cli.main(["report", *(str(run.path) for run in (*runs, copy)), f"--out={tmp_path / 'r.html'}"]) == 0
+    out, page = capsys.readouterr().out, (tmp_path / "r.html").read_text()
+    for name in ("a1_linear/seed-42", str(runs[1].path), str(copy.path)):
+        assert f"| {name} " in out
+        assert f"</span>{name}</td>" in section(page, "comparison")
+
+
+def test_a_checkpoint_is_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (checkpoint,) = make_run(tmp_path / "run", dataset=SMALL).checkpoints.iterdir()
+    for command in ("report", "evaluate"):
+        assert cli.main([command, str(checkpoint)]) == 2
+        assert "is a checkpoint: name the run folder" in capsys.readouterr().err
+
+
+def test_what_was_held_out_counts_as_training_images(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", dataset=SMALL, val_split=0.25)
+    text = write_report([run.path]).path.read_text()
+    assert "60 training and 40 test images, 3 classes" in text
 
 
 def break_result(run: RunFolder) -> None:
@@ -262,6 +302,17 @@ def test_a_damaged_checkpoint_or_none_costs_only_the_map(tmp_path: Path) -> None
     assert 'id="features"' not in text
     assert 'id="curves"' not in text
     assert "pattern 2" in section(text, "classes")
+
+
+def test_names_in_the_map_are_spread_apart() -> None:
+    centres = np.array([[0.0, 0.0], [0.1, 0.02], [0.0, 0.0], [3.0, 0.0], [0.2, 2.0]])
+    sizes = np.tile([0.6, 0.17], (5, 1))
+    found = spread_apart(centres, sizes)
+    assert np.array_equal(found[3:], centres[3:])  # nothing was near
+    assert np.array_equal(found[:, 0], centres[:, 0])
+    rows = np.sort(found[:3, 1])
+    assert (np.diff(rows) > 0.16).all()
+    assert rows[-1] - rows[0] < 0.6
 
 
 def test_label_errors_are_found() -> None:
