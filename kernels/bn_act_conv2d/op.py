@@ -24,7 +24,7 @@ from ..conv_bn_act.arguments import (
     implementation,
     statistics_dtype,
 )
-from ..conv_bn_act.moments import as_moments, moments_statistics
+from ..conv_bn_act.given import check_statistics, statistics_of_given
 from ..conv_bn_act.norm import Norm
 from .reference import bn_act_conv2d_reference
 
@@ -148,7 +148,7 @@ def run(
     }
     check_arguments(x, *buffers, weight, bias, num_batches_tracked, **norm)
     if statistics is not None:
-        _check_statistics(statistics, x, training)
+        check_statistics(statistics, x, training)
     if runs_plain_torch(_OP, x):
         y = bn_act_conv2d_reference(
             x,
@@ -169,23 +169,10 @@ def run(
     if statistics is None:
         stats = batch_norm_statistics(x, *buffers, num_batches_tracked, training, momentum, eps)
     else:
-        stats = moments_statistics(
-            as_moments(*statistics), *buffers, num_batches_tracked, x.numel() // x.shape[1], momentum, eps
-        )
+        stats = statistics_of_given(statistics, x, *buffers, num_batches_tracked, momentum, eps)
     settings = (training, act, float(negative_slope), stride, padding, with_moments)
     op = torch.ops.cifarfast.bn_act_conv2d if forked is None else forked
     return op(x, conv_weight, stats, weight, bias, *settings)
-
-
-def _check_statistics(statistics: tuple[Tensor, Tensor], x: Tensor, training: bool) -> None:
-    if not training:
-        raise ValueError("statistics must be None when training is False: the running ones are used")
-    if len(statistics) != 2:
-        raise ValueError(f"statistics must be mean and variance, got {len(statistics)} tensors")
-    for row in statistics:
-        if row.shape != x.shape[1:2] or row.dtype != statistics_dtype(x) or row.device != x.device:
-            wanted = f"[{x.shape[1]}] {statistics_dtype(x)} on {x.device}"
-            raise ValueError(f"statistics must be two of {wanted}, got {list(row.shape)} {row.dtype} on {row.device}")
 
 
 @torch.library.custom_op("cifarfast::bn_act_conv2d", mutates_args=())

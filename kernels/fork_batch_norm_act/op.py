@@ -20,8 +20,8 @@ from .. import backend
 from ..batch_norm_act.arguments import check_arguments, runs_plain_torch, runs_torch
 from ..batch_norm_act.op import double_backward, empty_parameter_gradients
 from ..batch_norm_act.op import statistics as batch_norm_statistics
+from ..conv_bn_act.given import check_statistics, statistics_of_given
 from . import torch_impl
-from .given import check_statistics, statistics_of_given
 from .reference import fork_batch_norm_act_reference
 
 _OP = "fork_batch_norm_act"

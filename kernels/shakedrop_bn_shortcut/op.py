@@ -20,7 +20,7 @@ from .. import backend
 from ..batch_norm_act.op import double_backward, empty_parameter_gradients
 from ..batch_norm_act.op import statistics as batch_norm_statistics
 from ..conv2d_stats.op import moments_gradient
-from ..fork_batch_norm_act.given import check_statistics, statistics_of_given
+from ..conv_bn_act.given import check_statistics, statistics_of_given
 from ..shakedrop.draws import Scaling
 from ..shakedrop.op import check_scaling, drawing_seed
 from . import torch_impl

@@ -1,10 +1,9 @@
 """The statistics of a batch norm's input where the op that made it has them: checked, and what an op makes of them."""
 
-import torch
 from torch import Tensor
 
-from ..conv_bn_act.arguments import statistics_dtype
-from ..conv_bn_act.moments import moments_statistics
+from .arguments import statistics_dtype
+from .moments import as_moments, moments_statistics
 
 
 def check_statistics(statistics: tuple[Tensor, Tensor], x: Tensor, training: bool) -> None:
@@ -30,16 +29,5 @@ def statistics_of_given(
 ) -> Tensor:
     """The statistics [3, C] that normalise x, from its mean and variance; the running ones are updated."""
     pixels = x.numel() // x.shape[1]
-    return moments_statistics(
-        _as_rows(*statistics), running_mean, running_var, num_batches_tracked, pixels, momentum, eps
-    )
-
-
-def _as_rows(mean: Tensor, var: Tensor) -> Tensor:
-    """[2, C] without a gradient; the tensor itself, where both are the rows of one."""
-    base = None if torch.compiler.is_compiling() else mean._base
-    if base is not None and base is var._base and base.shape == (2, *mean.shape) and base.is_contiguous():
-        first = base.storage_offset()
-        if (mean.storage_offset(), var.storage_offset()) == (first, first + len(mean)):
-            return base.detach()
-    return torch.stack([mean.detach(), var.detach()])
+    buffers = (running_mean, running_var, num_batches_tracked)
+    return moments_statistics(as_moments(*statistics), *buffers, pixels, momentum, eps)
