@@ -1,8 +1,14 @@
 """Fixtures for all tests: real image data, and skipping what needs a GPU."""
 
+import os
+
 import pytest
 import torch
 from real_images import real_data  # noqa: F401 - a fixture
+
+# torch.compile keeps programs between processes, and runs them again after an op's signature has changed
+os.environ.setdefault("TORCH_COMPILE_FORCE_DISABLE_CACHES", "1")
+torch.compiler.config.force_disable_caches = True
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

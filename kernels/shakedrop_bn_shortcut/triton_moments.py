@@ -154,6 +154,7 @@ def _finish_moments(
             squares += tl.where(ok, spread + weight * shift * shift, 0.0)
     count = n_samples * 1.0 * n_pixels
     offset = tl.sum(shifts, axis=0) / count
-    var = tl.maximum(tl.sum(squares, axis=0) / count - offset * offset, 0.0)
+    var = tl.sum(squares, axis=0) / count - offset * offset
+    var = tl.where(var < 0, 0.0, var)  # NaN stays
     tl.store(moments_ptr + cols, origin + offset, mask=col_ok)
     tl.store(moments_ptr + n_channels + cols, var, mask=col_ok)
