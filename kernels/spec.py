@@ -119,6 +119,7 @@ class OpSpec:
         differentiable: the names of the inputs that get a gradient.
         cases: named sample inputs, small enough for Triton's interpreter.
         random_case: sample inputs of random shape, for property tests.
+        random_floor: for such inputs, the least RMS to measure errors by: the size of terms that may cancel.
         benchmark_cases: named inputs to time; small ones on a CPU.
         tile_size: for given inputs, the size by which the op's tile is looked up in the tuning table; None for an op
             that has no row of its own there.
@@ -155,6 +156,7 @@ class OpSpec:
     dtypes: tuple[torch.dtype, ...] = (torch.float32, *HALF_DTYPES)
     forward_tolerance: Tolerance = field(default_factory=Tolerance)
     gradient_tolerance: Tolerance = field(default_factory=Tolerance)
+    random_floor: Callable[[Inputs], float] = lambda inputs: 1.0
     mutates: tuple[str, ...] = ()
     advances: tuple[str, ...] = ()
     surrogate_gradient: Callable[[Inputs], bool] = lambda inputs: False

@@ -116,6 +116,24 @@ def random_batch_norm(make: Maker, draw_int: Callable[[int, int], int], smallest
     return (channels_last, channels_first)[draw_int(0, 1)](*shape, **settings)(make)
 
 
+def largest_term(inputs: Inputs) -> float:
+    """``max |weight · x̂| + |bias| [+ |residual|]``, at least 1.
+
+    A value near its channel's mean has the rounding errors of the mean, which are as large as the values that are far
+    from it make them.
+    """
+    x = (inputs["x"] if "x" in inputs else inputs["a"] + inputs["b"]).detach().double()
+    by_batch = inputs.get("training", False) or inputs["running_mean"] is None
+    mean, var = inputs["running_mean"], inputs["running_var"]
+    if by_batch:
+        var, mean = torch.var_mean(x, dim=(0, 2, 3), correction=0)
+    far = (x - mean[:, None, None]).abs().amax(dim=(0, 2, 3)) / (var + inputs.get("eps", 1e-5)).sqrt()
+    weight, bias, residual = (inputs.get(name) for name in ("weight", "bias", "residual"))
+    far = far if weight is None else far * weight.detach().abs()
+    far = far if bias is None else far + bias.detach().abs()
+    return max(1.0, far.max().item() + (0.0 if residual is None else residual.detach().abs().max().item()))
+
+
 def given_statistics(inputs: Inputs) -> tuple[Tensor, bool]:
     """The statistics [3, C] that the op normalises with, and whether they are x's own."""
     x, training = inputs["x"].detach(), inputs.get("training", False)

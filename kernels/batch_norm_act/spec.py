@@ -16,6 +16,7 @@ from .cases import (
     cumulative,
     eager_batch_norm_act,
     given_statistics,
+    largest_term,
     not_affine,
     offset,
     random_batch_norm,
@@ -133,6 +134,7 @@ SPEC = OpSpec(
         "eval residual": _residual(channels_last(1, 8, 1, 1, training=False, act="silu")),
     },
     random_case=_random,
+    random_floor=largest_term,
     benchmark_cases={
         **timed_shapes(wide_shapes()),
         **timed_shapes(pyramid_shapes()),

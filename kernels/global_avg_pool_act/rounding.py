@@ -15,6 +15,8 @@ def rounding_scale(inputs: Inputs, cotangents: Sequence[Tensor]) -> tuple[list[T
     ``y = Σ act(z) / M`` with ``z = weight · x̂ + bias``, and with ``g = dy / M · act′(z)``::
 
         grad_x = rstd · weight · (g − Σ g / n − x̂ · Σ g·x̂ / n),   grad_weight = Σ g·x̂,   grad_bias = Σ g
+
+    g's own is that of ``act′``, which for some activations is a sum too.
     """
     x, act, slope = inputs["x"].detach(), inputs.get("act", "relu"), inputs.get("negative_slope", 0.01)
     by_batch = inputs["training"] or inputs["running_mean"] is None
@@ -29,7 +31,7 @@ def rounding_scale(inputs: Inputs, cotangents: Sequence[Tensor]) -> tuple[list[T
     terms = (weight * normalized).abs() + bias.abs()
     z = weight * normalized + bias
     pixels = x.shape[2] * x.shape[3]
-    g = cotangents[0].abs()[:, :, None, None] / pixels * derivative(z, act, slope).abs()
+    g = cotangents[0].abs()[:, :, None, None] / pixels * _derivative_scale(z, terms, act, slope)
     output = (activate(z.clone(), act, slope).abs() + terms).mean(dim=(2, 3))
 
     normalized = normalized.abs()
@@ -40,3 +42,24 @@ def rounding_scale(inputs: Inputs, cotangents: Sequence[Tensor]) -> tuple[list[T
         spread = (sum_g[:, None, None] + normalized * sum_g_x[:, None, None]) / count
     gradients = {"x": rstd * weight.abs() * (g + spread), "weight": sum_g_x, "bias": sum_g}
     return [output], [gradients[name] for name in gradients if inputs.get(name) is not None]
+
+
+def _derivative_scale(z: Tensor, terms: Tensor, act: str, slope: float) -> Tensor:
+    """The terms of ``act′(z)``, and ``|act″(z)|`` times those of z: GELU and SiLU have a minimum, where act′ is 0."""
+    sigmoid, tanh = z.sigmoid(), z.tanh()
+    if act == "gelu":
+        cumulative, density = (1 + (z / 2**0.5).erf().abs()) / 2, (-z * z / 2).exp() / (2 * torch.pi) ** 0.5
+        own = cumulative + z.abs() * density
+    elif act == "silu":
+        own = sigmoid + z.abs() * sigmoid * (1 - sigmoid)
+    elif act == "sigmoid":
+        own = sigmoid + sigmoid**2
+    elif act == "tanh":
+        own = 1 + tanh**2
+    else:
+        own = derivative(z, act, slope).abs()
+    with torch.enable_grad():
+        point = z.detach().requires_grad_()
+        first = derivative(point, act, slope)
+        second = torch.autograd.grad(first.sum(), point)[0].abs() if first.requires_grad else torch.zeros_like(z)
+    return own + second * terms

@@ -15,6 +15,7 @@ from ..batch_norm_act.cases import (
     cumulative,
     eager_batch_norm_act,
     given_statistics,
+    largest_term,
     not_affine,
     offset,
     random_batch_norm,
@@ -93,6 +94,7 @@ SPEC = OpSpec(
         "eval": channels_last(1, 8, 4, 3, training=False),
     },
     random_case=_random,
+    random_floor=largest_term,
     # neither network has a max-pooling: those of a plain convolutional one
     benchmark_cases=timed_shapes(shapes("plain", [(64, 32), (256, 16)])),
     tuning_cases=timed_shapes(shapes("plain", [(16, 32), (32, 32), (128, 16)])),
