@@ -14,7 +14,6 @@ from torch import Tensor
 from .. import backend
 from ..batch_norm_act.arguments import check_arguments, runs_plain_torch
 from ..batch_norm_act.op import empty_parameter_gradients
-from ..batch_norm_act.op import statistics as batch_norm_statistics
 from ..conv2d_stats.op import moments_gradient
 from ..conv_bn_act.arguments import (
     check_convolution,
@@ -24,7 +23,7 @@ from ..conv_bn_act.arguments import (
     implementation,
     statistics_dtype,
 )
-from ..conv_bn_act.given import check_statistics, statistics_of_given
+from ..conv_bn_act.given import check_statistics, statistics_of
 from ..conv_bn_act.norm import Norm
 from .reference import bn_act_conv2d_reference
 
@@ -166,10 +165,7 @@ def run(
         wide = y.to(statistics_dtype(y))
         return y, torch.stack([wide.mean(dim=(0, 2, 3)), wide.var(dim=(0, 2, 3), correction=0)])
     x = x.contiguous(memory_format=torch.channels_last)
-    if statistics is None:
-        stats = batch_norm_statistics(x, *buffers, num_batches_tracked, training, momentum, eps)
-    else:
-        stats = statistics_of_given(statistics, x, *buffers, num_batches_tracked, momentum, eps)
+    stats = statistics_of(x, statistics, *buffers, num_batches_tracked, training, momentum, eps)
     settings = (training, act, float(negative_slope), stride, padding, with_moments)
     op = torch.ops.cifarfast.bn_act_conv2d if forked is None else forked
     return op(x, conv_weight, stats, weight, bias, *settings)

@@ -2,6 +2,7 @@
 
 from torch import Tensor
 
+from ..batch_norm_act.op import statistics as batch_norm_statistics
 from .arguments import statistics_dtype
 from .moments import as_moments, moments_statistics
 
@@ -18,16 +19,19 @@ def check_statistics(statistics: tuple[Tensor, Tensor], x: Tensor, training: boo
             raise ValueError(f"statistics must be two of {wanted}, got {list(row.shape)} {row.dtype} on {row.device}")
 
 
-def statistics_of_given(
-    statistics: tuple[Tensor, Tensor],
+def statistics_of(
     x: Tensor,
+    given: tuple[Tensor, Tensor] | None,
     running_mean: Tensor | None,
     running_var: Tensor | None,
     num_batches_tracked: Tensor | None,
+    training: bool,
     momentum: float | None,
     eps: float,
 ) -> Tensor:
-    """The statistics [3, C] that normalise x, from its mean and variance; the running ones are updated."""
-    pixels = x.numel() // x.shape[1]
+    """The statistics [3, C] that normalise x, from its mean and variance where they are given; in training the running
+    ones are updated."""
     buffers = (running_mean, running_var, num_batches_tracked)
-    return moments_statistics(as_moments(*statistics), *buffers, pixels, momentum, eps)
+    if given is None:
+        return batch_norm_statistics(x, *buffers, training, momentum, eps)
+    return moments_statistics(as_moments(*given), *buffers, x.numel() // x.shape[1], momentum, eps)

@@ -13,8 +13,7 @@ from torch import Tensor
 from .. import backend
 from ..batch_norm_act.arguments import check_arguments, runs_plain_torch, runs_torch
 from ..batch_norm_act.op import double_backward, empty_parameter_gradients
-from ..batch_norm_act.op import statistics as batch_norm_statistics
-from ..conv_bn_act.given import check_statistics, statistics_of_given
+from ..conv_bn_act.given import check_statistics, statistics_of
 from . import torch_impl
 from .reference import global_avg_pool_act_reference
 
@@ -58,11 +57,7 @@ def global_avg_pool_act(
             x, running_mean, running_var, weight, bias, num_batches_tracked=num_batches_tracked, **settings
         )
     x = x.contiguous(memory_format=torch.channels_last)
-    buffers = (running_mean, running_var, num_batches_tracked)
-    if statistics is None:
-        stats = batch_norm_statistics(x, *buffers, training, momentum, eps)
-    else:
-        stats = statistics_of_given(statistics, x, *buffers, momentum, eps)
+    stats = statistics_of(x, statistics, running_mean, running_var, num_batches_tracked, training, momentum, eps)
     return torch.ops.cifarfast.global_avg_pool_act(x, stats, weight, bias, training, act, float(negative_slope))
 
 

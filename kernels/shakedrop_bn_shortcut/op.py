@@ -18,9 +18,8 @@ from torch import Tensor
 
 from .. import backend
 from ..batch_norm_act.op import double_backward, empty_parameter_gradients
-from ..batch_norm_act.op import statistics as batch_norm_statistics
 from ..conv2d_stats.op import moments_gradient
-from ..conv_bn_act.given import check_statistics, statistics_of_given
+from ..conv_bn_act.given import check_statistics, statistics_of
 from ..shakedrop.draws import Scaling
 from ..shakedrop.op import check_scaling, drawing_seed
 from . import torch_impl
@@ -168,10 +167,7 @@ def _run(
     h = h.contiguous(memory_format=torch.channels_last)
     by_batch = training or running_mean is None
     buffers = (running_mean, running_var, num_batches_tracked if training else None)
-    if statistics is None:
-        stats = batch_norm_statistics(h, *buffers, by_batch, momentum, eps)
-    else:
-        stats = statistics_of_given(statistics, h, *buffers, momentum, eps)
+    stats = statistics_of(h, statistics, *buffers, by_batch, momentum, eps)
     scaling = (seed, step, indices, float(keep_probability), layer, level, keep_level)
     return torch.ops.cifarfast.shakedrop_bn_shortcut(
         h, x, stats, weight, bias, by_batch, *scaling, true_channels, with_moments
