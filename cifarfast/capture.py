@@ -93,7 +93,7 @@ class Graphs:
         return graph, result
 
     def _abandon(self, graph: torch.cuda.CUDAGraph) -> None:
-        """Undo what ``capture_begin`` did to the allocator and to dropout's generator.
+        """Undo what ``capture_begin`` did to the allocator and to torch's generator.
 
         ``capture_end`` stops at its first error, which after a failed recording comes before both.
         """

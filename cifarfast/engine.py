@@ -217,7 +217,7 @@ class Trainer:
 
     @property
     def _generator(self) -> torch.Generator:
-        """The generator that dropout draws from."""
+        """The generator that models of other libraries draw their dropout from."""
         if self.device.type == "cuda":
             return torch.cuda.default_generators[torch.cuda.current_device()]
         return torch.default_generator

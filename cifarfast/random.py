@@ -22,6 +22,7 @@ class Purpose(IntEnum):
     SUBSET = 4
     SYNTHETIC = 5
     SHAKEDROP = 6  # drawn in the kernel: kernels/shakedrop
+    DROPOUT = 7  # drawn in the kernel: kernels/dropout
 
 
 def draw_bits(
@@ -39,6 +40,6 @@ def permutation(n: int, seed: int, purpose: Purpose, epoch: int, device: torch.d
 
 
 def step_seeds(seed: int, first_step: int, count: int) -> list[int]:
-    """A 63-bit seed for torch's generator for each step from ``first_step``, for layers that draw from it (dropout)."""
+    """A 63-bit seed for torch's generator for each step from ``first_step``: other libraries' dropout draws from it."""
     high, low, _, _ = draw_bits(seed, Purpose.STEP, 0, torch.arange(first_step, first_step + count))
     return ((high << 31) | (low >> 1)).tolist()

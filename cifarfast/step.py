@@ -93,10 +93,10 @@ class TrainStep:
         self._steps = torch.arange(steps_per_epoch, device=device)
         self._leaves = list(self.flat.leaves.values())
         self._one = torch.ones((), device=device)
-        # ShakeDrop's counter: a step has two passes with SAM, and each draws anew
+        # the counter of ShakeDrop and dropout: a step has two passes with SAM, and each draws anew
         self._seed = torch.tensor(recipe.seed, dtype=torch.int64, device=device)
         self._pass = torch.zeros((), dtype=torch.int64, device=device)
-        self._shakes = share_randomness(model, self._seed, self._pass) > 0
+        self._draws = share_randomness(model, self._seed, self._pass) > 0
 
     # ── before steps ──
 
@@ -143,7 +143,7 @@ class TrainStep:
         scalars = self.optimizer.scalars
         torch.index_select(self.plan, 0, self.step_in_epoch, out=scalars[None, : len(PLANNED)])
         indices = self._batches.index_select(0, self.step_in_epoch)[0, self.world.part(count)]
-        if self._shakes:
+        if self._draws:
             share_randomness(self.model, self._seed, self._pass, indices)
         batch = self.augment(self.data.images, self.data.labels, indices, self.epoch)
         before = self._statistics_before()
@@ -153,14 +153,14 @@ class TrainStep:
         if perturbed:
             assert self.sharpness is not None
             norm = self.sharpness.perturb(self.flat)
-            if self._shakes:
+            if self._draws:
                 self._pass += 1
             with unmoved_statistics(self.model):
                 second_loss, _ = self._gradient(batch, share)
             judged = loss + second_loss
             if self.loss_scale:  # where the first gradient overflows, the second loss says nothing
                 judged = torch.where(norm * 0 == 0, judged, loss)
-        if self._shakes:
+        if self._draws:
             self._pass += 1 if perturbed else 2
         left_out = self._judge(judged)
         self.optimizer.step()

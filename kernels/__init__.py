@@ -9,6 +9,7 @@ from .bn_act_conv2d import BNActConv2d, bn_act_conv2d, bn_act_conv2d_stats, fork
 from .conv2d_bn_act import ConvBNAct2d, conv2d_bn_act
 from .conv2d_stats import conv2d_stats
 from .cross_entropy import CrossEntropyLoss, cross_entropy
+from .dropout import Dropout, dropout
 from .flat import FLAT_BLOCK, FlatScalar, FlatTable, flat_scalars, flat_table
 from .flat_ema import flat_ema
 from .flat_lookahead import flat_lookahead
@@ -26,8 +27,9 @@ from .flat_perturb import flat_perturb
 from .fork_batch_norm_act import ForkBatchNormAct2d, fork_batch_norm_act
 from .global_avg_pool_act import GlobalAvgPoolAct2d, global_avg_pool_act
 from .max_pool_bn_act import MaxPoolBatchNormAct2d, max_pool_bn_act
+from .randomness import share_randomness
 from .replace import ReplaceReport, replace_modules
-from .shakedrop import ShakeDrop, linear_keep_probability, shakedrop, share_randomness
+from .shakedrop import ShakeDrop, linear_keep_probability, shakedrop
 from .shakedrop_bn_shortcut import ShakeDropTail, shakedrop_bn_shortcut, shakedrop_bn_shortcut_stats
 
 __all__ = [
@@ -37,6 +39,7 @@ __all__ = [
     "BatchNormAct2d",
     "ConvBNAct2d",
     "CrossEntropyLoss",
+    "Dropout",
     "FlatScalar",
     "FlatTable",
     "ForkBatchNormAct2d",
@@ -52,6 +55,7 @@ __all__ = [
     "conv2d_bn_act",
     "conv2d_stats",
     "cross_entropy",
+    "dropout",
     "flat_adagrad_step",
     "flat_adam_step",
     "flat_adamax_step",

@@ -14,10 +14,8 @@ _MASK32 = 0xFFFFFFFF
 
 def _mulhilo(a: int, b: Tensor) -> tuple[Tensor, Tensor]:
     """High and low 32 bits of the 64-bit product of two unsigned 32-bit numbers, in signed 64-bit arithmetic."""
-    # a·b may pass 2^63, so the high word is put together from b's 16-bit halves
-    high = (a * (b >> 16) + ((a * (b & 0xFFFF)) >> 16)) >> 16
-    low = (a * b) & _MASK32  # two's complement wrap-around keeps the low word right
-    return high, low
+    product = a * b  # its bits are right where it passes 2^63, and the masks take the sign away
+    return (product >> 32) & _MASK32, product & _MASK32
 
 
 def philox_4x32(

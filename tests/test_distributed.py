@@ -75,6 +75,8 @@ def last_tensors(run: Path) -> dict[str, dict[str, torch.Tensor]]:
         WITHOUT_NORM,
         [*WITH_NORM, "--sync-batch-norm"],
         [*WITHOUT_NORM, "--optimizer=sgd", "--lr=0.01", "--precision=fp16"],
+        [*WITHOUT_NORM, "--arch=cnn_dropout"],
+        [*WITH_NORM, "--dropout=0.3", "--sync-batch-norm"],
     ],
 )
 def test_two_processes_train_as_one(settings: list[str], tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils import convert_conv2d_weight_memory_format
 
 from cifarfast.data import Dataset
-from cifarfast.kernels import ShakeDrop
+from cifarfast.kernels import Dropout, ShakeDrop
 from cifarfast.models import create_model
 
 from .cases import RHO, Case
@@ -84,6 +84,8 @@ def plain_model(case: Case, *, choice_for: int | None = None) -> nn.Module:
         for name, child in parent.named_children():
             if isinstance(child, ShakeDrop):
                 setattr(parent, name, PlainShakeDrop(child.keep_probability, choice_for))
+            elif isinstance(child, Dropout):
+                setattr(parent, name, nn.Dropout(child.p))
     return model
 
 

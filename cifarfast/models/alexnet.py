@@ -2,6 +2,8 @@
 
 from torch import Tensor, nn
 
+from cifarfast.kernels import Dropout
+
 from .layers import out_size
 from .registry import register
 
@@ -33,10 +35,10 @@ class AlexNet(nn.Module):
         )
         size = out_size(image_size, 3, stride=2, padding=1) // 8
         self.classifier = nn.Sequential(
-            nn.Dropout(0.5),
+            Dropout(0.5),
             nn.Linear(256 * size**2, 4096),
             nn.ReLU(),
-            nn.Dropout(0.5),
+            Dropout(0.5),
             nn.Linear(4096, 4096),
             nn.ReLU(),
             nn.Linear(4096, num_classes),

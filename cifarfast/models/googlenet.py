@@ -5,6 +5,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from cifarfast.kernels import Dropout
+
 from .layers import ConvBNReLU, global_avg_pool
 from .registry import register
 
@@ -80,7 +82,7 @@ class GoogLeNet(nn.Module):
                 layers.append(inception)
                 channels = inception.out_channels
         self.features = nn.Sequential(*layers)
-        self.dropout = nn.Dropout(0.4)
+        self.dropout = Dropout(0.4)
         self.fc = nn.Linear(channels, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -2,6 +2,8 @@
 
 from torch import Tensor, nn
 
+from cifarfast.kernels import Dropout
+
 from .layers import global_avg_pool
 from .registry import register
 
@@ -61,7 +63,7 @@ class MobileNetV2(nn.Module):
                 channels = width
         self.features = nn.Sequential(*layers)
         self.head = conv_bn_relu6(channels, 1280, 1)
-        self.dropout = nn.Dropout(0.2)
+        self.dropout = Dropout(0.2)
         self.fc = nn.Linear(1280, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -5,6 +5,8 @@ from collections import OrderedDict
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cifarfast.kernels import Dropout
+
 from .layers import BatchNormReLU2d, conv3x3, global_avg_pool, out_size
 from .registry import register
 
@@ -23,12 +25,12 @@ class DropoutCNN(nn.Module):
     def __init__(self, *, num_classes: int = 10, in_channels: int = 3, image_size: int = 32) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(in_channels, 32, 3, padding=1)
-        self.drop1 = nn.Dropout(0.25)
+        self.drop1 = Dropout(0.25)
         self.conv2 = nn.Conv2d(32, 64, 3, padding=1)
         self.conv3 = nn.Conv2d(64, 64, 3, padding=1)
-        self.drop2 = nn.Dropout(0.25)
+        self.drop2 = Dropout(0.25)
         self.fc1 = nn.Linear(64 * (image_size // 4) ** 2, 512)
-        self.drop3 = nn.Dropout(0.5)
+        self.drop3 = Dropout(0.5)
         self.fc2 = nn.Linear(512, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -48,14 +50,14 @@ class BatchNormCNN(nn.Module):
         super().__init__()
         features = 64 * (image_size // 4) ** 2
         self.conv1 = nn.Conv2d(in_channels, 32, 3, padding=1)
-        self.drop1 = nn.Dropout(0.5)
+        self.drop1 = Dropout(0.5)
         self.conv2 = nn.Conv2d(32, 64, 3, padding=1)
         self.bn1 = BatchNormReLU2d(64)
         self.conv3 = nn.Conv2d(64, 64, 3, padding=1)
-        self.drop2 = nn.Dropout(0.5)
+        self.drop2 = Dropout(0.5)
         self.bn2 = nn.BatchNorm1d(features)
         self.fc1 = nn.Linear(features, 512)
-        self.drop3 = nn.Dropout(0.5)
+        self.drop3 = Dropout(0.5)
         self.fc2 = nn.Linear(512, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -141,12 +143,12 @@ class TutorialBatchNormCNN(nn.Module):
         self.bn1 = BatchNormReLU2d(32)
         self.conv2 = conv3x3(32, 64)
         self.bn2 = BatchNormReLU2d(64)
-        self.drop1 = nn.Dropout(0.5)
+        self.drop1 = Dropout(0.5)
         self.conv3 = conv3x3(64, 128)
         self.bn3 = BatchNormReLU2d(128)
-        self.drop2 = nn.Dropout(0.5)
+        self.drop2 = Dropout(0.5)
         self.fc1 = nn.Linear(128 * (image_size // 4) ** 2, 256)
-        self.drop3 = nn.Dropout(0.5)
+        self.drop3 = Dropout(0.5)
         self.fc2 = nn.Linear(256, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -3,6 +3,8 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cifarfast.kernels import Dropout
+
 from .layers import BatchNormReLU2d, conv3x3
 from .registry import register
 from .resnet import BasicBlock
@@ -26,9 +28,9 @@ class Res5(nn.Module):
         self.block4 = BasicBlock(256, 256)
         self.block5 = BasicBlock(256, 512)
         self.fc1 = nn.Linear(512 * (image_size // 8) ** 2, 512)
-        self.drop1 = nn.Dropout(0.1)
+        self.drop1 = Dropout(0.1)
         self.fc2 = nn.Linear(512, 256)
-        self.drop2 = nn.Dropout(0.1)
+        self.drop2 = Dropout(0.1)
         self.fc3 = nn.Linear(256, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:

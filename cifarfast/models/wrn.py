@@ -3,6 +3,7 @@
 from torch import Tensor, nn
 
 from cifarfast.errors import UserError
+from cifarfast.kernels import Dropout
 
 from .layers import BatchNormReLU2d, batch_norm, conv1x1, conv3x3, global_avg_pool
 from .registry import register, register_family
@@ -20,7 +21,7 @@ class WideBlock(nn.Module):
         self.bn1 = batch_norm(in_channels, relu=first_relu)
         self.conv1 = conv3x3(in_channels, out_channels, stride)
         self.bn2 = BatchNormReLU2d(out_channels)
-        self.dropout = nn.Dropout(0.3)
+        self.dropout = Dropout(0.3)
         self.conv2 = conv3x3(out_channels, out_channels)
         self.bn3 = nn.BatchNorm2d(out_channels) if last_bn else None
         projects = stride != 1 or in_channels != out_channels

@@ -15,9 +15,12 @@ _INTEGERS = (
     "width",
     "other_groups",
     "first_counter",
+    "stream",
+    "threshold",
 )
-_FLOATS = ("momentum", "eps", "negative_slope")
-_KINDS = {"count_ptr": "i64", "counters_ptr": "i32"}
+_FLOATS = ("momentum", "eps", "negative_slope", "keep_scale")
+_DROPPING = ("seed_ptr", "step_ptr", "indices_ptr")
+_KINDS = {"count_ptr": "i64", "counters_ptr": "i32", **dict.fromkeys(_DROPPING, "i64")}
 # of x's dtype; every other tensor is fp32
 _IMAGES = tuple(f"{name}_ptr" for name in ("x", "y", "a", "b", "s", "residual", "grad", "other", "saved", "dz", "dx"))
 
@@ -30,6 +33,8 @@ def kernel_build(
     tiles: Mapping[str, int],
     settings: Mapping[str, Any],
     absent: tuple[str, ...] = (),
+    *,
+    drops: bool = False,
 ) -> KernelBuild:
     """A kernel at a tile of the table.
 
@@ -41,6 +46,7 @@ def kernel_build(
         tiles: ``block_…`` and ``num_warps``.
         settings: compile-time arguments; those that the kernel lacks are left out.
         absent: pointers that are not passed.
+        drops: whether it drops elements.
     """
     signature: dict[str, str] = {}
     constexprs: dict[str, Any] = {}
@@ -49,7 +55,7 @@ def kernel_build(
     for name in kernel.arg_names:
         if name in known:
             constexprs[name] = known[name]
-        elif name in absent:
+        elif name in absent or (name in _DROPPING and not drops):
             constexprs[name] = None
         elif name in _INTEGERS:
             signature[name] = "i32"

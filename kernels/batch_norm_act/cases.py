@@ -154,10 +154,13 @@ def eager_batch_norm_act(
     *,
     training: bool = False,
     act: str = "relu",
+    dropout_p: float = 0.0,
+    **_: Any,
 ) -> Tensor:
-    """The sequence as it is written with torch alone, in x's dtype."""
+    """The sequence as it is written with torch alone, in x's dtype; dropout with draws of its own."""
     z = F.batch_norm(x, running_mean, running_var, weight, bias, training)
-    return activate(z if residual is None else z + residual, act, 0.01)
+    y = activate(z if residual is None else z + residual, act, 0.01)
+    return F.dropout(y, dropout_p) if dropout_p else y
 
 
 def cudnn_batch_norm_act(
@@ -170,7 +173,10 @@ def cudnn_batch_norm_act(
     *,
     training: bool = False,
     act: str = "relu",
+    dropout_p: float = 0.0,
+    **_: Any,
 ) -> Tensor:
     """The same sequence with cuDNN's batch norm, on a GPU only."""
     z = torch.cudnn_batch_norm(x, weight, bias, running_mean, running_var, training, 0.1, 1e-5)[0]
-    return activate(z if residual is None else z + residual, act, 0.01)
+    y = activate(z if residual is None else z + residual, act, 0.01)
+    return F.dropout(y, dropout_p) if dropout_p else y

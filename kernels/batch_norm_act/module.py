@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..dropout import Dropout
 from .arguments import check_settings
 from .op import batch_norm_act
 
@@ -62,8 +63,10 @@ class BatchNormActBase(nn.BatchNorm2d):
 class BatchNormAct2d(BatchNormActBase):
     """``act(BN(x) [+ residual])``; replaces ``torch.nn.BatchNorm2d`` and the activation after it.
 
-    ``forward(x, residual=None)`` takes and returns [N, C, H, W]. See ``batch_norm_act`` for dtypes, layouts and errors.
+    ``forward(x, residual=None, dropout=None)`` takes and returns [N, C, H, W]; a ``Dropout`` module that is given drops
+    elements of the result in the same pass. See ``batch_norm_act`` for dtypes, layouts and errors.
     """
 
-    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
-        return batch_norm_act(x, residual=residual, **self._arguments())
+    def forward(self, x: Tensor, residual: Tensor | None = None, dropout: Dropout | None = None) -> Tensor:
+        dropping = {"dropout_p": dropout.p, **dropout.source()} if dropout is not None and dropout.drops else {}
+        return batch_norm_act(x, residual=residual, **self._arguments(), **dropping)

@@ -14,7 +14,8 @@ Memory that the backward keeps: x, [3, C] of statistics, and with a residual
 Bytes moved, in units of x: forward in training 3 (read x twice, write y; the second read hits the L2 cache where x
 fits), in eval 2, with a residual one more. Backward 5 (read x and grad twice, write dx); with a residual and an
 activation 7 (the first pass reads grad, x and what was saved and writes the residual's gradient; the second reads that
-and x and writes dx).
+and x and writes dx). Dropout adds no bytes but those of a residual's gradient, 1 for identity: its mask is drawn again
+wherever it is needed.
 """
 
 from types import ModuleType
@@ -24,6 +25,8 @@ import torch
 from torch import Tensor
 
 from .. import backend
+from ..dropout.draws import Dropping
+from ..dropout.op import check_dropping, drawing_seed
 from . import torch_impl
 from .arguments import check_arguments, check_residual, runs_plain_torch, runs_torch
 from .reference import batch_norm_act_reference
@@ -47,12 +50,18 @@ def batch_norm_act(
     eps: float = 1e-5,
     act: str = "relu",
     negative_slope: float = 0.01,
+    dropout_p: float = 0.0,
+    seed: Tensor | None = None,
+    step: Tensor | None = None,
+    layer: int = 0,
+    indices: Tensor | None = None,
 ) -> Tensor:
-    """Batch norm, then the residual if there is one, then the activation.
+    """Batch norm, then the residual if there is one, then the activation, then dropout if that is asked for.
 
-    ``y = act((x − mean) / √(var + eps) · weight + bias [+ residual])``, per channel over batch and image. In training
-    mean and (biased) var are those of x and ``running = (1 − momentum) · running + momentum · (mean, unbiased var)``;
-    in eval they are the running ones. The running statistics are updated in place, everything else is only read.
+    ``y = act((x − mean) / √(var + eps) · weight + bias [+ residual])``, per channel over batch and image; with
+    ``dropout_p`` it is ``y / (1 − dropout_p)`` where an element stays, else 0, as in ``dropout``. In training mean and
+    (biased) var are those of x and ``running = (1 − momentum) · running + momentum · (mean, unbiased var)``; in eval
+    they are the running ones. The running statistics are updated in place, everything else is only read.
 
     Args:
         x: [N, C, H, W] fp32, bf16, fp16 (fp64: plain torch). channels_last is the fast layout; on a GPU any other one
@@ -67,6 +76,8 @@ def batch_norm_act(
         eps: added to the variance.
         act: identity, relu, leaky_relu, silu, gelu (exact), elu, selu, sigmoid, tanh or softsign.
         negative_slope: of leaky_relu.
+        dropout_p: in [0, 1], the share of elements to drop, used to 16 bits; whatever ``training`` is, so 0 in eval.
+        seed, step, layer, indices: of the draws, see ``dropout``; used only with ``dropout_p``.
 
     Returns:
         [N, C, H, W] in x's dtype, channels_last (plain torch on a CPU: x's layout). Statistics, pre-activation and sums
@@ -96,6 +107,8 @@ def batch_norm_act(
     )
     if residual is not None:
         check_residual(residual, x)
+    check_dropping("dropout_p", dropout_p, x, seed, step, layer, indices)
+    seed = drawing_seed(x, dropout_p, seed)
     if runs_plain_torch(_OP, x):
         return batch_norm_act_reference(
             x,
@@ -110,10 +123,17 @@ def batch_norm_act(
             eps=eps,
             act=act,
             negative_slope=negative_slope,
+            dropout_p=dropout_p,
+            seed=seed,
+            step=step,
+            layer=layer,
+            indices=indices,
         )
     x = x.contiguous(memory_format=torch.channels_last)
     stats = statistics(x, running_mean, running_var, num_batches_tracked, training, momentum, eps)
-    return torch.ops.cifarfast.batch_norm_act(x, stats, weight, bias, residual, training, act, float(negative_slope))
+    settings = (training, act, float(negative_slope))
+    dropping = () if seed is None else (seed, step, indices, float(dropout_p), layer)
+    return torch.ops.cifarfast.batch_norm_act(x, stats, weight, bias, residual, *settings, *dropping)
 
 
 def statistics(
@@ -205,8 +225,15 @@ def _batch_norm_act(
     training: bool,
     act: str,
     negative_slope: float,
+    seed: Tensor | None = None,
+    step: Tensor | None = None,
+    indices: Tensor | None = None,
+    dropout_p: float = 0.0,
+    layer: int = 0,
 ) -> Tensor:
-    return _implementation(x).batch_norm_act_fwd(x, statistics, weight, bias, residual, act, negative_slope)
+    dropping = Dropping(seed, step, indices, dropout_p, layer)
+    forward = _implementation(x).batch_norm_act_fwd
+    return forward(x, statistics, weight, bias, residual, act, negative_slope, dropping)
 
 
 @_batch_norm_act.register_fake
@@ -219,6 +246,11 @@ def _batch_norm_act_fake(
     training: bool,
     act: str,
     negative_slope: float,
+    seed: Tensor | None = None,
+    step: Tensor | None = None,
+    indices: Tensor | None = None,
+    dropout_p: float = 0.0,
+    layer: int = 0,
 ) -> Tensor:
     return torch.empty_like(x, memory_format=torch.channels_last)
 
@@ -235,9 +267,15 @@ def _batch_norm_act_backward(
     training: bool,
     act: str,
     negative_slope: float,
+    seed: Tensor | None = None,
+    step: Tensor | None = None,
+    indices: Tensor | None = None,
+    dropout_p: float = 0.0,
+    layer: int = 0,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    dropping = Dropping(seed, step, indices, dropout_p, layer)
     backward = _implementation(x).batch_norm_act_bwd
-    return backward(grad, x, statistics, weight, bias, saved, has_residual, training, act, negative_slope)
+    return backward(grad, x, statistics, weight, bias, saved, has_residual, training, act, negative_slope, dropping)
 
 
 @_batch_norm_act_backward.register_fake
@@ -252,9 +290,14 @@ def _batch_norm_act_backward_fake(
     training: bool,
     act: str,
     negative_slope: float,
+    seed: Tensor | None = None,
+    step: Tensor | None = None,
+    indices: Tensor | None = None,
+    dropout_p: float = 0.0,
+    layer: int = 0,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     dx = torch.empty_like(x, memory_format=torch.channels_last)
-    stores = has_residual and act != "identity"
+    stores = has_residual and (act != "identity" or seed is not None)
     grad_residual = torch.empty_like(x, memory_format=torch.channels_last) if stores else x.new_empty(0)
     return dx, *empty_parameter_gradients(statistics, weight), grad_residual
 
@@ -267,26 +310,28 @@ def empty_parameter_gradients(statistics: Tensor, weight: Tensor | None) -> tupl
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    x, statistics, weight, bias, residual, ctx.training, ctx.act, ctx.negative_slope = inputs
+    x, statistics, weight, bias, residual, *settings = inputs
+    ctx.training, ctx.act, ctx.negative_slope, seed, step, indices, *ctx.dropping = settings
     ctx.has_residual = residual is not None
     saved = None
     if residual is not None and ctx.act != "identity":
         saved = output if ctx.act == "relu" else residual
-    ctx.save_for_backward(x, statistics, weight, bias, saved)
+    ctx.save_for_backward(x, statistics, weight, bias, saved, seed, step, indices)
 
 
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    x, statistics, weight, bias, saved = ctx.saved_tensors
+    x, statistics, weight, bias, saved, seed, step, indices = ctx.saved_tensors
+    settings = (ctx.has_residual, ctx.training, ctx.act, ctx.negative_slope)
     dx, d_weight, d_bias, d_residual = torch.ops.cifarfast.batch_norm_act_backward(
-        grad, x, statistics, weight, bias, saved, ctx.has_residual, ctx.training, ctx.act, ctx.negative_slope
+        grad, x, statistics, weight, bias, saved, *settings, seed, step, indices, *ctx.dropping
     )
     if weight is None:
         d_weight = d_bias = None
     if not ctx.has_residual:
         d_residual = None
-    elif ctx.act == "identity":
+    elif ctx.act == "identity" and seed is None:
         d_residual = grad
-    return dx, None, d_weight, d_bias, d_residual, None, None, None
+    return dx, None, d_weight, d_bias, d_residual, *(None,) * 8
 
 
 def double_backward(ctx: Any, *grads: Tensor) -> None:

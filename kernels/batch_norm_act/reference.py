@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..dropout.draws import Dropping, drop
 from .activations import activate
 
 
@@ -21,15 +22,22 @@ def batch_norm_act_reference(
     eps: float = 1e-5,
     act: str = "relu",
     negative_slope: float = 0.01,
+    dropout_p: float = 0.0,
+    seed: Tensor | None = None,
+    step: Tensor | None = None,
+    layer: int = 0,
+    indices: Tensor | None = None,
 ) -> Tensor:
-    """``y = act(BN(x) [+ residual])``; arguments, result and updated buffers are those of ``batch_norm_act``.
+    """``y = drop(act(BN(x) [+ residual]))``; arguments, result and updated buffers are those of ``batch_norm_act``.
 
-    Nothing is checked. Half precision is raised to fp32 and the result rounded once; fp64 stays fp64.
+    Nothing is checked, and nothing dropped without a seed. Half precision is raised to fp32 and the result rounded
+    once; fp64 stays fp64.
     """
     z = normalize(x, running_mean, running_var, weight, bias, num_batches_tracked, training, momentum, eps)
     if residual is not None:
         z = z.add_(residual)  # a fresh tensor that no gradient needs
-    return activate(z, act, negative_slope).to(x.dtype)
+    dropping = Dropping(seed if dropout_p else None, step, indices, dropout_p, layer)
+    return drop(activate(z, act, negative_slope), dropping).to(x.dtype)
 
 
 def normalize(

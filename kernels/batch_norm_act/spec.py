@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 
+from ..shakedrop.spec import randomness
 from ..shapes import between_shapes, pyramid_shapes, wide_shapes
 from ..spec import Case, Inputs, KernelBuild, Maker, OpSpec, Tolerance
 from ..tuning import sizes, tile
@@ -38,15 +39,29 @@ def _residual(case: Case, layout: torch.memory_format = torch.channels_last) -> 
     return with_residual
 
 
+def _dropout(case: Case, p: float = 0.3, **settings: Any) -> Case:
+    """The same with dropout."""
+
+    def with_dropout(make: Maker) -> Inputs:
+        inputs = case(make)
+        return {**inputs, "dropout_p": p, **randomness(make, inputs["x"].shape[0]), **settings}
+
+    return with_dropout
+
+
 def _random(make: Maker, draw_int: Any) -> Inputs:
     inputs = random_batch_norm(make, draw_int)
-    return _residual(lambda _: inputs)(make) if draw_int(0, 1) else inputs
+    inputs = _residual(lambda _: inputs)(make) if draw_int(0, 1) else inputs
+    return _dropout(lambda _: inputs, draw_int(0, 4) / 4, layer=draw_int(0, 9))(make) if draw_int(0, 1) else inputs
 
 
 def _op_arguments(inputs: Inputs) -> tuple[Any, ...]:
     statistics, training = given_statistics(inputs)
     tensors = (inputs.get(name) for name in ("weight", "bias", "residual"))
-    return inputs["x"], statistics, *tensors, training, inputs.get("act", "relu"), inputs.get("negative_slope", 0.01)
+    settings = (training, inputs.get("act", "relu"), inputs.get("negative_slope", 0.01))
+    counters = (inputs.get(name) for name in ("seed", "step", "indices"))
+    dropping = (*counters, inputs.get("dropout_p", 0.0), inputs.get("layer", 0))
+    return inputs["x"], statistics, *tensors, *settings, *dropping
 
 
 def _flops(inputs: Inputs) -> int:
@@ -58,7 +73,8 @@ def _bytes_moved(inputs: Inputs) -> int:
     """In units of x as the op's module says: 8 in training, 7 in eval, 1 or 3 more with a residual."""
     passes = 8 if inputs.get("training", False) else 7
     if "residual" in inputs:
-        passes += 1 if inputs.get("act", "relu") == "identity" else 3
+        stores = inputs.get("act", "relu") != "identity" or inputs.get("dropout_p", 0.0) > 0
+        passes += 3 if stores else 1
     return passes * inputs["x"].nbytes
 
 
@@ -67,12 +83,14 @@ def _kernels() -> list[KernelBuild]:
     builds = []
     for channels in sizes(SPEC.name, 512):
         builds += _builds(channels, "bf16", act="relu", residual=False)
+        builds += _builds(channels, "bf16", act="relu", residual=False, drops=True)
     builds += _builds(512, "fp32", act="gelu", residual=True)
+    builds += _builds(512, "fp32", act="gelu", residual=True, drops=True)
     builds += _builds(510, "bf16", act="relu", residual=True)
     return builds
 
 
-def _builds(channels: int, dtype: str, *, act: str, residual: bool) -> list[KernelBuild]:
+def _builds(channels: int, dtype: str, *, act: str, residual: bool, drops: bool = False) -> list[KernelBuild]:
     """The kernels of one forward and backward in training."""
     from . import triton_backward, triton_impl, triton_statistics
 
@@ -91,19 +109,19 @@ def _builds(channels: int, dtype: str, *, act: str, residual: bool) -> list[Kern
         "STAGES": triton_statistics.stages({"bf16": 2, "fp32": 4}[dtype], tiles),
     }
     absent = () if residual else ("residual_ptr", "saved_ptr", "dz_ptr")
-    label = f"{dtype} {act}{' residual' if residual else ''}, C={channels}"
+    label = f"{dtype} {act}{' residual' if residual else ''}{' dropout' if drops else ''}, C={channels}"
     kernels = [
         triton_statistics.batch_norm_act_stats_kernel,
         triton_impl.batch_norm_act_fwd_kernel,
         triton_backward.batch_norm_act_bwd_sums_kernel,
         triton_backward.batch_norm_act_bwd_kernel,
     ]
-    return [kernel_build(kernel, label, channels, dtype, tiles, settings, absent) for kernel in kernels]
+    return [kernel_build(kernel, label, channels, dtype, tiles, settings, absent, drops=drops) for kernel in kernels]
 
 
 SPEC = OpSpec(
     name="batch_norm_act",
-    summary="batch norm, residual and one of ten activations, training and eval; keeps x only",
+    summary="batch norm, residual, one of ten activations and dropout, training and eval; keeps x only",
     replaces="torch.nn.functional.batch_norm",
     function=batch_norm_act,
     reference=batch_norm_act_reference,
@@ -130,6 +148,16 @@ SPEC = OpSpec(
         "residual": _residual(channels_last(2, 8, 4, 3)),
         "residual identity": _residual(channels_last(2, 8, 4, 3, act="identity")),
         "residual sigmoid": _residual(channels_last(2, 6, 3, 3, act="sigmoid"), torch.contiguous_format),
+        "dropout": _dropout(channels_last(3, 16, 3, 5)),
+        "dropout, no counters but the seed": _dropout(
+            channels_last(2, 11, 4, 3), 0.5, step=None, indices=None, layer=5
+        ),
+        "dropout gelu, several tiles": _dropout(channels_last(2, 72, 9, 9, act="gelu")),
+        "residual dropout": _dropout(_residual(channels_last(2, 8, 4, 3))),
+        "residual dropout identity": _dropout(_residual(channels_last(2, 8, 4, 3, act="identity"))),
+        "residual dropout silu": _dropout(_residual(channels_last(2, 8, 4, 3, act="silu"))),
+        "all dropped": _dropout(channels_last(2, 8, 4, 3), 1.0),
+        "eval dropout": _dropout(channels_last(2, 8, 4, 3, training=False)),
         "eval": channels_last(2, 8, 4, 3, training=False, act="relu"),
         "eval residual": _residual(channels_last(1, 8, 1, 1, training=False, act="silu")),
     },
@@ -140,6 +168,7 @@ SPEC = OpSpec(
         **timed_shapes(pyramid_shapes()),
         "PyramidNet 512x72x32x32 identity": timed(512, 72, 32, 32, act="identity"),
         "WRN 512x128x32x32 residual": timed(512, 128, 32, 32, residual=True),
+        "WRN 512x128x32x32 dropout": _dropout(timed(512, 128, 32, 32)),
     },
     tuning_cases=timed_shapes(between_shapes()),
     library=("cuDNN batch norm", cudnn_batch_norm_act),

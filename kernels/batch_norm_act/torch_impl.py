@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from ..dropout.draws import NOTHING, Dropping, drop
 from .activations import activate, derivative
 
 
@@ -44,10 +45,11 @@ def batch_norm_act_fwd(
     residual: Tensor | None,
     act: str,
     negative_slope: float,
+    dropping: Dropping = NOTHING,
 ) -> Tensor:
-    """``act(z)``, channels_last, with ``z = (x − mean) · rstd · weight + bias [+ residual]``."""
-    z = pre_activation(x, statistics, weight, bias, residual)
-    return activate(z, act, negative_slope).to(x.dtype).contiguous(memory_format=torch.channels_last)
+    """``drop(act(z))``, channels_last, with ``z = (x − mean) · rstd · weight + bias [+ residual]``."""
+    y = drop(activate(pre_activation(x, statistics, weight, bias, residual), act, negative_slope), dropping)
+    return y.to(x.dtype).contiguous(memory_format=torch.channels_last)
 
 
 def batch_norm_act_bwd(
@@ -61,9 +63,10 @@ def batch_norm_act_bwd(
     training: bool,
     act: str,
     negative_slope: float,
+    dropping: Dropping = NOTHING,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of x, weight, bias and, where it is not ``grad`` itself, the residual; empty where there is none."""
-    dz = grad.to(statistics.dtype)
+    dz = drop(grad.to(statistics.dtype), dropping)
     if act == "relu" and has_residual:
         assert saved is not None
         dz = dz * (saved > 0)
@@ -71,7 +74,7 @@ def batch_norm_act_bwd(
         z = pre_activation(x, statistics, weight, bias, saved)
         dz = dz * derivative(z, act, negative_slope, z.to(x.dtype))
     grad_residual = x.new_empty(0)
-    if has_residual and act != "identity":
+    if has_residual and (act != "identity" or dropping.seed is not None):
         grad_residual = dz.to(x.dtype).contiguous(memory_format=torch.channels_last)
     return *input_gradients(dz, x, statistics, weight, training), grad_residual
 

@@ -7,6 +7,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ..dropout.draws import NOTHING, Dropping
+from ..dropout.triton_draws import drop_tile, dropping_arguments, load_counters
 from ..last_program import take_counters
 from ..tuning import tile
 from .activations_triton import derivative
@@ -68,6 +70,12 @@ def batch_norm_act_bwd_sums_kernel(
     pixels,
     first_counter,
     negative_slope,
+    seed_ptr,  # [] int64, or None: nothing is dropped
+    step_ptr,  # [] int64 or None
+    indices_ptr,  # [N] int64 or None
+    stream,
+    threshold,
+    keep_scale,
     HAS_AFFINE: tl.constexpr,
     SAVED: tl.constexpr,
     STORE: tl.constexpr,
@@ -78,18 +86,22 @@ def batch_norm_act_bwd_sums_kernel(
     BLOCK_C: tl.constexpr,
     STAGES: tl.constexpr,
 ):
-    """``d_bias = Σ dz`` and ``d_weight = Σ dz · x̂`` with ``dz = grad · act′(z)``; dz itself if STORE."""
+    """``d_bias = Σ dz`` and ``d_weight = Σ dz · x̂`` with ``dz = drop(grad) · act′(z)``; dz itself if STORE."""
     channels, cols, col_ok, chunk, first = share(n_groups, rows_per_program, ALIGN, BLOCK_C, LAST_FIRST=True)
     affine = load_affine(stats_ptr, weight_ptr, bias_ptr, cols, col_ok, channels, HAS_AFFINE)
     dtype: tl.constexpr = x_ptr.dtype.element_ty
     sum_dz = tl.zeros([BLOCK_M, BLOCK_C], tl.float32)
     sum_dz_x = tl.zeros([BLOCK_M, BLOCK_C], tl.float32)
+    if seed_ptr is not None:
+        dropping = (load_counters(seed_ptr, step_ptr), indices_ptr, stream, threshold, keep_scale)
     for start in tl.range(0, rows_per_program, BLOCK_M, num_stages=STAGES):
         rows = first + start + tl.arange(0, BLOCK_M)
         ok = (rows < n_rows)[:, None] & col_ok[None, :]
         offsets = rows.to(tl.int64)[:, None] * channels + cols[None, :]
         x = tl.load(x_ptr + offsets, mask=ok, other=0.0).to(tl.float32)
         grad = _load_gradient(grad_ptr, rows, offsets, cols, channels, ok, pixels, AVERAGED)
+        if seed_ptr is not None:
+            grad = drop_tile(grad, dropping, rows, rows < n_rows, cols, channels, pixels)
         if SAVED == "output":
             y = tl.load(saved_ptr + offsets, mask=ok, other=0.0).to(tl.float32)
             dz = through_activation(grad, y, negative_slope, dtype, ACT)
@@ -126,6 +138,12 @@ def batch_norm_act_bwd_kernel(
     rows_per_program,
     pixels,
     negative_slope,
+    seed_ptr,  # [] int64, or None: nothing is dropped
+    step_ptr,  # [] int64 or None
+    indices_ptr,  # [N] int64 or None
+    stream,
+    threshold,
+    keep_scale,
     HAS_AFFINE: tl.constexpr,
     TRAINING: tl.constexpr,
     AVERAGED: tl.constexpr,
@@ -135,17 +153,21 @@ def batch_norm_act_bwd_kernel(
     BLOCK_C: tl.constexpr,
     STAGES: tl.constexpr,
 ):
-    """dx of ``dz = grad · act′(z)``."""
+    """dx of ``dz = drop(grad) · act′(z)``."""
     channels, cols, col_ok, _, first = share(n_groups, rows_per_program, ALIGN, BLOCK_C)
     affine = load_affine(stats_ptr, weight_ptr, bias_ptr, cols, col_ok, channels, HAS_AFFINE)
     mean_dz, mean_dz_x = load_sums(d_bias_ptr, d_weight_ptr, cols, col_ok, n_rows)
     dtype: tl.constexpr = x_ptr.dtype.element_ty
+    if seed_ptr is not None:
+        dropping = (load_counters(seed_ptr, step_ptr), indices_ptr, stream, threshold, keep_scale)
     for start in tl.range(0, rows_per_program, BLOCK_M, num_stages=STAGES):
         rows = first + start + tl.arange(0, BLOCK_M)
         ok = (rows < n_rows)[:, None] & col_ok[None, :]
         offsets = rows.to(tl.int64)[:, None] * channels + cols[None, :]
         x = tl.load(x_ptr + offsets, mask=ok, other=0.0).to(tl.float32)
         grad = _load_gradient(grad_ptr, rows, offsets, cols, channels, ok, pixels, AVERAGED)
+        if seed_ptr is not None:
+            grad = drop_tile(grad, dropping, rows, rows < n_rows, cols, channels, pixels)
         dz = through_activation(grad, normalize(x, affine), negative_slope, dtype, ACT)
         dx = through_batch_norm(dz, x, affine, mean_dz, mean_dz_x, TRAINING)
         tl.store(dx_ptr + offsets, dx.to(dtype), mask=ok)
@@ -162,6 +184,7 @@ def batch_norm_act_bwd(
     training: bool,
     act: str,
     negative_slope: float,
+    dropping: Dropping = NOTHING,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of x, weight, bias and, where it is not ``grad`` itself, the residual; empty where there is none.
 
@@ -169,14 +192,16 @@ def batch_norm_act_bwd(
     """
     averaged = grad.dim() == 2
     x, grad = as_matrix(x), grad.contiguous() if averaged else as_matrix(grad)
-    store = has_residual and act != "identity"
+    store = has_residual and (act != "identity" or dropping.seed is not None)
     grad_residual = torch.empty_like(x, memory_format=torch.channels_last) if store else x.new_empty(0)
     affine = (x, statistics, weight, bias)
-    d_bias, d_weight = gradient_sums(grad, affine, saved, grad_residual if store else None, act, negative_slope)
+    d_bias, d_weight = gradient_sums(
+        grad, affine, saved, grad_residual if store else None, act, negative_slope, dropping
+    )
     if store:  # it is dz: the second pass need not work it out again
         dx = input_gradient(grad_residual, affine, d_bias, d_weight, training, "identity", negative_slope)
     else:
-        dx = input_gradient(grad, affine, d_bias, d_weight, training, act, negative_slope)
+        dx = input_gradient(grad, affine, d_bias, d_weight, training, act, negative_slope, dropping)
     return dx, *as_parameters(d_bias, d_weight, weight), grad_residual
 
 
@@ -187,6 +212,7 @@ def gradient_sums(
     dz: Tensor | None,
     act: str,
     negative_slope: float,
+    dropping: Dropping = NOTHING,
 ) -> tuple[Tensor, Tensor]:
     """``Σ dz`` and ``Σ dz·x̂``, both [C] fp32; writes dz where there is a tensor for it.
 
@@ -217,6 +243,7 @@ def gradient_sums(
             plan.n_rows // x.shape[0],
             first_counter,
             negative_slope,
+            **dropping_arguments(dropping),
             HAS_AFFINE=weight is not None,
             SAVED=kind,
             STORE=dz is not None,
@@ -239,6 +266,7 @@ def input_gradient(
     training: bool,
     act: str,
     negative_slope: float,
+    dropping: Dropping = NOTHING,
 ) -> Tensor:
     """dx, channels_last."""
     x, _, weight, _ = affine
@@ -258,6 +286,7 @@ def input_gradient(
             plan.rows_per_program,
             plan.n_rows // x.shape[0],
             negative_slope,
+            **dropping_arguments(dropping),
             HAS_AFFINE=weight is not None,
             TRAINING=training,
             AVERAGED=grad.dim() == 2,

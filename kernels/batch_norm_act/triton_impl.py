@@ -6,6 +6,8 @@ import torch
 import triton.language as tl
 from torch import Tensor
 
+from ..dropout.draws import NOTHING, Dropping
+from ..dropout.triton_draws import drop_tile, dropping_arguments, load_counters
 from ..tuning import tile
 from .activations_triton import activate
 from .triton_backward import batch_norm_act_bwd
@@ -34,7 +36,14 @@ def batch_norm_act_fwd_kernel(
     n_rows,
     n_groups,  # C / ALIGN
     rows_per_program,
+    pixels,
     negative_slope,
+    seed_ptr,  # [] int64, or None: nothing is dropped
+    step_ptr,  # [] int64 or None
+    indices_ptr,  # [N] int64 or None
+    stream,
+    threshold,
+    keep_scale,
     HAS_AFFINE: tl.constexpr,
     HAS_RESIDUAL: tl.constexpr,
     ACT: tl.constexpr,
@@ -43,9 +52,11 @@ def batch_norm_act_fwd_kernel(
     BLOCK_C: tl.constexpr,
     STAGES: tl.constexpr,
 ):
-    """``y = act((x − mean) · rstd · weight + bias [+ residual])``, in fp32 and rounded once."""
+    """``y = drop(act((x − mean) · rstd · weight + bias [+ residual]))``, in fp32 and rounded once."""
     channels, cols, col_ok, _, first = share(n_groups, rows_per_program, ALIGN, BLOCK_C)
     affine = load_affine(stats_ptr, weight_ptr, bias_ptr, cols, col_ok, channels, HAS_AFFINE)
+    if seed_ptr is not None:
+        dropping = (load_counters(seed_ptr, step_ptr), indices_ptr, stream, threshold, keep_scale)
     for start in tl.range(0, rows_per_program, BLOCK_M, num_stages=STAGES):
         rows = first + start + tl.arange(0, BLOCK_M)
         ok = (rows < n_rows)[:, None] & col_ok[None, :]
@@ -54,6 +65,8 @@ def batch_norm_act_fwd_kernel(
         if HAS_RESIDUAL:
             z += tl.load(residual_ptr + offsets, mask=ok, other=0.0).to(tl.float32)
         y = activate(z, negative_slope, ACT)
+        if seed_ptr is not None:
+            y = drop_tile(y, dropping, rows, rows < n_rows, cols, channels, pixels)
         tl.store(y_ptr + offsets, y.to(y_ptr.dtype.element_ty), mask=ok)
 
 
@@ -65,8 +78,9 @@ def batch_norm_act_fwd(
     residual: Tensor | None,
     act: str,
     negative_slope: float,
+    dropping: Dropping = NOTHING,
 ) -> Tensor:
-    """``act(z)``, channels_last, with ``z = (x − mean) · rstd · weight + bias [+ residual]``."""
+    """``drop(act(z))``, channels_last, with ``z = (x − mean) · rstd · weight + bias [+ residual]``."""
     x = as_matrix(x)
     channels = x.shape[1]
     tiles = tile("batch_norm_act", channels, x.device)
@@ -83,7 +97,9 @@ def batch_norm_act_fwd(
             plan.n_rows,
             plan.n_groups,
             plan.rows_per_program,
+            plan.n_rows // x.shape[0],
             negative_slope,
+            **dropping_arguments(dropping),
             HAS_AFFINE=weight is not None,
             HAS_RESIDUAL=residual is not None,
             ACT=act,

@@ -21,8 +21,7 @@ from ..philox import philox_4x32, uniform
 
 LEVELS = ("batch", "image", "channel", "pixel")
 KEEP_LEVELS = ("batch", "image")
-MAX_LAYER = 2**24 - 1
-_PURPOSE = 6
+PURPOSE = 6
 _MASK32 = 0xFFFFFFFF
 
 
@@ -56,7 +55,7 @@ class Scaling:
     @property
     def stream(self) -> int:
         """The third word of the counter."""
-        return self.layer << 8 | _PURPOSE
+        return self.layer << 8 | PURPOSE
 
 
 def check_probability_and_levels(keep_probability: float, level: str, keep_level: str) -> None:

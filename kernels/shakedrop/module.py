@@ -1,23 +1,18 @@
-"""ShakeDrop as a module, and where the modules of a model take their random numbers from."""
+"""ShakeDrop as a module."""
 
 from typing import Any
 
 from torch import Tensor, nn
 
-from .draws import check_probability_and_levels
+from ..randomness import Drawing
+from .draws import PURPOSE, check_probability_and_levels
 from .op import shakedrop
 
 
-class RandomScale:
-    """What the modules with ShakeDrop's coefficients have in common: p, the levels, and where draws come from.
+class RandomScale(Drawing):
+    """What the modules with ShakeDrop's coefficients have in common: p, the levels, and where draws come from."""
 
-    Until ``share_randomness`` is called each training call takes a seed from torch's generator.
-    """
-
-    seed: Tensor | None = None
-    step: Tensor | None = None
-    indices: Tensor | None = None
-    layer: int = 0
+    purpose = PURPOSE
     training: bool
 
     def __init__(self, *args: Any, keep_probability: float, level: str, keep_level: str, **settings: Any) -> None:
@@ -61,22 +56,3 @@ class ShakeDrop(RandomScale, nn.Module):
 
     def extra_repr(self) -> str:
         return self._scale_repr()
-
-
-def share_randomness(model: nn.Module, seed: Tensor, step: Tensor, indices: Tensor | None = None) -> int:
-    """Make every ShakeDrop module of a model draw from the same device tensors; return how many there are.
-
-    Numbers their layers 0, 1, … in the model's order. The caller changes ``step``, and ``indices`` where given, in
-    place before each training step. A draw then depends on the seed, the step, the layer and the sample's index only,
-    so that a run can be resumed or captured in a CUDA graph.
-
-    Args:
-        model: call this after it has been moved to its device.
-        seed: [] int64.
-        step: [] int64.
-        indices: [N] int64, the samples' indices in the data set; None numbers them by their place in the batch.
-    """
-    modules = [module for module in model.modules() if isinstance(module, RandomScale)]
-    for layer, module in enumerate(modules):
-        module.seed, module.step, module.indices, module.layer = seed, step, indices, layer
-    return len(modules)

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from .. import backend
+from ..randomness import check_counters
 from . import torch_impl
-from .draws import MAX_LAYER, Scaling, check_probability_and_levels
+from .draws import Scaling, check_probability_and_levels
 
 _OP = "shakedrop"
 
@@ -192,15 +193,4 @@ def check_scaling(
 ) -> None:
     """Raise a ValueError for a setting of the coefficients that does not fit the branch, whose name is ``name``."""
     check_probability_and_levels(keep_probability, level, keep_level)
-    if not 0 <= layer <= MAX_LAYER:
-        raise ValueError(f"layer must lie in [0, {MAX_LAYER}], got {layer}")
-    for argument, tensor, shape in (("seed", seed, ()), ("step", step, ()), ("indices", indices, branch.shape[:1])):
-        if tensor is None:
-            continue
-        if tensor.dtype != torch.int64 or tensor.shape != shape:
-            raise ValueError(
-                f"{argument} must be int64 {list(shape)} for {name} {list(branch.shape)}, "
-                f"got {tensor.dtype} {list(tensor.shape)}"
-            )
-        if tensor.device != branch.device:
-            raise ValueError(f"{argument} must be on {name}'s device {branch.device}, got {tensor.device}")
+    check_counters(name, branch, seed, step, layer, indices)

@@ -69,7 +69,7 @@ def _cross_entropy(size: int) -> Iterator[Tile]:
             yield _row(rows=rows, num_warps=warps)
 
 
-def _shakedrop(size: int) -> Iterator[Tile]:
+def _elementwise(size: int) -> Iterator[Tile]:
     for elements, warps in product((1024, 2048, 4096, 8192), (4, 8)):
         if elements >= 8 * warps * _WARP:
             yield _row(elements=elements, num_warps=warps)
@@ -140,6 +140,7 @@ _SPACES: dict[str, Callable[[int], Iterator[Tile]]] = {
     "add_batch_norm_act": _batch_norm_act,
     "batch_norm_act": _batch_norm_act,
     "cross_entropy": _cross_entropy,
+    "dropout": _elementwise,
     "flat_ema": _flat((1024, 2048, 4096)),
     "flat_lookahead": _flat((512, 1024)),
     "flat_norm": _flat_norm,
@@ -151,6 +152,6 @@ _SPACES: dict[str, Callable[[int], Iterator[Tile]]] = {
     "wgrad": _gradient_of_weight,
     "global_avg_pool_act": _global_avg_pool_act,
     "max_pool_bn_act": _max_pool_bn_act,
-    "shakedrop": _shakedrop,
+    "shakedrop": _elementwise,
     "shakedrop_bn_shortcut": _shakedrop_bn_shortcut,
 }

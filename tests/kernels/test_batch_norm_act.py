@@ -156,16 +156,23 @@ def test_backward_keeps_little(act: str, extra: int, spec: OpSpec, backend_name:
         assert len(kept) == images + 3
 
 
-@pytest.mark.parametrize("sample", ["relu", "residual", "residual identity", "residual sigmoid", "bare", "eval"])
+@pytest.mark.parametrize(
+    "sample",
+    [
+        *("relu", "residual", "residual identity", "residual sigmoid", "bare", "eval"),
+        *("dropout", "residual dropout", "residual dropout identity", "residual dropout silu", "eval dropout"),
+    ],
+)
 def test_other_ops_pass_opcheck(sample: str, spec: OpSpec, backend_name: str, implementation: str) -> None:
     inputs = spec.cases[sample](Maker(torch.float32, implementation))
-    x, statistics, weight, bias, residual, training, act, slope = spec.op_arguments(inputs)
+    x, statistics, weight, bias, residual, training, act, slope, *dropping = spec.op_arguments(inputs)
     buffers = (inputs["running_mean"], inputs["running_var"], torch.tensor(3, device=implementation))
     torch.library.opcheck(torch.ops.cifarfast.batch_norm_statistics.default, (x, *buffers, 0.1, 1e-5))
     saved = None
     if residual is not None and act != "identity":
-        saved = torch.ops.cifarfast.batch_norm_act(x, statistics, weight, bias, residual, training, act, slope)
-    settings = (residual is not None, training, act, slope)
+        settings = (residual, training, act, slope, *dropping)
+        saved = torch.ops.cifarfast.batch_norm_act(x, statistics, weight, bias, *settings)
+    settings = (residual is not None, training, act, slope, *dropping)
     arguments = (torch.randn_like(x), x, statistics, weight, bias, saved, *settings)
     torch.library.opcheck(torch.ops.cifarfast.batch_norm_act_backward.default, arguments)
 

@@ -11,8 +11,8 @@ from .switch import fuses
 @fuses(WideBlock)
 class FusedWideBlock(Fused, WideBlock):
     """Each BN-ReLU runs with the convolution after it, but for two: a projecting block's first, whose result both
-    convolutions read, and one that dropout follows. The sum that ends a block runs with the BN-ReLU of the next: a
-    block takes and returns the two terms."""
+    convolutions read, and one that dropout follows, which runs with the dropout. The sum that ends a block runs with
+    the BN-ReLU of the next: a block takes and returns the two terms."""
 
     bn1: FusedNorm
     conv1: FusedConv2d
@@ -22,14 +22,17 @@ class FusedWideBlock(Fused, WideBlock):
     shortcut: FusedConv2d | None
 
     def forward(self, x: Tensor | Terms) -> Tensor | Terms:  # type: ignore[override]
-        drops = self.dropout.training and self.dropout.p > 0
+        drops = self.dropout.drops
         if self.shortcut is None:
             shortcut, out, statistics = fork_norm_conv(x, self.bn1, self.conv1, wanted=not drops)
         else:
             first = self.bn1(x) if isinstance(x, Tensor) else self.bn1.fork(x)[1]
             shortcut = self.shortcut(first)
             out, statistics = (self.conv1(first), None) if drops else conv_stats(first, self.conv1)
-        out = self.conv2(self.dropout(self.bn2(out))) if drops else norm_conv(out, self.bn2, self.conv2, statistics)
+        if drops:
+            out = self.conv2(self.bn2(out, dropout=self.dropout))
+        else:
+            out = norm_conv(out, self.bn2, self.conv2, statistics)
         return (out, shortcut) if self.bn3 is None else self.bn3(out, shortcut)
 
 

@@ -1,0 +1,165 @@
+"""Draws, properties and errors of ``dropout``, beyond what its OpSpec generates."""
+
+import itertools
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from cifarfast.kernels import BatchNormAct2d, Dropout, ShakeDrop, batch_norm_act, dropout, share_randomness
+from cifarfast.kernels.philox import philox_4x32
+from cifarfast.kernels.spec import OpSpec
+
+SETTINGS = settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+def _kept(shape: tuple[int, ...], device: str, p: float, *, last: bool = False, **counters: object) -> Tensor:
+    """Which elements stay, forward and backward alike."""
+    x = torch.ones(shape, device=device)
+    x = (x.contiguous(memory_format=torch.channels_last) if last else x).requires_grad_()
+    out = dropout(x, p, **counters)
+    (gradient,) = torch.autograd.grad(out, x, torch.full_like(out, 2.0))
+    assert torch.equal(gradient, 2 * out)
+    return (out.detach() != 0).cpu()
+
+
+def _counters(device: str, seed: int = 7, step: int = 3) -> dict[str, Tensor]:
+    return {"seed": torch.tensor(seed, device=device), "step": torch.tensor(step, device=device)}
+
+
+@pytest.mark.parametrize(("channels", "last"), [(24, True), (24, False), (13, True), (13, False)])
+def test_draws_are_those_of_philox(
+    channels: int, last: bool, spec: OpSpec, backend_name: str, implementation: str
+) -> None:
+    n, height, width, seed, step, layer, p = 3, 2, 4, -(2**62) - 5, 2**33 + 9, 12, 0.4
+    indices = torch.tensor([2**32 - 1, 0, 77])
+    groups = -(-channels // 8)
+    expected = torch.zeros(n, channels, height, width, dtype=torch.bool)
+    for sample, channel, row, column in itertools.product(range(n), range(channels), range(height), range(width)):
+        block = torch.tensor((row * width + column) * groups + channel // 8)
+        words = philox_4x32(seed, indices[sample] % 2**32, step % 2**32, layer * 256 + 7, block)
+        half, word = divmod(channel % 8, 4)
+        bits = (int(words[word]) >> (16 * half)) & 0xFFFF
+        expected[sample, channel, row, column] = bits >= round(p * 2**16)
+    counters = {**_counters(implementation, seed, step), "indices": indices.to(implementation), "layer": layer}
+    shape = tuple(expected.shape)
+    assert torch.equal(_kept(shape, implementation, p, last=last, **counters), expected)
+    # batch norm's kernels make the same draws
+    x = torch.ones(shape, device=implementation).contiguous(memory_format=torch.channels_last)
+    zeros, ones = torch.zeros(channels, device=implementation), torch.ones(channels, device=implementation)
+    assert torch.equal((batch_norm_act(x, zeros, ones, dropout_p=p, **counters) != 0).cpu(), expected)
+
+
+@pytest.mark.parametrize("p", [0.1, 0.3, 0.9])
+def test_mean_over_draws_is_the_input(p: float, spec: OpSpec, backend_name: str, implementation: str) -> None:
+    shape = (30, 96) if (backend_name, implementation) == ("triton", "cpu") else (1000, 960)
+    out = dropout(torch.ones(shape, device=implementation), p, **_counters(implementation))
+    deviation = (p / (1 - p) / out.numel()) ** 0.5
+    assert abs(out.double().mean().item() - 1) <= 5 * deviation
+    # neither in rows nor in columns do the draws depend on each other
+    for dim in (0, 1):
+        means = out.double().mean(dim) - 1
+        expected = p / (1 - p) / shape[dim]
+        spread = means.square().mean().item() / expected
+        assert abs(spread - 1) <= 5 * (2 / len(means)) ** 0.5
+
+
+@SETTINGS
+@given(n=st.integers(2, 6), seed=st.integers(-(2**63), 2**63 - 1))
+def test_a_draw_depends_on_its_sample_only(
+    n: int, seed: int, spec: OpSpec, backend_name: str, implementation: str
+) -> None:
+    counters = _counters(implementation, seed)
+    indices = torch.arange(100, 100 + n, device=implementation)
+    whole = _kept((n, 9, 3), implementation, 0.5, indices=indices, **counters)
+    flipped = _kept((n, 9, 3), implementation, 0.5, indices=indices.flip(0), **counters)
+    last = _kept((1, 9, 3), implementation, 0.5, indices=indices[-1:], **counters)
+    assert torch.equal(whole, flipped.flip(0))
+    assert torch.equal(whole[-1:], last)
+
+
+def test_steps_layers_and_seeds_differ(spec: OpSpec, backend_name: str, implementation: str) -> None:
+    shape = (8, 64)
+    draws = [
+        _kept(shape, implementation, 0.5, layer=layer, **_counters(implementation, seed, step))
+        for seed, step, layer in ((1, 0, 0), (2, 0, 0), (1 + 2**32, 0, 0), (1, 1, 0), (1, 0, 1), (1, 2, 3))
+    ]
+    for first, second in itertools.combinations(draws, 2):
+        same = (first == second).double().mean().item()
+        assert abs(same - 0.5) <= 5 * 0.5 / first.numel() ** 0.5
+
+
+def test_without_counters_torchs_generator_decides(spec: OpSpec, backend_name: str, implementation: str) -> None:
+    torch.manual_seed(5)
+    first, second = (_kept((8, 16), implementation, 0.5) for _ in range(2))
+    torch.manual_seed(5)
+    assert torch.equal(first, _kept((8, 16), implementation, 0.5))
+    assert not torch.equal(first, second)
+
+
+def test_gradient_of_the_gradient(spec: OpSpec, backend_name: str, implementation: str) -> None:
+    x = torch.randn(4, 9, device=implementation, requires_grad=True)
+    out = dropout(x, 0.5, **_counters(implementation))
+    (gradient,) = torch.autograd.grad(out.square().sum(), x, create_graph=True)
+    (second,) = torch.autograd.grad(gradient.sum(), x)
+    assert torch.equal(second, torch.where(out != 0, 8.0, 0.0))
+
+
+def test_module_is_a_dropout_that_shares_randomness() -> None:
+    model = nn.Sequential(nn.Flatten(), Dropout(0.25), nn.Linear(12, 12), Dropout(0.5), ShakeDrop(0.5))
+    seed, step, indices = torch.tensor(3), torch.tensor(0), torch.tensor([5, 9])
+    assert share_randomness(model, seed, step, indices) == 3
+    assert [model[i].layer for i in (1, 3, 4)] == [0, 1, 0]  # each kind counts its own
+    assert isinstance(model[1], nn.Dropout)
+    assert model.state_dict().keys() == {"2.weight", "2.bias"}
+    x = torch.randn(2, 12)
+    expected = dropout(x, 0.25, seed=seed, step=step, layer=0, indices=indices)
+    assert torch.equal(model[1](x), expected)
+    step += 1
+    assert not torch.equal(model[1](x), expected)
+    assert model[1].eval()(x) is x
+    assert model[1](x[:1]) is not None  # the indices are of a training step's batch
+
+
+def test_batch_norm_takes_a_dropout_module() -> None:
+    torch.manual_seed(0)
+    norm, drop = BatchNormAct2d(16), Dropout(0.3)
+    share_randomness(drop, torch.tensor(3), torch.tensor(1), torch.arange(4))
+    x = torch.randn(4, 16, 3, 3)
+    apart = drop(norm(x))
+    assert torch.equal(norm(x, dropout=drop), apart)
+    assert (apart == 0).sum() > (norm(x) == 0).sum()
+    assert torch.equal(norm(x, dropout=drop.eval()), norm(x))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"p": 1.5}, "p must lie in"),
+        ({"p": float("nan")}, "p must lie in"),
+        ({"x": torch.ones(3)}, "x must be"),
+        ({"x": torch.ones(0, 3)}, "x must be"),
+        ({"x": torch.ones(2, 3, dtype=torch.int64)}, "x must be floating point"),
+        ({"layer": -1}, "layer must lie in"),
+        ({"layer": 2**24}, "layer must lie in"),
+        ({"seed": torch.tensor(1.0)}, "seed must be int64"),
+        ({"step": torch.tensor([1])}, r"step must be int64 \[\]"),
+        ({"indices": torch.arange(3)}, r"indices must be int64 \[2\]"),
+        ({"seed": torch.tensor(1, device="meta")}, "seed must be on x's device"),
+    ],
+)
+def test_bad_input(change: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        dropout(**{"x": torch.ones(2, 3), "p": 0.5, **change})
+
+
+def test_bad_settings_of_batch_norm_and_module() -> None:
+    x, ones = torch.ones(2, 3, 2, 2), torch.ones(3)
+    with pytest.raises(ValueError, match="dropout_p must lie in"):
+        batch_norm_act(x, ones, ones, dropout_p=-0.1)
+    with pytest.raises(ValueError, match="indices must be int64"):
+        batch_norm_act(x, ones, ones, dropout_p=0.1, indices=torch.arange(5))
+    with pytest.raises(ValueError, match="inplace must be False"):
+        Dropout(0.1, inplace=True)
