@@ -21,9 +21,14 @@ class Drawing:
     indices: Tensor | None = None
     layer: int = 0
 
+    @property
+    def draws(self) -> bool:
+        """Whether a training call needs random numbers at all."""
+        return True
+
 
 def share_randomness(model: nn.Module, seed: Tensor, step: Tensor, indices: Tensor | None = None) -> int:
-    """Make every ShakeDrop and Dropout module of a model draw from the same device tensors; return how many there are.
+    """Make every ShakeDrop and Dropout module of a model draw from the same device tensors; return how many will draw.
 
     Numbers the layers of each kind 0, 1, … in the model's order. The caller changes ``step``, and ``indices`` where
     given, in place before each training step. A draw then depends on the seed, the step, the layer and the sample's
@@ -40,7 +45,7 @@ def share_randomness(model: nn.Module, seed: Tensor, step: Tensor, indices: Tens
     for module in modules:
         module.seed, module.step, module.indices, module.layer = seed, step, indices, layers[module.purpose]
         layers[module.purpose] += 1
-    return len(modules)
+    return sum(module.draws for module in modules)
 
 
 def check_counters(

@@ -29,9 +29,13 @@ class Dropout(Drawing, nn.Dropout):
         super().__init__(p)
 
     @property
+    def draws(self) -> bool:
+        return self.p > 0
+
+    @property
     def drops(self) -> bool:
         """Whether a call drops anything."""
-        return self.training and self.p > 0
+        return self.training and self.draws
 
     def source(self) -> dict[str, Any]:
         """Where the draws of a training step come from, as ``dropout`` and ``batch_norm_act`` take it."""

@@ -113,6 +113,7 @@ def test_module_is_a_dropout_that_shares_randomness() -> None:
     assert share_randomness(model, seed, step, indices) == 3
     assert [model[i].layer for i in (1, 3, 4)] == [0, 1, 0]  # each kind counts its own
     assert isinstance(model[1], nn.Dropout)
+    assert share_randomness(nn.Sequential(Dropout(0.0), Dropout(0.1)), seed, step) == 1
     assert model.state_dict().keys() == {"2.weight", "2.bias"}
     x = torch.randn(2, 12)
     expected = dropout(x, 0.25, seed=seed, step=step, layer=0, indices=indices)
