@@ -187,6 +187,8 @@ class Check:
         if sanitizer is None:
             return "compute-sanitizer is neither on the PATH nor in the CUDA toolkit"
         command = [sanitizer, "--tool", "memcheck", "--error-exitcode", "9", "--print-limit", "400"]
+        # libraries ask CUDA for what it may refuse
+        command += ["--report-api-errors", "no"]
         # the kernels after a wrong one are checked too; the host's stack would only show Python's interpreter
         command += ["--destroy-on-device-error", "kernel", "--show-backtrace", "no"]
         return [*command, sys.executable, "-m", "bench.memcheck"]

@@ -123,7 +123,7 @@ class Survival:
 def widest_first(items: Sequence[pytest.Item]) -> list[pytest.Item]:
     """First the modules in ``FIRST``, then of each test function and op one case, then another one of each, and so on.
 
-    Tests of an op's plain torch implementation come last.
+    Then come the tests of an op's plain torch implementation, and last those that are marked ``slow``.
     """
     seen: Counter[Hashable] = Counter()
     ranked = []
@@ -135,7 +135,8 @@ def widest_first(items: Sequence[pytest.Item]) -> list[pytest.Item]:
         params = getattr(item, "callspec", None)
         values = params.params if params else {}
         plain = values.get("backend_name") == "torch"
+        rank = 3 if item.get_closest_marker("slow") else 2 if plain else 1
         group = (module, getattr(item, "originalname", item.name), getattr(values.get("spec"), "name", ""), plain)
-        ranked.append(((2 if plain else 1, seen[group], position), item))
+        ranked.append(((rank, seen[group], position), item))
         seen[group] += 1
     return [item for _, item in sorted(ranked, key=lambda pair: pair[0])]

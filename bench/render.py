@@ -8,6 +8,7 @@ import json
 import re
 import sys
 from collections.abc import Callable, Iterable
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,13 @@ AUGMENTATIONS = {
     "sa_autoaugment_cutmix": "crop, flip, rotation, AutoAugment, CutMix",
 }
 CONVOLUTIONS = {"library": "cuDNN's", "triton": "Triton's"}
+ON_A_CPU = """<details>
+<summary>On a CPU, the first case of each op. There the ops are plain torch, and a case's images are cut down to a few,
+which stay in its caches: this says what the ops cost beside torch's own, and nothing about the kernels.</summary>
+
+{}
+
+</details>"""
 MARKED = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
 
 
@@ -50,6 +58,11 @@ def documents(suite: str) -> list[dict[str, Any]]:
         document = json.loads(path.read_text(encoding="utf-8"))
         found += [document, *document.get("earlier", [])]
     return found
+
+
+def device_name(environment: dict[str, Any]) -> str:
+    """The GPU of a session, or its CPU."""
+    return environment["gpu"]["name"] if environment["gpu"] else environment["cpu"]
 
 
 def overhead() -> str:
@@ -112,8 +125,7 @@ def augment() -> str:
     """Seconds to augment 50,000 images once, beside other programs."""
     rows: list[tuple[str, ...]] = []
     for document in documents("augment"):
-        gpu = document["environment"]["gpu"]
-        device = gpu["name"] if gpu else document["environment"]["cpu"]
+        device = device_name(document["environment"])
         ours = {row["transforms"]: row["seconds"] for row in document["rows"] if row["contender"] == "cifarfast"}
         for row in document["rows"]:
             cells = _augment_cells(row, ours[row["transforms"]]["median"])
@@ -159,6 +171,62 @@ def ops() -> str:
     return "\n".join([*lines, *(spec.docs_row() for spec in all_specs())])
 
 
+def op_times() -> str:
+    """The fused ops' times: every case on GPUs, and folded away one case an op on a CPU."""
+    on_gpus, on_cpus = [], []
+    for document in documents("ops"):
+        (on_gpus if document["environment"]["gpu"] else on_cpus).append(document)
+    if not on_gpus and not on_cpus:
+        return "No measurement is committed yet."
+    tables = [op_table(on_gpus)] if on_gpus else []
+    return "\n\n".join([*tables, ON_A_CPU.format(op_table(on_cpus, short=True))] if on_cpus else tables)
+
+
+def op_table(documents: Iterable[dict[str, Any]], *, short: bool = False) -> str:
+    """The rows of ``test_ops.py``'s documents that are ours, by op; with ``short`` the first of each."""
+    timed: dict[tuple[str, ...], dict[str, Any]] = {}
+    for document in documents:
+        device = device_name(document["environment"])
+        for row in (row for row in document["rows"] if "implementation" in row):
+            timed[device, row["op"], row["case"], row["implementation"]] = row
+    ours = sorted((key for key in timed if key[3].startswith("cifarfast")), key=lambda key: key[:2])
+    if short:
+        ours = [next(keys) for _, keys in groupby(ours, key=lambda key: key[:2])]
+    cells = []
+    for device, op, case, implementation in ours:
+        figures = _op_cells(timed, (device, op, case), implementation)
+        cells.append((f"`{op}`", case + ", own kernels" * (implementation != "cifarfast"), *figures, device))
+    header = ("op", "case", "µs (20 … 80 %)", "GB/s", "TFLOP/s", "% of roofline", "peak MB")
+    return markdown((*header, "× torch eager", "× torch.compile", "× library", "on"), cells)
+
+
+def _op_cells(
+    timed: dict[tuple[str, ...], dict[str, Any]], key: tuple[str, ...], implementation: str
+) -> tuple[str, ...]:
+    row = timed[*key, implementation]
+    low, median, high = (_figure(1e6 * row[f"{name}_seconds"]) for name in ("quantile_20", "median", "quantile_80"))
+    speed = {}
+    for name in ("torch eager", "torch.compile", "library"):
+        other = timed.get((*key, name))
+        speed[name] = f"{other['median_seconds'] / row['median_seconds']:.2f}" if other else "–"
+    if library := timed.get((*key, "library")):
+        speed["library"] += f", {library['library'].removeprefix('cuDNN ')}"
+    memory = row["peak_memory_bytes"]
+    return (
+        f"{median} ({low} … {high})",
+        *(_figure(row[name]) for name in ("gigabytes_per_second", "teraflops_per_second", "roofline_percent")),
+        "–" if memory is None else _figure(memory / 1e6),
+        *speed.values(),
+    )
+
+
+def _figure(value: float) -> str:
+    """Three digits, or all before the point."""
+    if value < 0.001:
+        return "< 0.001"
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
 def reproduction() -> str:
     """What reproducing recipes gave, beside what their sources report."""
     return reproduction_table([row for document in documents("reproduction") for row in document["rows"]])
@@ -169,6 +237,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "reproduction": reproduction,
     "models": models,
     "ops": ops,
+    "op_times": op_times,
     "overhead": overhead,
     "train_step": train_step,
     "augment": augment,

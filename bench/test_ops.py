@@ -23,7 +23,7 @@ from bench.measure import Rates, quantiles
 from bench.ops_verdicts import CONVOLUTIONS, verdicts
 from bench.ops_warm import function_of, warm
 from cifarfast.kernels import backend
-from cifarfast.kernels.check import assert_matches, training_step
+from cifarfast.kernels.check import assert_matches, to_float64, training_step
 from cifarfast.kernels.spec import Inputs, Maker, OpSpec, all_specs
 from cifarfast.kernels.tuning import tile
 
@@ -93,7 +93,9 @@ def test_op(
     if implementation == "cifarfast kernels":
         monkeypatch.setenv(backend.BACKEND_VARIABLE, "triton")
     if implementation.startswith("cifarfast"):
-        assert_matches(spec, inputs)
+        # a CPU runs torch's convolutions, whose fp32 sums of thousands of products are off by more than a kernel's may
+        exact = device.type != "cuda" and spec.name in CONVOLUTIONS
+        assert_matches(spec, to_float64(inputs) if exact else inputs)
     step = training_step(function_of(spec, implementation), inputs, spec.differentiable)
     step()
     peak = peak_memory(step, device)

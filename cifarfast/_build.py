@@ -268,6 +268,11 @@ def _import_file(path: Path) -> ModuleType:
     return module
 
 
+def _is_of(module: Path, csrc: Path) -> bool:
+    """Whether a built module is of these sources, without importing it: Python would go on giving out that one."""
+    return source_hash(csrc).encode() in module.read_bytes()
+
+
 def _load(*, may_compile: bool = True) -> tuple[ModuleType | None, Status]:
     installed = _PACKAGE / f"_C{SUFFIX}"
     csrc = _PACKAGE.parent / "csrc"
@@ -275,12 +280,11 @@ def _load(*, may_compile: bool = True) -> tuple[ModuleType | None, Status]:
     import torch
 
     try:
-        if installed.is_file():
+        if installed.is_file() and (not checkout or _is_of(installed, csrc)):
             module = _import_file(installed)
-            if not checkout or module.source_hash == source_hash(csrc):
-                cuda = bool(module.with_cuda)
-                reason = "installed" if cuda else "without CUDA: it was built where nvcc was not found or not wanted"
-                return module, Status(True, cuda, reason, str(installed))
+            cuda = bool(module.with_cuda)
+            reason = "installed" if cuda else "without CUDA: it was built where nvcc was not found or not wanted"
+            return module, Status(True, cuda, reason, str(installed))
         if not checkout:
             reason = "the package was built where no C++ compiler was (`pip install -v` says what it lacks)"
             return None, Status(False, False, reason)

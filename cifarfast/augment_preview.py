@@ -9,10 +9,9 @@ import tyro
 
 from .augment import save_preview
 from .data import load_dataset
-from .data.statistics import channel_statistics
 from .errors import UserError
 from .flags import parse_flags, run_main
-from .inference import build_augment
+from .inference import build_augment, normalization
 from .options import base_recipe, checked
 from .recipe import Recipe
 from .storage import disk_errors
@@ -52,8 +51,9 @@ def run_command(arguments: list[str]) -> int:
         fold=recipe.fold,
         limit_train=recipe.limit_train,
         seed=recipe.seed,
+        split_seed=recipe.split_seed,
     ).train
-    augment = build_augment(recipe, *channel_statistics(data.images), training=True)
+    augment = build_augment(recipe, *normalization(recipe, data.images), training=True)
     last, count, rows = recipe.epochs - 1, min(options.columns, recipe.epochs), min(options.images, len(data))
     epochs = [round(i * last / max(count - 1, 1)) for i in range(count)]
     with disk_errors(f"write {options.out}"):

@@ -16,10 +16,10 @@ T = TypeVar("T")
 class Graphs:
     """Runs functions that read and write the same memory at every call.
 
-    The first call of a key runs the function as it is (kernels are compiled, libraries pick their algorithms), the
-    second records it as a CUDA graph, and from then on the graph is replayed. All graphs share one pool of memory, so
-    what a function returns is valid until another key is run. Where recording fails, one line says where, and the
-    function runs uncaptured from then on. On other devices than CUDA, and when not ``enabled``, it always does.
+    The first call of a key runs the function as it is (kernels are compiled, libraries pick their algorithms), then
+    records it as a CUDA graph, which computes nothing; every later call replays the graph. All graphs share one pool of
+    memory, so what a function returns is valid until another key is run. Where recording fails, one line says where,
+    and the function runs uncaptured from then on. On other devices than CUDA, and when not ``enabled``, it always does.
 
     Args:
         device: where the functions compute.
@@ -28,7 +28,6 @@ class Graphs:
 
     def __init__(self, device: torch.device, *, enabled: bool) -> None:
         self.enabled = enabled and device.type == "cuda"
-        self._seen: set[Hashable] = set()
         self._inputs: dict[Hashable, Tensor] = {}
         self._recorded: dict[Hashable, tuple[torch.cuda.CUDAGraph, Any]] = {}
         if self.enabled:
@@ -45,11 +44,10 @@ class Graphs:
         """
         if not self.enabled:
             return function()
-        if key not in self._seen:
-            self._seen.add(key)
-            return self._beside(function)
-        if key not in self._recorded and not self._try_to_record(key, function):
-            return function()  # here, as an error's traceback keeps what the recording had allocated
+        if key not in self._recorded:
+            first = self._beside(function)
+            self._try_to_record(key, function)
+            return first
         graph, result = self._recorded[key]
         graph.replay()
         return result
@@ -66,16 +64,14 @@ class Graphs:
         torch.cuda.current_stream().wait_stream(self._stream)
         return result
 
-    def _try_to_record(self, key: Hashable, function: Callable[[], Any]) -> bool:
-        """Record the function for the key; False where that is not possible, which is said."""
+    def _try_to_record(self, key: Hashable, function: Callable[[], Any]) -> None:
+        """Record the function for the key; where that is not possible say so and record no more."""
         try:
             self._recorded[key] = self._record(function)
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
             self._give_up(error)
-            return False
-        return True
 
     def _record(self, function: Callable[[], T]) -> tuple[torch.cuda.CUDAGraph, T]:
         graph = torch.cuda.CUDAGraph()

@@ -15,11 +15,10 @@ from .bar import progress_bar
 from .capture import Graphs
 from .checkpoint import checkpoint_folders
 from .data import Dataset, Splits
-from .data.statistics import channel_statistics
 from .distributed import World
 from .errors import UserError
 from .events import EventLog
-from .inference import build_augment, build_model, predict_logits
+from .inference import build_augment, build_model, normalization, predict_logits
 from .keeper import Keeper
 from .metrics import Scores, score
 from .models import stored_in_channels
@@ -61,6 +60,8 @@ class Trainer:
         self.recipe, self.splits, self.run = recipe, splits, run
         self.world = world or World()
         self.device = splits.train.images.device
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
         self._show_progress = show_progress and self.world.writes
         count, batch = len(splits.train) * (2 if recipe.augmented_copy else 1), recipe.batch_size
         if recipe.early_stopping_patience and splits.val is None:
@@ -70,12 +71,8 @@ class Trainer:
         # a last batch of one image is left out: batch norm cannot train on one value a channel
         self.steps_per_epoch = count // batch if count % batch == 1 and batch > 1 else math.ceil(count / batch)
         self.images_per_epoch = min(self.steps_per_epoch * batch, count)
-        if recipe.normalize == "standard":
-            self.mean, self.std = channel_statistics(splits.train.images)
-        else:
-            channels = splits.train.in_channels
-            self.mean, self.std = (0.0,) * channels, (1.0,) * channels
         train = splits.train
+        self.mean, self.std = normalization(recipe, train.images)
         self.model = build_model(recipe, train)
         stored_channels = stored_in_channels(self.model) if recipe.backend == "fused" else None
         augment, self.prepare = (

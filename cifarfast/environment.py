@@ -111,8 +111,10 @@ def pick_device(wanted: Literal["auto", "cpu", "cuda"]) -> Literal["cpu", "cuda"
     return wanted if wanted != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def command(module: str) -> str:
+def command(module: str, *, processes: int = 1) -> str:
     """How to start a module of this package from the present folder."""
+    if processes > 1:
+        return f"torchrun --nproc-per-node={processes} -m cifarfast.{module}"
     python, here = Path(sys.executable), Path.cwd()
     if python.is_relative_to(here):
         return f"{shlex.quote(str(python.relative_to(here)))} -m cifarfast.{module}"

@@ -12,6 +12,7 @@ from .augment import Augment, Resize
 from .capture import Graphs
 from .checkpoint import Checkpoint
 from .data import Dataset
+from .data.statistics import channel_statistics
 from .distributed import World
 from .errors import UserError
 from .models import create_model, fuse
@@ -40,6 +41,14 @@ def build_model(recipe: Recipe, data: Dataset) -> nn.Module:
 def input_size(recipe: Recipe, data: Dataset) -> int:
     """Side in pixels of the images the model sees."""
     return recipe.resize or data.image_size
+
+
+def normalization(recipe: Recipe, images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of each channel that the recipe normalises by, for the training ``images``."""
+    if recipe.normalize == "standard":
+        return channel_statistics(images)
+    channels = images.shape[3]
+    return (0.0,) * channels, (1.0,) * channels
 
 
 def build_augment(
@@ -88,13 +97,12 @@ def predict_logits(
         prepare: turns indices into a batch.
         batch_size: images at once.
         precision: "fp32", "bf16" or "fp16".
-        graphs: records the forward pass of a whole batch, for a model that is evaluated again and again.
+        graphs: records the forward pass, for a model that is evaluated again and again.
         world: processes that share the work; all of them get all logits.
     """
     device, world = data.images.device, world or World()
     every = torch.arange(len(data), device=device)
     mine = every[world.part(len(data))]
-    indices = torch.empty(batch_size, dtype=torch.int64, device=device)
 
     def forward(batch: Tensor) -> Tensor:
         # the epoch as a number: a graph would go on reading a tensor that is gone after this call
@@ -105,11 +113,11 @@ def predict_logits(
         return world.gather(forward(every[:1])[:0], len(data))
     logits = []
     for part in mine.split(batch_size):
-        if graphs is None or not graphs.enabled or len(part) < batch_size:
+        if graphs is None or not graphs.enabled:
             logits.append(forward(part))
         else:
-            key = ("evaluate", id(model), id(data))
-            static = graphs.keep(key, indices)
+            key = ("evaluate", id(model), id(data), len(part))
+            static = graphs.keep(key, torch.empty_like(part))
             static.copy_(part)
             logits.append(graphs.run(key, lambda static=static: forward(static)).clone())  # type: ignore[misc]
     return world.gather(torch.cat(logits), len(data))

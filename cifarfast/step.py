@@ -142,10 +142,11 @@ class TrainStep:
         """One step on the next ``count`` images of the epoch's order, this process taking its part of them."""
         scalars = self.optimizer.scalars
         torch.index_select(self.plan, 0, self.step_in_epoch, out=scalars[None, : len(PLANNED)])
-        indices = self._batches.index_select(0, self.step_in_epoch)[0, self.world.part(count)]
+        whole = self._batches.index_select(0, self.step_in_epoch)[0]
+        indices = whole[self.world.part(count)]
         if self._draws:
             share_randomness(self.model, self._seed, self._pass, indices)
-        batch = self.augment(self.data.images, self.data.labels, indices, self.epoch)
+        batch = self.augment(self.data.images, self.data.labels, indices, self.epoch, batch_key=whole[:1])
         before = self._statistics_before()
         share = self.world.share(count)
         loss, logits = self._gradient(batch, share)
@@ -201,7 +202,7 @@ class TrainStep:
         scalars, scale = self.optimizer.scalars, self.loss_scale
         if scale:
             scale.write_inverse(scalars[FlatScalar.GRAD_SCALE])
-        norm_or_sum = self.optimizer.clip()
+        norm = self.optimizer.clip()
         if self.world.size > 1:
             loss = loss.clone()
             self.world.average(loss)
@@ -209,12 +210,12 @@ class TrainStep:
         torch.maximum(skip, self.stopped, out=skip)
         # 0·x is 0 where x is finite, else NaN, which is neither 0 nor 1: few operations, as each is a launch
         if scale:
-            overflow = norm_or_sum * 0 != 0
+            overflow = norm * 0 != 0
             left_out = (loss * 0 != skip) | (overflow & scale.at_its_end())
             scale.update(overflow, unless=left_out)
             unchanged = left_out | overflow
         else:
-            unchanged = left_out = torch.add(loss, norm_or_sum, alpha=0) * 0 != skip
+            unchanged = left_out = torch.add(loss, norm, alpha=0) * 0 != skip
         bad = left_out != skip
         torch.where(self._steps == self.step_in_epoch, bad, self.bad_steps, out=self.bad_steps)
         if self.recipe.on_nonfinite != "skip":

@@ -162,7 +162,8 @@ def run_command(arguments: list[str]) -> int:
     except Interrupted as stop:
         if is_writer():
             print(f"\nstopped by {stop}; the state is saved", file=sys.stderr)
-            print(f"resume with: {command('train')} --out {shlex.quote(str(stop.folder))} --resume", file=sys.stderr)
+            again = command("train", processes=int(os.environ.get("WORLD_SIZE", "1")))
+            print(f"resume with: {again} --out {shlex.quote(str(stop.folder))} --resume", file=sys.stderr)
         stopped = stop.exit_code
     leave_world()  # here, as the exception keeps the trainer and with it its graphs
     if stopped:

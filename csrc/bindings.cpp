@@ -27,6 +27,7 @@ void register_job(py::module_& module) {
   pointer(job, "images", &Job::images);
   pointer(job, "labels", &Job::labels);
   pointer(job, "indices", &Job::indices);
+  pointer(job, "batch_key", &Job::batch_key);
   pointer(job, "epoch", &Job::epoch);
   pointer(job, "pool", &Job::pool);
   pointer(job, "rows", &Job::rows);

@@ -176,7 +176,7 @@ CF_HD void report_bad_index(const Job& job) {
 // Whether and how this sample is mixed; fills plan.pictures, lam, box and the partner.
 CF_HD void draw_mix(const Job& job, int64_t index, Plan& plan) {
   const Sampler own = sampler(job, index);
-  const Sampler shared = job.mix_per_batch ? sampler(job, job.indices[0]) : own;
+  const Sampler shared = job.mix_per_batch ? sampler(job, job.batch_key[0]) : own;
   const Words words = shared.words(kMixBlock);
   const float epoch = static_cast<float>(own.epoch);
   const float box_p = epoch >= job.settings[kCutMixStart] ? job.settings[kCutMixP] : 0.0f;

@@ -64,6 +64,7 @@ struct Job {
   const uint8_t* images;   // [count, height, width, channels]
   const int64_t* labels;   // [count]
   const int64_t* indices;  // [batch]
+  const int64_t* batch_key;  // [1], the index whose draws decide on mixing for a whole batch
   const int64_t* epoch;    // [1]
   const int64_t* pool;     // [pool_size] candidates for mixing partners; null: all images
   int64_t count, batch, pool_size;

@@ -61,6 +61,7 @@ def assert_close(
     """
     assert out.shape == truth.shape, f"{name}: shape {list(out.shape)}, expected {list(truth.shape)}"
     info = torch.finfo(out.dtype)
+    ulps, rms_ulps = tolerance.of(out.dtype)
     subnormal = info.smallest_normal * info.eps
     out, same_dtype, truth = out.double(), same_dtype.double(), truth.double()
     assert out.isfinite().all(), f"{name}: not finite"
@@ -76,11 +77,11 @@ def assert_close(
         rms_unit = unit.square().mean().sqrt()
         # two roundings below the normal numbers; and a GPU may take those of fp32 for 0
         subnormal = max(2 * subnormal, single.smallest_normal)
-    allowed = 2 * (same_dtype - truth).abs() + tolerance.ulps * unit + subnormal
+    allowed = 2 * (same_dtype - truth).abs() + ulps * unit + subnormal
     worst = (error / allowed).max().item()
     assert worst <= 1, f"{name}: error {worst:.2f} times what is allowed"
     relative = error.square().mean().sqrt() / (rms_unit + subnormal)
-    assert relative <= tolerance.rms_ulps, f"{name}: relative RMS error {relative.item():.2f} eps"
+    assert relative <= rms_ulps, f"{name}: relative RMS error {relative.item():.2f} eps"
 
 
 class Expectation:

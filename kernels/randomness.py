@@ -5,6 +5,8 @@ from collections import Counter
 import torch
 from torch import Tensor, nn
 
+from .layout import check_strided
+
 MAX_LAYER = 2**24 - 1
 
 
@@ -52,11 +54,12 @@ def check_counters(
     name: str, x: Tensor, seed: Tensor | None, step: Tensor | None, layer: int, indices: Tensor | None
 ) -> None:
     """Raise a ValueError for a counter that does not fit the tensor x [N, …], whose name is ``name``."""
-    if not 0 <= layer <= MAX_LAYER:
-        raise ValueError(f"layer must lie in [0, {MAX_LAYER}], got {layer}")
+    if isinstance(layer, bool) or not isinstance(layer, int) or not 0 <= layer <= MAX_LAYER:
+        raise ValueError(f"layer must lie in [0, {MAX_LAYER}] and be an int, got {layer!r}")
     for argument, tensor, shape in (("seed", seed, ()), ("step", step, ()), ("indices", indices, x.shape[:1])):
         if tensor is None:
             continue
+        check_strided(argument, tensor)
         if tensor.dtype != torch.int64 or tensor.shape != shape:
             raise ValueError(
                 f"{argument} must be int64 {list(shape)} for {name} {list(x.shape)}, "

@@ -79,9 +79,8 @@ def compile_kernel(build: KernelBuild, arch: str) -> Compiled:
     }
     source = ASTSource(build.kernel, types, dict(build.constexprs), aligned)
     target = GPUTarget("cuda", int(arch.removeprefix("sm_")), 32)
-    compiled = triton.compile(
-        source, target=target, options={"num_warps": build.num_warps, "num_stages": build.num_stages}
-    )
+    options = {"num_warps": build.num_warps, "num_stages": build.num_stages, "maxnreg": build.max_registers}
+    compiled = triton.compile(source, target=target, options=options)
     registers, spilled, sass = _inspect(compiled.asm["cubin"])
     instruction = next((name for name, pattern in _TENSOR_INSTRUCTIONS if pattern.search(sass)), "-")
     return Compiled(

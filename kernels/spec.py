@@ -73,10 +73,20 @@ class Tolerance:
     Element-wise: ``|out − ref64| ≤ 2 · |torch_same_dtype − ref64| + ulps · eps · (|ref64| + rms(ref64))``, and
     ``rms(out − ref64) ≤ rms_ulps · eps · rms(ref64)``; eps is that of the output's dtype. For an op with a
     ``rounding_scale`` S the unit is ``eps · |ref64| + eps_fp32 · S`` in both.
+
+    Outputs in half precision have numbers of their own: arithmetic in fp32 is exact beside their roundings, and 8 of
+    their ulps would be 6 %.
     """
 
     ulps: float = 2.0
     rms_ulps: float = 2.0
+    half_ulps: float = 2.0
+    half_rms_ulps: float = 2.0
+
+    def of(self, dtype: torch.dtype) -> tuple[float, float]:
+        """Ulps element by element, and of the RMS, for an output of this dtype."""
+        half = dtype in HALF_DTYPES
+        return (self.half_ulps, self.half_rms_ulps) if half else (self.ulps, self.rms_ulps)
 
 
 @dataclass(frozen=True)
@@ -88,7 +98,7 @@ class KernelBuild:
         label: tells two builds of one kernel apart.
         signature: type of every runtime argument (``*bf16``, ``i32``, ``fp32``), in order.
         constexprs: value of every compile-time argument, and None for a pointer that is not passed.
-        num_warps, num_stages: launch settings.
+        num_warps, num_stages, max_registers: launch settings.
         archs: the architectures that it is launched on; all if empty.
         needs_wgmma: whether it must use Hopper's wgmma on sm_90.
     """
@@ -99,6 +109,7 @@ class KernelBuild:
     constexprs: Mapping[str, Any]
     num_warps: int = 4
     num_stages: int = 3
+    max_registers: int | None = None
     archs: tuple[str, ...] = ()
     needs_wgmma: bool = False
 

@@ -11,6 +11,11 @@ os.environ.setdefault("TORCH_COMPILE_FORCE_DISABLE_CACHES", "1")
 torch.compiler.config.force_disable_caches = True
 
 
+# references in fp32 are computed in fp32, and the same twice
+torch.backends.cudnn.allow_tf32 = False
+torch.backends.cudnn.deterministic = True
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if not torch.cuda.is_available():
         for item in items:

@@ -41,7 +41,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 @pytest.fixture(scope="module")
 def model(run: Run) -> LoadedModel:
-    return cifarfast.load(run)
+    return cifarfast.load(run, device="cpu")
 
 
 @pytest.fixture(scope="module")

@@ -36,11 +36,11 @@ class Recorder(Graphs):
         return Graph(), function()
 
 
-def test_first_as_it_is_then_recorded_then_replayed() -> None:
+def test_first_as_it_is_and_recorded_then_replayed() -> None:
     graphs, calls = Recorder(), []
     for key in ("a", "a", "b", "a", "b", "a"):
         assert graphs.run(key, lambda key=key: calls.append(key) or key) == key  # type: ignore[misc]
-    assert graphs.notes == ["beside", "record", "replay", "beside", "replay", "record", "replay", "replay"]
+    assert graphs.notes == ["beside", "record", "replay", "beside", "record", "replay", "replay", "replay"]
     assert calls == ["a", "a", "b", "b"]
 
 

@@ -75,7 +75,7 @@ def last_tensors(run: Path) -> dict[str, dict[str, torch.Tensor]]:
         WITHOUT_NORM,
         [*WITH_NORM, "--sync-batch-norm"],
         [*WITHOUT_NORM, "--optimizer=sgd", "--lr=0.01", "--precision=fp16"],
-        [*WITHOUT_NORM, "--arch=cnn_dropout"],
+        [*WITHOUT_NORM, "--arch=cnn_dropout", "--mix-per=batch"],
         [*WITH_NORM, "--dropout=0.3", "--sync-batch-norm"],
     ],
 )

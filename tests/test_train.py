@@ -303,3 +303,14 @@ def test_wrn16_8_finishes_on_a_cpu(real_data: Path, tmp_path: Path) -> None:
     assert done.code == 0, done.stderr
     result = RunFolder(tmp_path / "run").read_result()
     assert (result["arch"], result["parameters"], result["official"]) == ("wrn16_8", 10_961_370, False)
+
+
+@pytest.mark.slow
+def test_compiled_by_torch_is_the_same_training(tmp_path: Path) -> None:
+    settings = [*TINY, "--epochs=2", "--sam=asam", "--ema-decay=0.9", "--cutmix-alpha=1", "--device=cpu"]
+    losses = []
+    for name, choice in (("compiled", "--compile"), ("torch", "--backend=torch")):
+        done = run_inline([*settings, choice, f"--out={tmp_path / name}"])
+        assert done.code == 0, done.stderr
+        losses.append([row["train_loss"] for row in RunFolder(tmp_path / name).read_metrics()])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)

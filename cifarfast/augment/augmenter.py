@@ -99,7 +99,14 @@ class Augment:
         self._ready: dict[tuple[torch.device, Size], _Ready] = {}
 
     def __call__(
-        self, images: Tensor, labels: Tensor, indices: Tensor, epoch: int | Tensor, *, pool: Tensor | None = None
+        self,
+        images: Tensor,
+        labels: Tensor,
+        indices: Tensor,
+        epoch: int | Tensor,
+        *,
+        pool: Tensor | None = None,
+        batch_key: Tensor | None = None,
     ) -> Batch:
         """Return the batch of the samples ``indices``.
 
@@ -111,22 +118,25 @@ class Augment:
             labels: int64 [N].
             indices: int64 [B], values in [0, N), or [0, 2N) with ``augmented_copy``.
             epoch: an int, or an int64 tensor with one element that is read on the device.
-            pool: int64 [M], the images a partner for CutMix or Mixup is drawn from, M ≥ 2; all N by default. Give the
-                training part's indices when ``images`` also holds validation images.
+            pool: int64 [M], the images a partner for CutMix or Mixup is drawn from, M ≥ 2, each once; all N by default.
+                Give the training part's indices when ``images`` also holds validation images.
+            batch_key: int64 [1], the index whose draws decide for the batch where mixing is drawn per batch; its first
+                by default. Give the first of the whole batch where ``indices`` are a process's part of it.
 
         Raises:
             UserError: for tensors of another dtype or shape, settings that the image size does not allow and, on a CPU,
                 indices out of range.
         """
-        self._check(images, labels, indices, pool)
+        self._check(images, labels, indices, epoch, pool, batch_key)
+        batch_key = indices[:1] if batch_key is None else batch_key
         size = Size(*images.shape[1:])
         ready = self._ready.get((images.device, size)) or self._prepare(images.device, size)
         if ready.compiled.program.mixes and (len(images) if pool is None else len(pool)) < 2:
             raise UserError("Augment: mixing needs at least 2 images to choose a partner from")
         if ready.module is not None:
-            result = self._run_native(ready, images, labels, indices, epoch, pool)
+            result = self._run_native(ready, images, labels, indices, epoch, pool, batch_key)
         else:
-            result = self._run_torch(ready, images, labels, indices, epoch, pool)
+            result = self._run_torch(ready, images, labels, indices, epoch, pool, batch_key)
         if images.device.type == "cpu":
             self.check()
         return Batch(*result)
@@ -142,14 +152,22 @@ class Augment:
                 )
                 raise UserError(f"Augment: indices must lie in 0 … {limit} − 1 and so must those of pool")
 
-    def _check(self, images: Tensor, labels: Tensor, indices: Tensor, pool: Tensor | None) -> None:
+    def _check(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        indices: Tensor,
+        epoch: int | Tensor,
+        pool: Tensor | None,
+        batch_key: Tensor | None,
+    ) -> None:
         if images.dtype != torch.uint8 or images.dim() != 4 or not images.is_contiguous():
             raise UserError(
                 f"Augment: images must be contiguous uint8 [N, H, W, C], got {images.dtype} {list(images.shape)}"
             )
         if images.shape[3] != len(self.mean):
             raise UserError(f"Augment: images have {images.shape[3]} channels, mean and std have {len(self.mean)}")
-        for name, tensor in (("labels", labels), ("indices", indices), ("pool", pool)):
+        for name, tensor in (("labels", labels), ("indices", indices), ("pool", pool), ("batch_key", batch_key)):
             if tensor is None:
                 continue
             if tensor.dtype != torch.int64 or tensor.dim() != 1:
@@ -158,6 +176,14 @@ class Augment:
                 raise UserError(f"Augment: {name} must be on the images' device {images.device}, got {tensor.device}")
         if len(labels) != len(images) or len(images) == 0:
             raise UserError(f"Augment: labels must be one per image, got {len(labels)} for {len(images)} images")
+        if batch_key is not None and len(batch_key) != 1:
+            raise UserError(f"Augment: batch_key must be int64 [1], got {list(batch_key.shape)}")
+        if isinstance(epoch, Tensor):
+            fits = (epoch.dtype, epoch.numel(), epoch.device) == (torch.int64, 1, images.device)
+        else:
+            fits = isinstance(epoch, int)
+        if not fits:
+            raise UserError(f"Augment: epoch must be an int or one int64 element on {images.device}, got {epoch!r}")
 
     def _prepare(self, device: torch.device, size: Size) -> _Ready:
         compiled = to_device(compile_program(self.transforms, size), self.mean, self.std, device)
@@ -178,24 +204,37 @@ class Augment:
         return ready
 
     def _run_native(
-        self, ready: _Ready, images: Tensor, labels: Tensor, indices: Tensor, epoch: int | Tensor, pool: Tensor | None
+        self,
+        ready: _Ready,
+        images: Tensor,
+        labels: Tensor,
+        indices: Tensor,
+        epoch: int | Tensor,
+        pool: Tensor | None,
+        batch_key: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
         assert ready.module is not None
         if isinstance(epoch, int):
             epoch = torch.full((1,), epoch, dtype=torch.int64, device=images.device)
-        elif epoch.dtype != torch.int64 or epoch.numel() != 1 or epoch.device != images.device:
-            raise UserError(f"Augment: epoch must be an int or one int64 element on {images.device}, got {epoch!r}")
         if pool is not None:
             pool = pool.contiguous()
         return native.run(
             *(ready.module, ready.job, images, labels.contiguous(), indices.contiguous(), epoch),
             pool=pool,
+            batch_key=batch_key.contiguous(),
             augmented_copy=self.augmented_copy,
             dtype=self.dtype,
         )
 
     def _run_torch(
-        self, ready: _Ready, images: Tensor, labels: Tensor, indices: Tensor, epoch: int | Tensor, pool: Tensor | None
+        self,
+        ready: _Ready,
+        images: Tensor,
+        labels: Tensor,
+        indices: Tensor,
+        epoch: int | Tensor,
+        pool: Tensor | None,
+        batch_key: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
         compiled = ready.compiled
         limit = len(images) * (2 if self.augmented_copy else 1)
@@ -209,6 +248,7 @@ class Augment:
             *(compiled, images, labels, torch.where(bad, 0, indices)),
             lambda index: reference.Draws(self.seed, epoch, index),
             pool=pool,
+            batch_key=batch_key,
             augmented_copy=self.augmented_copy,
         )
         if self.channels > values.shape[3]:

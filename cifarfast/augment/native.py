@@ -57,6 +57,7 @@ def run(
     epoch: Tensor,
     *,
     pool: Tensor | None,
+    batch_key: Tensor,
     augmented_copy: bool,
     dtype: torch.dtype,
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
@@ -71,6 +72,7 @@ def run(
     labels_b = torch.empty_like(indices) if job.mixes else None
     lam = torch.empty(batch, dtype=torch.float32, device=device) if job.mixes else None
     job.images, job.labels, job.indices = images.data_ptr(), labels.data_ptr(), indices.data_ptr()
+    job.batch_key = batch_key.data_ptr()
     job.epoch, job.count, job.batch = epoch.data_ptr(), len(images), batch
     job.pool, job.pool_size = (0, 0) if pool is None else (pool.data_ptr(), len(pool))
     job.augmented_copy, job.dtype = int(augmented_copy), DTYPES[dtype]

@@ -246,6 +246,7 @@ def render(
     draws: Callable[[Tensor], Draws],
     *,
     pool: Tensor | None,
+    batch_key: Tensor,
     augmented_copy: bool,
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
     """One batch: fp32 [B, OH, OW, C] normalised and mixed, labels, labels_b, lam. Indices are valid."""
@@ -257,7 +258,7 @@ def render(
     labels_a = labels.index_select(0, source)
     if not program.mixes:
         return values, labels_a, None, None
-    shared = draws(indices[:1]) if program.mix_per_batch else own
+    shared = draws(batch_key) if program.mix_per_batch else own
     mix = draw_mix(program, compiled.quantiles, own, shared, source, pool, count)
     mixed = mix.mixed if plain is None else mix.mixed & ~plain
     partner = torch.where(mixed, mix.partner, source)

@@ -94,13 +94,10 @@ class FlatOptimizer:
                 ).update
 
     def clip(self) -> Tensor:
-        """Have the next step clip its gradient if the recipe does; 0-d, not finite where the gradient is not.
-
-        That is the gradient's norm where it is needed, else its sum, which is quicker to have.
-        """
+        """Have the next step clip its gradient if the recipe does; the gradient's norm, 0-d."""
         if self.recipe.clip_norm:
             return flat_clip(self.flat.grad, self.scalars, self.recipe.clip_norm, self.flat.table)
-        return self.flat.grad.sum()
+        return self.flat.grad_norm()
 
     def step(self) -> None:
         """One step from ``flat.grad``; where the scalar ``SKIP`` is not 0 nothing but the compute copy changes."""

@@ -12,8 +12,7 @@ from torch import Tensor
 
 from ..augment.preview import caption, to_pixels
 from ..data import Dataset
-from ..data.statistics import channel_statistics
-from ..inference import build_augment
+from ..inference import build_augment, normalization
 from ..recipe import Recipe
 
 _LARGEST = 64  # pixels a side; larger images are made smaller
@@ -76,7 +75,7 @@ def random_tiles(data: Dataset, seed: int = 0) -> list[tuple[str, list[Tile]]]:
 
 def augmented_rows(data: Dataset, recipe: Recipe, *, images: int = 4, versions: int = 7) -> list[list[Tile]]:
     """The first training images as they are and as training sees them in epochs over the run, a list an image."""
-    augment = build_augment(recipe, *channel_statistics(data.images), training=True)
+    augment = build_augment(recipe, *normalization(recipe, data.images), training=True)
     images = min(images, len(data))
     indices = torch.arange(images)
     drawn: Tensor = indices + len(data) if augment.augmented_copy else indices

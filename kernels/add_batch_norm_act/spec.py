@@ -20,6 +20,7 @@ from ..batch_norm_act.cases import (
     random_batch_norm,
     sliced,
     timed_shapes,
+    with_gaps,
 )
 from ..shapes import between_shapes, wide_shapes
 from ..spec import Case, Inputs, KernelBuild, Maker, OpSpec, Tolerance
@@ -110,6 +111,8 @@ SPEC = OpSpec(
         "mixed layouts": split(channels_last(2, 8, 4, 3, act="elu"), torch.contiguous_format),
         "non-contiguous": split(sliced, torch.channels_last),
         "offset": split(offset(4, 8, 4, 4, act="identity")),
+        "parameters with gaps": split(with_gaps(channels_last(2, 8, 4, 3))),
+        "eval, parameters with gaps": split(with_gaps(channels_last(2, 8, 4, 3, training=False))),
         "bare": split(not_affine(channels_last(2, 9, 4, 3, act="selu"))),
         "cumulative": split(cumulative(channels_last(2, 5, 4, 3, act="softsign"))),
         "eval": split(channels_last(2, 8, 4, 3, training=False)),

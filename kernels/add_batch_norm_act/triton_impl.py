@@ -8,6 +8,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ..batch_norm_act.activations_triton import activate
+from ..batch_norm_act.arguments import without_gaps
 from ..batch_norm_act.triton_moments import finish_moments, moments_arguments, store_moments, welford
 from ..batch_norm_act.triton_statistics import (
     as_matrix,
@@ -184,9 +185,7 @@ def add_batch_norm_act_fwd(
         add_batch_norm_act_fwd_kernel[(plan.programs,)](
             a,
             b,
-            statistics,
-            weight,
-            bias,
+            *without_gaps(statistics, weight, bias),
             s,
             y,
             plan.n_rows,

@@ -33,6 +33,15 @@ def activate(z: Tensor, act: str, negative_slope: float) -> Tensor:
     return _VALUES[act](z)
 
 
+def through_activation(
+    grad: Tensor, z: Tensor, act: str, negative_slope: float, branch: Tensor | None = None
+) -> Tensor:
+    """``grad · act′(z)``, 0 where a relu masks a gradient of any size; ``branch`` is that of ``derivative``."""
+    if act == "relu":
+        return torch.where((z if branch is None else branch) > 0, grad, 0.0)
+    return grad * derivative(z, act, negative_slope, branch)
+
+
 def derivative(z: Tensor, act: str, negative_slope: float, branch: Tensor | None = None) -> Tensor:
     """``act′(z)``.
 

@@ -1,9 +1,10 @@
-"""Checks of what callers pass to the ops that start with a batch norm, and which implementation runs them."""
+"""What callers pass to the ops that start with a batch norm: checked, and as kernels read it; what runs them."""
 
 import torch
 from torch import Tensor
 
 from .. import backend
+from ..layout import check_strided
 from .activations import ACTIVATIONS
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
@@ -22,6 +23,15 @@ def runs_torch(op: str, x: Tensor) -> bool:
     return x.dtype == torch.float64 or x.numel() == 0 or backend.choose(op, x.device).backend == "torch"
 
 
+def without_gaps(
+    statistics: Tensor, weight: Tensor | None, bias: Tensor | None
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """What the batch norm of each channel is made of, with unit stride as kernels read it; copied only where needed."""
+    weight = weight if weight is None else weight.contiguous()
+    bias = bias if bias is None else bias.contiguous()
+    return statistics.contiguous(), weight, bias
+
+
 def check_arguments(
     x: Tensor,
     running_mean: Tensor | None,
@@ -37,7 +47,9 @@ def check_arguments(
     negative_slope: float,
     name: str = "x",
 ) -> None:
-    """Raise a ValueError that begins with the name of the argument that does not fit; ``name`` is x's."""
+    """Raise a ValueError that begins with the name of the argument that does not fit; ``name`` is what the caller calls
+    x.
+    """
     _check_input(name, x, training)
     if (weight is None) != (bias is None):
         raise ValueError("bias must be given with weight, or neither")
@@ -46,24 +58,29 @@ def check_arguments(
     if running_mean is None and not training:
         raise ValueError("running_mean must be given when training is False")
     vectors = {"running_mean": running_mean, "running_var": running_var, "weight": weight, "bias": bias}
-    _check_vectors(vectors, x)
-    _check_count(num_batches_tracked, x)
-    if momentum is None:
-        if training and running_mean is not None and num_batches_tracked is None:
-            raise ValueError("num_batches_tracked must be given for a cumulative average (momentum=None)")
-    elif not 0 <= momentum <= 1:
-        raise ValueError(f"momentum must lie in [0, 1] or be None, got {momentum}")
+    _check_vectors(vectors, x, name)
+    _check_count(num_batches_tracked, x, name)
+    if momentum is None and training and running_mean is not None and num_batches_tracked is None:
+        raise ValueError("num_batches_tracked must be given for a cumulative average (momentum=None)")
+    check_momentum(momentum)
     check_settings(eps, act, negative_slope)
 
 
 def check_residual(residual: Tensor, x: Tensor, name: str = "residual", of: str = "x") -> None:
     """The residual must have the shape, dtype and device of ``x``; the caller calls them ``name`` and ``of``."""
+    check_strided(name, residual)
     if residual.shape != x.shape:
-        raise ValueError(f"{name} must have {of}'s shape {list(x.shape)}, got {list(residual.shape)}")
+        raise ValueError(f"{name} must have the shape of {of} {list(x.shape)}, got {list(residual.shape)}")
     if residual.dtype != x.dtype:
-        raise ValueError(f"{name} must have {of}'s dtype {x.dtype}, got {residual.dtype}")
+        raise ValueError(f"{name} must have the dtype of {of} {x.dtype}, got {residual.dtype}")
     if residual.device != x.device:
-        raise ValueError(f"{name} must be on {of}'s device {x.device}, got {residual.device}")
+        raise ValueError(f"{name} must be on the device of {of} {x.device}, got {residual.device}")
+
+
+def check_momentum(momentum: float | None) -> None:
+    """A number in [0, 1], or None for a cumulative average."""
+    if momentum is not None and not 0 <= momentum <= 1:
+        raise ValueError(f"momentum must lie in [0, 1] or be None, got {momentum}")
 
 
 def check_settings(eps: float, act: str, negative_slope: float) -> None:
@@ -77,6 +94,7 @@ def check_settings(eps: float, act: str, negative_slope: float) -> None:
 
 
 def _check_input(name: str, x: Tensor, training: bool) -> None:
+    check_strided(name, x)
     if x.dim() != 4 or 0 in x.shape[1:]:
         raise ValueError(f"{name} must be [N, C, H, W] with C, H and W at least 1, got {list(x.shape)}")
     if x.dtype not in _DTYPES:
@@ -85,31 +103,35 @@ def _check_input(name: str, x: Tensor, training: bool) -> None:
         raise ValueError(f"{name} must have more than one value per channel in training, got {list(x.shape)}")
 
 
-def _check_vectors(vectors: dict[str, Tensor | None], x: Tensor) -> None:
+def _check_vectors(vectors: dict[str, Tensor | None], x: Tensor, of: str) -> None:
     shape, device = x.shape[1:2], x.device
     allowed = (x.dtype,) if x.dtype == torch.float64 else (torch.float32, x.dtype)
     first = None
     for name, vector in vectors.items():
         if vector is None:
             continue
+        check_strided(name, vector)
         if vector.shape != shape:
-            raise ValueError(f"{name} must be {list(shape)} for x {list(x.shape)}, got {list(vector.shape)}")
+            raise ValueError(f"{name} must be {list(shape)} for {of} {list(x.shape)}, got {list(vector.shape)}")
         if vector.dtype not in allowed:
-            raise ValueError(f"{name} must be {' or '.join(map(str, allowed))} for {x.dtype} x, got {vector.dtype}")
+            wanted = " or ".join(map(str, allowed))
+            raise ValueError(f"{name} must be {wanted} where {of} is {x.dtype}, got {vector.dtype}")
         first = first or vector.dtype
         if vector.dtype != first:
             raise ValueError(f"{name} must have the other parameters' dtype {first}, got {vector.dtype}")
         if vector.device != device:
-            raise ValueError(f"{name} must be on x's device {device}, got {vector.device}")
+            raise ValueError(f"{name} must be on the device of {of} {device}, got {vector.device}")
         if name.startswith("running") and (vector.requires_grad or not vector.is_contiguous()):
             raise ValueError(f"{name} must be contiguous and must not require a gradient")
 
 
-def _check_count(num_batches_tracked: Tensor | None, x: Tensor) -> None:
+def _check_count(num_batches_tracked: Tensor | None, x: Tensor, of: str) -> None:
     if num_batches_tracked is None:
         return
+    check_strided("num_batches_tracked", num_batches_tracked)
     if num_batches_tracked.dim() != 0 or num_batches_tracked.dtype != torch.int64:
         found = f"{list(num_batches_tracked.shape)} {num_batches_tracked.dtype}"
         raise ValueError(f"num_batches_tracked must be [] int64, got {found}")
     if num_batches_tracked.device != x.device:
-        raise ValueError(f"num_batches_tracked must be on x's device {x.device}, got {num_batches_tracked.device}")
+        wanted = f"the device of {of} {x.device}"
+        raise ValueError(f"num_batches_tracked must be on {wanted}, got {num_batches_tracked.device}")

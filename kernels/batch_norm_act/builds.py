@@ -15,7 +15,7 @@ _INTEGERS = (
     "width",
     "other_groups",
     "first_counter",
-    "stream",
+    "draw_stream",
     "threshold",
 )
 _FLOATS = ("momentum", "eps", "negative_slope", "keep_scale")

@@ -53,6 +53,19 @@ def sliced(make: Maker) -> Inputs:
     return batch_norm_inputs(make, make.randn(3, 14, 6, 7)[:, ::2, 1:, ::3], act="tanh")
 
 
+def with_gaps(case: Case) -> Case:
+    """The same with weight and bias as every second element of a vector, NaN between them."""
+
+    def case_with_gaps(make: Maker) -> Inputs:
+        inputs = case(make)
+        for name in ("weight", "bias"):
+            vector = inputs[name]
+            inputs[name] = torch.stack([vector, torch.full_like(vector, torch.nan)], dim=1)[:, 0]
+        return inputs
+
+    return case_with_gaps
+
+
 def not_affine(case: Case) -> Case:
     """The same without parameters and running statistics."""
     dropped = ("weight", "bias")

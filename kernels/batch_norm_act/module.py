@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ..dropout import Dropout
-from .arguments import check_settings
+from .arguments import check_momentum, check_settings
 from .op import batch_norm_act
 
 
@@ -32,6 +32,7 @@ class BatchNormActBase(nn.BatchNorm2d):
         act: str = "relu",
         negative_slope: float = 0.01,
     ) -> None:
+        check_momentum(momentum)
         check_settings(eps, act, negative_slope)
         super().__init__(num_features, eps, momentum, affine, track_running_stats, device, dtype)
         self.act = act

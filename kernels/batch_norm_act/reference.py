@@ -63,6 +63,8 @@ def normalize(
         if training and running_mean is not None:
             assert num_batches_tracked is not None
             momentum = 1 / num_batches_tracked.item()
+    # torch's backward for channels_last on a CPU reads a weight with gaps as if it had none
+    weight, bias = (None if vector is None else vector.contiguous() for vector in (weight, bias))
     if x.dtype == torch.float64:
         return F.batch_norm(x, running_mean, running_var, weight, bias, training, momentum, eps)
     mean, var = running_mean, running_var

@@ -24,6 +24,7 @@ from .cases import (
     sliced,
     timed,
     timed_shapes,
+    with_gaps,
 )
 from .op import batch_norm_act
 from .reference import batch_norm_act_reference
@@ -143,6 +144,7 @@ SPEC = OpSpec(
         "channels_first": channels_first(2, 12, 3, 5, act="gelu"),
         "non-contiguous": sliced,
         "offset": offset(4, 8, 4, 4, act="identity"),
+        "parameters with gaps": with_gaps(channels_last(2, 8, 4, 3)),
         "bare": not_affine(channels_last(2, 9, 4, 3, act="selu")),
         "cumulative": cumulative(channels_last(2, 5, 4, 3, act="softsign")),
         "residual": _residual(channels_last(2, 8, 4, 3)),

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from ..dropout.draws import NOTHING, Dropping, drop
-from .activations import activate, derivative
+from .activations import activate, through_activation
 
 
 def batch_norm_statistics(
@@ -69,10 +69,10 @@ def batch_norm_act_bwd(
     dz = drop(grad.to(statistics.dtype), dropping)
     if act == "relu" and has_residual:
         assert saved is not None
-        dz = dz * (saved > 0)
+        dz = through_activation(dz, saved, act, negative_slope)
     elif act != "identity":
         z = pre_activation(x, statistics, weight, bias, saved)
-        dz = dz * derivative(z, act, negative_slope, z.to(x.dtype))
+        dz = through_activation(dz, z, act, negative_slope, z.to(x.dtype))
     grad_residual = x.new_empty(0)
     if has_residual and (act != "identity" or dropping.seed is not None):
         grad_residual = dz.to(x.dtype).contiguous(memory_format=torch.channels_last)

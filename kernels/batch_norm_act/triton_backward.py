@@ -12,6 +12,7 @@ from ..dropout.triton_draws import drop_tile, dropping_arguments, load_counters
 from ..last_program import take_counters
 from ..tuning import tile
 from .activations_triton import derivative
+from .arguments import without_gaps
 from .triton_statistics import (
     as_matrix,
     column_block,
@@ -38,8 +39,13 @@ def _load_gradient(grad_ptr, rows, offsets, cols, channels, ok, pixels, AVERAGED
 
 @triton.jit
 def through_activation(grad, z, negative_slope, dtype: tl.constexpr, ACT: tl.constexpr):
-    """``grad · act′(z)``; the side of a piecewise activation is that of z in the output's dtype."""
-    return grad * derivative(z, z.to(dtype).to(tl.float32) > 0, negative_slope, ACT)
+    """``grad · act′(z)``, 0 where a relu masks a gradient of any size; the side of a piecewise activation is that of z
+    in the output's dtype.
+    """
+    slope = derivative(z, z.to(dtype).to(tl.float32) > 0, negative_slope, ACT)
+    dz = grad * slope
+    # of the ways to write it the one that costs the fewest registers
+    return tl.where(slope == 0, 0.0, dz) if ACT == "relu" else dz
 
 
 @triton.jit
@@ -73,7 +79,7 @@ def batch_norm_act_bwd_sums_kernel(
     seed_ptr,  # [] int64, or None: nothing is dropped
     step_ptr,  # [] int64 or None
     indices_ptr,  # [N] int64 or None
-    stream,
+    draw_stream,
     threshold,
     keep_scale,
     HAS_AFFINE: tl.constexpr,
@@ -93,7 +99,7 @@ def batch_norm_act_bwd_sums_kernel(
     sum_dz = tl.zeros([BLOCK_M, BLOCK_C], tl.float32)
     sum_dz_x = tl.zeros([BLOCK_M, BLOCK_C], tl.float32)
     if seed_ptr is not None:
-        dropping = (load_counters(seed_ptr, step_ptr), indices_ptr, stream, threshold, keep_scale)
+        dropping = (load_counters(seed_ptr, step_ptr), indices_ptr, draw_stream, threshold, keep_scale)
     for start in tl.range(0, rows_per_program, BLOCK_M, num_stages=STAGES):
         rows = first + start + tl.arange(0, BLOCK_M)
         ok = (rows < n_rows)[:, None] & col_ok[None, :]
@@ -141,7 +147,7 @@ def batch_norm_act_bwd_kernel(
     seed_ptr,  # [] int64, or None: nothing is dropped
     step_ptr,  # [] int64 or None
     indices_ptr,  # [N] int64 or None
-    stream,
+    draw_stream,
     threshold,
     keep_scale,
     HAS_AFFINE: tl.constexpr,
@@ -159,7 +165,7 @@ def batch_norm_act_bwd_kernel(
     mean_dz, mean_dz_x = load_sums(d_bias_ptr, d_weight_ptr, cols, col_ok, n_rows)
     dtype: tl.constexpr = x_ptr.dtype.element_ty
     if seed_ptr is not None:
-        dropping = (load_counters(seed_ptr, step_ptr), indices_ptr, stream, threshold, keep_scale)
+        dropping = (load_counters(seed_ptr, step_ptr), indices_ptr, draw_stream, threshold, keep_scale)
     for start in tl.range(0, rows_per_program, BLOCK_M, num_stages=STAGES):
         rows = first + start + tl.arange(0, BLOCK_M)
         ok = (rows < n_rows)[:, None] & col_ok[None, :]
@@ -194,7 +200,7 @@ def batch_norm_act_bwd(
     x, grad = as_matrix(x), grad.contiguous() if averaged else as_matrix(grad)
     store = has_residual and (act != "identity" or dropping.seed is not None)
     grad_residual = torch.empty_like(x, memory_format=torch.channels_last) if store else x.new_empty(0)
-    affine = (x, statistics, weight, bias)
+    affine = (x, *without_gaps(statistics, weight, bias))
     d_bias, d_weight = gradient_sums(
         grad, affine, saved, grad_residual if store else None, act, negative_slope, dropping
     )

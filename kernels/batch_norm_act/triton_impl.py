@@ -10,6 +10,7 @@ from ..dropout.draws import NOTHING, Dropping
 from ..dropout.triton_draws import drop_tile, dropping_arguments, load_counters
 from ..tuning import tile
 from .activations_triton import activate
+from .arguments import without_gaps
 from .triton_backward import batch_norm_act_bwd
 from .triton_statistics import (
     as_matrix,
@@ -41,7 +42,7 @@ def batch_norm_act_fwd_kernel(
     seed_ptr,  # [] int64, or None: nothing is dropped
     step_ptr,  # [] int64 or None
     indices_ptr,  # [N] int64 or None
-    stream,
+    draw_stream,
     threshold,
     keep_scale,
     HAS_AFFINE: tl.constexpr,
@@ -56,7 +57,7 @@ def batch_norm_act_fwd_kernel(
     channels, cols, col_ok, _, first = share(n_groups, rows_per_program, ALIGN, BLOCK_C)
     affine = load_affine(stats_ptr, weight_ptr, bias_ptr, cols, col_ok, channels, HAS_AFFINE)
     if seed_ptr is not None:
-        dropping = (load_counters(seed_ptr, step_ptr), indices_ptr, stream, threshold, keep_scale)
+        dropping = (load_counters(seed_ptr, step_ptr), indices_ptr, draw_stream, threshold, keep_scale)
     for start in tl.range(0, rows_per_program, BLOCK_M, num_stages=STAGES):
         rows = first + start + tl.arange(0, BLOCK_M)
         ok = (rows < n_rows)[:, None] & col_ok[None, :]
@@ -89,9 +90,7 @@ def batch_norm_act_fwd(
     with torch.cuda.device_of(x):
         batch_norm_act_fwd_kernel[(plan.programs,)](
             x,
-            statistics,
-            weight,
-            bias,
+            *without_gaps(statistics, weight, bias),
             residual if residual is None else as_matrix(residual),
             y,
             plan.n_rows,

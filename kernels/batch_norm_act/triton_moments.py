@@ -30,7 +30,7 @@ def welford(x, origin, ok, mean, m2, k):
 @triton.jit
 def combine(mean, m2, weights, n):
     """Mean and ``Σ (d − mean)²`` of all rows of a tile together, from those of each of them and their numbers."""
-    total = tl.sum(mean * weights, axis=0) / n.to(tl.float32)
+    total = tl.div_rn(tl.sum(mean * weights, axis=0), n.to(tl.float32))
     difference = mean - total[None, :]
     return total, tl.sum(m2 + weights * difference * difference, axis=0)
 
@@ -113,9 +113,9 @@ def finish_moments(
                 weights += n
                 first += weighted
                 second += m2 + weighted * difference
-        moved = first / tl.maximum(weights, 1.0)[:, None]
+        moved = first * tl.div_rn(1.0, tl.maximum(weights, 1.0))[:, None]
         mean, m2 = combine(shift + moved, second - first * moved, weights[:, None], n_rows)
-        var = m2 / n_rows.to(tl.float32)
+        var = tl.div_rn(m2, n_rows.to(tl.float32))
 
         high = origin + mean
         part = high - origin
@@ -128,7 +128,7 @@ def finish_moments(
         elif HAS_COUNT and tl.program_id(0) % tl.cdiv(channels, BLOCK_C) == 0:  # one block of channels
             tl.store(count_ptr, tl.load(count_ptr) + 1)
         if HAS_RUNNING:
-            unbiased = m2 / (n_rows - 1).to(tl.float32)
+            unbiased = tl.div_rn(m2, (n_rows - 1).to(tl.float32))
             old_mean = tl.load(running_mean_ptr + cols, mask=col_ok, other=0.0).to(tl.float32)
             old_var = tl.load(running_var_ptr + cols, mask=col_ok, other=0.0).to(tl.float32)
             new_mean = (1.0 - momentum) * old_mean + momentum * high

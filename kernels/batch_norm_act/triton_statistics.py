@@ -16,7 +16,7 @@ from torch import Tensor
 from ..tuning import Tile, tile
 from .triton_moments import finish_moments, moments_arguments, store_moments, welford
 
-_SIZES = ("n_rows", "n_groups", "rows_per_program", "n_chunks", "first_counter", "stream", "threshold")
+_SIZES = ("n_rows", "n_groups", "rows_per_program", "n_chunks", "first_counter", "draw_stream", "threshold")
 per_size = triton.jit(do_not_specialize=list(_SIZES))
 
 

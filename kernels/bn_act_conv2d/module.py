@@ -16,5 +16,5 @@ class BNActConv2d(ConvAndBatchNorm):
     norm_first = True
 
     def forward(self, x: Tensor, statistics: tuple[Tensor, Tensor] | None = None) -> Tensor:
-        arguments = self._arguments()
-        return bn_act_conv2d(x, statistics=statistics if arguments["training"] else None, **arguments)
+        arguments = self._arguments(x)
+        return bn_act_conv2d(statistics=statistics if arguments["training"] else None, **arguments)

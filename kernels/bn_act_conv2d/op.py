@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .. import backend
-from ..batch_norm_act.arguments import check_arguments, runs_plain_torch
+from ..batch_norm_act.arguments import check_arguments, runs_plain_torch, without_gaps
 from ..batch_norm_act.op import empty_parameter_gradients
 from ..conv2d_stats.op import moments_gradient
 from ..conv_bn_act.arguments import (
@@ -64,7 +64,9 @@ def bn_act_conv2d(
         padding: zeros around the activated x.
         statistics: mean and biased variance of x, [C] fp32, from the op that made x (``conv2d_stats``,
             ``bn_act_conv2d_stats``); only in training. They are trusted, and x's gradient goes through them as if they
-            had been computed here: none goes to them. As those ops return them they are used without a copy.
+            had been computed here: none goes to them. As those ops return them they are used without a copy. The mean
+            is rounded to fp32: where |mean| ≫ std, ``(x − mean) / std`` is off by up to ``|mean| · 2⁻²⁴ / std``, which
+            statistics that the op computes itself are not.
         num_batches_tracked, training, momentum, eps, act, negative_slope: as in ``batch_norm_act``.
 
     Returns:
@@ -185,7 +187,7 @@ def _bn_act_conv2d(
     padding: int,
     with_moments: bool,
 ) -> tuple[Tensor, Tensor]:
-    norm = Norm(statistics, weight, bias, training, act, negative_slope)
+    norm = Norm(*without_gaps(statistics, weight, bias), training, act, negative_slope)
     forward = implementation(_OP, x, conv_weight).bn_act_conv2d_fwd
     return forward(_OP, x, conv_weight, norm, stride, padding, with_moments)
 
@@ -225,7 +227,7 @@ def _bn_act_conv2d_backward(
     need_dx: bool,
     need_dw: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    norm = Norm(statistics, weight, bias, training, act, negative_slope)
+    norm = Norm(*without_gaps(statistics, weight, bias), training, act, negative_slope)
     backward = implementation(_OP, x, conv_weight).bn_act_conv2d_bwd
     return backward(_OP, dy, x, conv_weight, norm, stride, padding, need_dx, need_dw, other)
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from ..conv_bn_act.builds import convolution_builds
+from ..conv_bn_act.builds import activation_builds, convolution_builds, pointwise_and_frozen_builds
 from ..conv_bn_act.cases import (
     benchmark_convolutions,
     channels_first,
@@ -54,12 +54,14 @@ def _bytes_moved(inputs: Inputs) -> int:
 
 
 def _kernels() -> list[KernelBuild]:
-    return convolution_builds("bn_act_conv2d", prologue=True)
+    op = "bn_act_conv2d"
+    return convolution_builds(op, prologue=True) + activation_builds(op) + pointwise_and_frozen_builds(op)
 
 
 SPEC = OpSpec(
     name="bn_act_conv2d",
-    summary="conv(act(BN(x))) without the activated x in memory; BN's backward sums in the gradient's epilogue",
+    summary="conv(act(BN(x))) without the activated x in memory, BN's backward sums in the gradient's epilogue; where "
+    "cuDNN's convolution is faster `batch_norm_act`, then that, the activated x recomputed in backward",
     replaces="torch.nn.functional.conv2d",
     function=bn_act_conv2d,
     reference=bn_act_conv2d_reference,

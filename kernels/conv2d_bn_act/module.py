@@ -2,6 +2,7 @@
 
 from torch import Tensor
 
+from ..conv_bn_act.autocast import cast
 from ..conv_bn_act.module import ConvAndBatchNorm
 from .op import conv2d_bn_act
 
@@ -16,4 +17,4 @@ class ConvBNAct2d(ConvAndBatchNorm):
     norm_first = False
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
-        return conv2d_bn_act(x, residual=residual, **self._arguments())
+        return conv2d_bn_act(residual=residual if residual is None else cast(residual), **self._arguments(x))

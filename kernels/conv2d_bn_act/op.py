@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .. import backend
-from ..batch_norm_act.arguments import check_arguments, check_residual, runs_plain_torch
+from ..batch_norm_act.arguments import check_arguments, check_residual, runs_plain_torch, without_gaps
 from ..batch_norm_act.op import empty_parameter_gradients
 from ..batch_norm_act.op import statistics as batch_norm_statistics
 from ..conv_bn_act.arguments import (
@@ -29,6 +29,7 @@ from ..conv_bn_act.norm import Norm
 from .reference import conv2d_bn_act_reference
 
 _OP = "conv2d_bn_act"
+_RESULT = "the convolution's result"
 
 backend.register(_OP, "triton", "torch")
 
@@ -82,12 +83,15 @@ def conv2d_bn_act(
     """
     stride, padding = check_convolution(x, "conv_weight", conv_weight, stride, padding)
     y_like = output_like(x, conv_weight, stride, padding)
+    if training and y_like.numel() == y_like.shape[1]:
+        found = f"{list(y_like.shape)} of x {list(x.shape)}"
+        raise ValueError(f"x must give {_RESULT} more than one value per channel in training, got {found}")
     buffers = (running_mean, running_var)
     norm: dict[str, Any] = {"training": training, "momentum": momentum, "eps": eps}
     norm |= {"act": act, "negative_slope": negative_slope}
-    check_arguments(y_like, *buffers, weight, bias, num_batches_tracked, **norm)
+    check_arguments(y_like, *buffers, weight, bias, num_batches_tracked, **norm, name=_RESULT)
     if residual is not None:
-        check_residual(residual, y_like)
+        check_residual(residual, y_like, of=_RESULT)
     if runs_plain_torch(_OP, x):
         geometry: dict[str, Any] = {"stride": stride, "padding": padding, "num_batches_tracked": num_batches_tracked}
         norm |= geometry
@@ -128,7 +132,7 @@ def _conv2d_bn_act(
     stride: int,
     padding: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    norm = Norm(statistics, weight, bias, training, act, negative_slope)
+    norm = Norm(*without_gaps(statistics, weight, bias), training, act, negative_slope)
     forward = implementation(_OP, x, conv_weight).conv2d_bn_act_fwd
     return forward(_OP, x, conv_weight, norm, residual, eps, stride, padding)
 
@@ -167,7 +171,7 @@ def _conv2d_bn_act_folded(
     stride: int,
     padding: int,
 ) -> Tensor:
-    norm = Norm(statistics, weight, bias, False, act, negative_slope)
+    norm = Norm(*without_gaps(statistics, weight, bias), False, act, negative_slope)
     folded = implementation(_OP, x, conv_weight).conv2d_bn_act_folded
     return folded(_OP, x, conv_weight, norm, residual, stride, padding)
 
@@ -207,7 +211,7 @@ def _conv2d_bn_act_backward(
     need_dx: bool,
     need_dw: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    norm = Norm(statistics, weight, bias, training, act, negative_slope)
+    norm = Norm(*without_gaps(statistics, weight, bias), training, act, negative_slope)
     backward = implementation(_OP, x, conv_weight).conv2d_bn_act_bwd
     return backward(_OP, dz, x, y, conv_weight, norm, saved, has_residual, stride, padding, need_dx, need_dw)
 

@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 
+from ..conv_bn_act.arguments import statistics_dtype
 from ..conv_bn_act.builds import convolution_builds, folded_builds
 from ..conv_bn_act.cases import (
     benchmark_convolutions,
@@ -46,6 +47,21 @@ def _residual(case: Case, layout: torch.memory_format = torch.channels_last, *, 
     return with_residual
 
 
+def _away_from_corner(case: Case) -> Case:
+    """The same with a bias of ±8: the reason is that of ``_residual``'s margin. Of millions of elements a few are near
+    the corner, and in half precision the RMS of the gradients would be off by theirs."""
+
+    def with_bias(make: Maker) -> Inputs:
+        inputs = case(make)
+        return {**inputs, "bias": inputs["bias"] + 8 * inputs["bias"].sign()}
+
+    return with_bias
+
+
+def _timed(case: Case) -> Case:
+    return _away_from_corner(_normed(case))
+
+
 def _random(make: Maker, draw_int: Any) -> Inputs:
     # a kink's side would depend on the last digit of a sum, and with ε near 0 a normalised value too
     settings: Inputs = {"act": ("silu", "identity", "sigmoid", "tanh")[draw_int(0, 3)], "eps": 0.1}
@@ -55,12 +71,12 @@ def _random(make: Maker, draw_int: Any) -> Inputs:
 
 
 def _op_arguments(inputs: Inputs) -> tuple[Any, ...]:
-    training = inputs["training"]
-    stats = inputs["x"].new_empty(0) if training else running_statistics(inputs)
+    x, training = inputs["x"], inputs["training"]
+    stats = x.new_empty(0, dtype=statistics_dtype(x)) if training else running_statistics(inputs)
     settings = (training, inputs.get("eps", 1e-5), inputs.get("act", "relu"), inputs.get("negative_slope", 0.01))
     geometry = (inputs.get("stride", 1), inputs.get("padding", 0))
     tensors = (inputs.get(name) for name in ("weight", "bias", "residual"))
-    return inputs["x"], inputs["conv_weight"], stats, *tensors, *settings, *geometry
+    return x, inputs["conv_weight"], stats, *tensors, *settings, *geometry
 
 
 def _bytes_moved(inputs: Inputs) -> int:
@@ -82,7 +98,8 @@ def _kernels() -> list[KernelBuild]:
 
 SPEC = OpSpec(
     name="conv2d_bn_act",
-    summary="act(BN(conv(x)) [+ residual]), statistics from the epilogue; in eval one kernel with BN folded in",
+    summary="act(BN(conv(x)) [+ residual]): statistics from the convolution's epilogue, in eval all in one kernel; "
+    "where cuDNN's convolution is faster that, then `batch_norm_act`",
     replaces="torch.nn.functional.conv2d",
     function=conv2d_bn_act,
     reference=conv2d_bn_act_reference,
@@ -113,14 +130,14 @@ SPEC = OpSpec(
     },
     random_case=_random,
     benchmark_cases={
-        **{name: _normed(case) for name, case in benchmark_convolutions().items()},
+        **{name: _timed(case) for name, case in benchmark_convolutions().items()},
         "WRN 512x256x16x16 residual": _residual(_normed(benchmark_convolutions()["WRN 512x256x16x16"]), margin=16.0),
     },
     flops=convolution_flops,
     bytes_moved=_bytes_moved,
     library=("cuDNN convolution alone", convolution_alone),
     tile_size=output_channels,
-    tuning_cases={name: _normed(case) for name, case in tuning_convolutions().items()},
+    tuning_cases={name: _timed(case) for name, case in tuning_convolutions().items()},
     kernels=_kernels,
     forward_tolerance=Tolerance(ulps=8.0, rms_ulps=8.0),
     gradient_tolerance=Tolerance(ulps=16.0, rms_ulps=16.0),

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from .. import backend
 from ..batch_norm_act.arguments import runs_torch
+from ..layout import check_strided
 from ..tuning import tile
 from . import torch_impl
 
@@ -35,11 +36,9 @@ def check_convolution(x: Tensor, name: str, weight: Tensor, stride: object, padd
 
     ``name`` is what the caller calls the convolution's weight.
     """
-    stride, padding = _one_number("stride", stride), _one_number("padding", padding)
-    if stride not in _STRIDES:
-        raise ValueError(f"stride must be 1 or 2, got {stride}")
-    if padding < 0:
-        raise ValueError(f"padding must be at least 0, got {padding}")
+    stride, padding = check_geometry(stride, padding)
+    check_strided("x", x)
+    check_strided(name, weight)
     if x.dim() != 4 or 0 in x.shape:
         raise ValueError(f"x must be [N, C, H, W] with every size at least 1, got {list(x.shape)}")
     if x.dtype not in _DTYPES:
@@ -59,6 +58,16 @@ def check_convolution(x: Tensor, name: str, weight: Tensor, stride: object, padd
         raise ValueError(f"{name} must be on x's device {x.device}, got {weight.device}")
     if min(x.shape[2:]) + 2 * padding < size[0]:
         raise ValueError(f"x must be at least as large as the kernel with padding {padding}, got {list(x.shape)}")
+    return stride, padding
+
+
+def check_geometry(stride: object, padding: object) -> tuple[int, int]:
+    """Check the settings that need no tensor; return stride and padding."""
+    stride, padding = _one_number("stride", stride), _one_number("padding", padding)
+    if stride not in _STRIDES:
+        raise ValueError(f"stride must be 1 or 2, got {stride}")
+    if padding < 0:
+        raise ValueError(f"padding must be at least 0, got {padding}")
     return stride, padding
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from ..batch_norm_act.cases import eager_batch_norm_act
 from ..shapes import between_shapes, pyramid_shapes, wide_shapes
 from ..spec import Case, Inputs, Maker
+from .arguments import statistics_dtype
 from .tiles import Geometry, geometry
 
 
@@ -74,10 +75,11 @@ def without_parameters(case: Case) -> Case:
 
 
 def random_convolution(make: Maker, draw_int: Callable[[int, int], int]) -> Inputs:
-    """Any shape, stride, padding and layout."""
+    """Any shape, stride, padding and layout; one in three of a shape that boxes of pixels fit."""
     size = (1, 3)[draw_int(0, 1)]
-    shape = draw_int(1, 2), 8 * draw_int(1, 2), draw_int(3, 4), draw_int(3, 5)
-    case = convolution(*shape, 8 * draw_int(1, 3), size=size, stride=draw_int(1, 2), padding=draw_int(0, 2))
+    side, padding = ((8, 8), size // 2) if draw_int(0, 2) == 0 else ((draw_int(3, 4), draw_int(3, 5)), draw_int(0, 2))
+    shape = draw_int(1, 2), 8 * draw_int(1, 2), *side, 8 * draw_int(1, 3)
+    case = convolution(*shape, size=size, stride=draw_int(1, 2), padding=padding)
     return channels_first(case)(make) if draw_int(0, 1) else case(make)
 
 
@@ -134,11 +136,12 @@ def convolution_flops(inputs: Inputs) -> int:
 
 def statistics(x: Tensor, eps: float) -> Tensor:
     """BN's statistics [3, C] of x."""
+    x = x.to(statistics_dtype(x))
     mean, var = x.mean(dim=(0, 2, 3)), x.var(dim=(0, 2, 3), correction=0)
     return torch.stack([mean, torch.zeros_like(mean), 1 / (var + eps).sqrt()])
 
 
 def running_statistics(inputs: Inputs) -> Tensor:
     """BN's statistics [3, C] in eval."""
-    mean, var = inputs["running_mean"], inputs["running_var"]
+    mean, var = (inputs[name].to(statistics_dtype(inputs["x"])) for name in ("running_mean", "running_var"))
     return torch.stack([mean, torch.zeros_like(mean), 1 / (var + inputs.get("eps", 1e-5)).sqrt()])

@@ -3,6 +3,7 @@
 from torch import Tensor
 
 from ..batch_norm_act.op import statistics as batch_norm_statistics
+from ..layout import check_strided
 from .arguments import statistics_dtype
 from .moments import as_moments, moments_statistics
 
@@ -14,6 +15,7 @@ def check_statistics(statistics: tuple[Tensor, Tensor], x: Tensor, training: boo
     if len(statistics) != 2:
         raise ValueError(f"statistics must be mean and variance, got {len(statistics)} tensors")
     for row in statistics:
+        check_strided("statistics", row)
         if row.shape != x.shape[1:2] or row.dtype != statistics_dtype(x) or row.device != x.device:
             wanted = f"[{x.shape[1]}] {statistics_dtype(x)} on {x.device}"
             raise ValueError(f"statistics must be two of {wanted}, got {list(row.shape)} {row.dtype} on {row.device}")

@@ -3,16 +3,19 @@
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..batch_norm_act.module import BatchNormActBase
+from .arguments import check_geometry
+from .autocast import cast
 
 
 class ConvAndBatchNorm(nn.Module):
     """Submodules ``conv`` (``torch.nn.Conv2d`` without bias) and ``bn`` (a ``torch.nn.BatchNorm2d`` with activation).
 
     ``state_dict`` has ``conv.weight`` and ``bn.…`` as the two modules of torch have them. The batch norm is over the
-    convolution's output channels, or with ``norm_first`` over its input's.
+    convolution's output channels, or with ``norm_first`` over its input's. Under ``torch.autocast`` x, a residual and
+    the convolution's weight are cast to its dtype first, which is the result's too.
 
     Args:
         in_channels, out_channels, kernel_size, stride, padding, device, dtype: as in ``torch.nn.Conv2d``; kernel 1 or
@@ -46,6 +49,7 @@ class ConvAndBatchNorm(nn.Module):
                 raise ValueError(f"{name} must be a multiple of 8, got {channels}")
         if kernel_size not in (1, 3):
             raise ValueError(f"kernel_size must be 1 or 3, got {kernel_size}")
+        stride, padding = check_geometry(stride, padding)
         self.conv = nn.Conv2d(
             in_channels,
             out_channels,
@@ -69,7 +73,7 @@ class ConvAndBatchNorm(nn.Module):
             negative_slope=negative_slope,
         )
 
-    def _arguments(self) -> dict[str, Any]:
-        """The op's arguments other than x."""
-        geometry = {"stride": self.conv.stride, "padding": self.conv.padding}
-        return {"conv_weight": self.conv.weight, **geometry, **self.bn._arguments()}
+    def _arguments(self, x: Tensor) -> dict[str, Any]:
+        """The op's arguments."""
+        tensors = {"x": cast(x), "conv_weight": cast(self.conv.weight)}
+        return {**tensors, "stride": self.conv.stride, "padding": self.conv.padding, **self.bn._arguments()}

@@ -7,6 +7,15 @@ from torch import Tensor
 
 from ..tuning import Tile, tile
 
+# every other activation takes registers for its exponential or error function
+_CHEAP_ACTIVATIONS = ("identity", "relu", "leaky_relu")
+# how many values a thread has registers for such an activation of
+_MOST_VALUES = 32
+# with fewer rows the pixels would not fill the tensor cores' instruction
+_LEAST_PIXELS = 64
+_MOST_REGISTERS = 255
+_REGISTERS_OF_A_BLOCK = 1 << 16
+
 
 @dataclass(frozen=True)
 class Geometry:
@@ -53,6 +62,7 @@ class Tiling:
         depth: channels that a step of the loop reads.
         descriptors: whether tiles are loaded through tensor descriptors.
         programs: how many to split the sum over all pixels to (wgrad).
+        max_registers: that a thread may have, or None to leave it to the compiler.
     """
 
     box: tuple[int, int, int]
@@ -62,6 +72,7 @@ class Tiling:
     num_stages: int
     descriptors: bool
     programs: int
+    max_registers: int | None
 
     @property
     def pixels(self) -> int:
@@ -76,9 +87,10 @@ def tiling(
     written: int,
     read: int,
     grid: tuple[int, int, int],
-    tensor: Tensor,
+    operands: tuple[Tensor, Tensor],
     *,
     descriptors: bool = True,
+    act: str = "identity",
 ) -> Tiling:
     """The tiling of ``kernel`` (fwd, dgrad, wgrad) of ``op``.
 
@@ -86,11 +98,15 @@ def tiling(
         written: channels of the result; the tuning table's size.
         read: channels that the kernel sums over (wgrad: the input's channels).
         grid: images, rows and columns of the pixels that are shared out; for stride 2 in dgrad those of a phase.
-        tensor: its device and dtype decide on the table and on descriptors.
+        operands: what tiles are loaded of. Their device and dtype decide on the table, and with where they begin in
+            memory on descriptors.
         descriptors: whether the kernel can use them: not for pixels with gaps between them.
+        act: see ``fit``.
     """
-    settings = kernel_row(tile(op, written, tensor.device), kernel)
-    return fit(settings, kernel, read, grid, tensor.dtype, descriptors=descriptors and _has_descriptors(tensor))
+    first = operands[0]
+    settings = kernel_row(tile(op, written, first.device), kernel)
+    descriptors = descriptors and all(map(_has_descriptors, operands))
+    return fit(settings, kernel, read, grid, first.dtype, descriptors=descriptors, act=act)
 
 
 def kernel_row(row: Tile, kernel: str) -> Tile:
@@ -106,12 +122,26 @@ def fit(
     dtype: torch.dtype,
     *,
     descriptors: bool,
+    act: str = "identity",
 ) -> Tiling:
-    """Fit a row of the tuning table to the problem: no deeper than there are channels, boxes where they divide."""
+    """Fit a row of the tuning table to the problem: no deeper than there are channels, boxes where they divide.
+
+    ``act`` is the activation that the kernel evaluates: of its operand (fwd, wgrad), or in dgrad its derivative for the
+    result. Rows are measured with relu, and another must not make them spill: tiles have fewer pixels where a thread
+    would evaluate it for too many values, and the compiler is told that all registers may be used. Left to itself it
+    spills a few of them so that two blocks fit on a multiprocessor.
+    """
     pixels, channels, depth = settings["pixels"], settings["channels"], settings["depth"]
     depth = min(depth, max(16, 1 << (read - 1).bit_length()))
     if kernel != "wgrad" and depth > 32 and -read % depth >= 32:
         depth = 32  # half of the last step would be past the last channel
+    threads = 32 * settings["warps"]
+    max_registers = None
+    if act not in _CHEAP_ACTIVATIONS:
+        max_registers = min(_MOST_REGISTERS, _REGISTERS_OF_A_BLOCK // threads)
+        evaluated = channels if kernel == "dgrad" else depth
+        while pixels > _LEAST_PIXELS and pixels * evaluated > _MOST_VALUES * threads:
+            pixels //= 2
     if dtype == torch.float32:  # twice the bytes, and three products for one
         pixels, channels, depth = min(pixels, 64), min(channels, 64), min(depth, 32)
     # the weight's gradient reads whole rows of pixels, which lie one after another in dy
@@ -124,6 +154,7 @@ def fit(
         num_stages=settings["stages"],
         descriptors=box is not None,
         programs=settings.get("programs", 1),
+        max_registers=max_registers,
     )
 
 

@@ -1,7 +1,9 @@
 """The convolution ops as torch's convolution and ``batch_norm_act``: on a CPU, and on a GPU where that is faster.
 
 On a GPU the convolution is cuDNN's and batch norm with activation is op ``batch_norm_act`` with its own choice of
-backend. The functions are those of ``triton_impl``; ``op`` is the name of the op that calls.
+backend. So nothing is fused into a convolution: its input and its output are in memory, rounded, and statistics,
+``act(BN(x))`` and their gradients are passes over them. An activated input is not kept for the backward but recomputed.
+The functions are those of ``triton_impl``; ``op`` is the name of the op that calls.
 """
 
 from types import ModuleType
@@ -17,7 +19,7 @@ from .norm import Norm
 
 
 def conv2d_stats_fwd(op: str, x: Tensor, weight: Tensor, stride: int, padding: int) -> tuple[Tensor, Tensor]:
-    """Return y and its moments [2, K]."""
+    """Return y and its moments [2, K], for which y is read again."""
     y = _conv2d(x, weight, stride, padding)
     return y, _moments(y)
 
@@ -35,7 +37,10 @@ def conv2d_bwd(
 def bn_act_conv2d_fwd(
     op: str, x: Tensor, weight: Tensor, norm: Norm, stride: int, padding: int, with_moments: bool
 ) -> tuple[Tensor, Tensor]:
-    """Return y and, if asked for, its moments [2, K] (else empty)."""
+    """Return y and, if asked for, its moments [2, K] (else empty).
+
+    ``act(BN(x))`` is written, read by the convolution and dropped.
+    """
     y = _conv2d(_activated(x, norm), weight, stride, padding)
     return y, _moments(y) if with_moments else norm.stats.new_empty(0)
 
@@ -72,7 +77,10 @@ def bn_act_conv2d_bwd(
 def conv2d_bn_act_fwd(
     op: str, x: Tensor, weight: Tensor, norm: Norm, residual: Tensor | None, eps: float, stride: int, padding: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return z, y, BN's statistics [3, K] and y's moments [2, K] (empty in eval)."""
+    """Return z, y, BN's statistics [3, K] and y's moments [2, K] (empty in eval).
+
+    In training two passes follow the convolution, for the statistics and for z; in eval one.
+    """
     y = _conv2d(x, weight, stride, padding)
     stats, moments = norm.stats.clone(), norm.stats.new_empty(0)
     if norm.training:
@@ -110,7 +118,9 @@ def conv2d_bn_act_bwd(
 def conv2d_bn_act_folded(
     op: str, x: Tensor, weight: Tensor, norm: Norm, residual: Tensor | None, stride: int, padding: int
 ) -> Tensor:
-    """``act(BN(conv(x)) [+ residual])`` for given statistics."""
+    """``act(BN(conv(x)) [+ residual])`` for given statistics: a convolution, whose output is rounded, and one pass that
+    normalises, adds and activates. Only Triton's kernel folds BN into the convolution.
+    """
     return _activated(_conv2d(x, weight, stride, padding), norm, residual)
 
 

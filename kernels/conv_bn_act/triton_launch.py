@@ -40,7 +40,8 @@ def conv_fwd(
     assert prologue is None or fold is None
     assert residual is None or fold is not None
     x, weight = channels_last(x), channels_last(weight)
-    t = tiling(op, "fwd", g.k, g.c, (g.n, g.p, g.q), x, descriptors=g.stride == 1)
+    act = "identity" if norm is None else norm.act
+    t = tiling(op, "fwd", g.k, g.c, (g.n, g.p, g.q), (x, weight), descriptors=g.stride == 1, act=act)
     n_tiles, columns = _pixel_tiles(t, g.n, g.p, g.q), triton.cdiv(g.k, t.channels)
     y = torch.empty((g.n, g.k, g.p, g.q), dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
     moments = x.new_empty(2, g.k, dtype=torch.float32) if statistics else None
@@ -68,7 +69,7 @@ def conv_fwd(
             PROLOGUE=prologue is not None,
             STATISTICS=statistics,
             FOLD=fold is not None,
-            ACT="identity" if norm is None else norm.act,
+            ACT=act,
             PIXELS_RIGHT=prologue is None and t.channels >= LEAST_LEFT_CHANNELS,
             BLOCK_K=t.channels,
             BLOCK_C=t.depth,
@@ -90,7 +91,8 @@ def conv_dgrad(
     """Return dz; with x and its norm da (frozen: dx), ``Σ da`` and ``Σ da·x̂``, both [C] fp32."""
     dy, weight = channels_last(dy), channels_last(weight)
     phase = (g.n, triton.cdiv(g.h, g.stride), triton.cdiv(g.w, g.stride))
-    t = tiling(op, "dgrad", g.c, g.k, phase, dy)
+    act = "identity" if norm is None else norm.act
+    t = tiling(op, "dgrad", g.c, g.k, phase, (dy, weight), act=act)
     n_tiles, columns = _pixel_tiles(t, *phase) * g.stride**2, triton.cdiv(g.c, t.channels)
     dx = torch.empty((g.n, g.c, g.h, g.w), dtype=dy.dtype, device=dy.device, memory_format=torch.channels_last)
     sums = (None, None) if norm is None else tuple(dy.new_empty(g.c, dtype=torch.float32) for _ in range(2))
@@ -114,7 +116,7 @@ def conv_dgrad(
             PADDING=g.padding,
             BN=norm is not None,
             FROZEN=frozen,
-            ACT="identity" if norm is None else norm.act,
+            ACT=act,
             PIXELS_RIGHT=t.channels >= LEAST_LEFT_CHANNELS,
             BLOCK_C=t.channels,
             BLOCK_K=t.depth,
@@ -126,7 +128,8 @@ def conv_dgrad(
 def conv_wgrad(op: str, x: Tensor, dy: Tensor, g: Geometry, norm: Norm | None = None) -> Tensor:
     """dw [K, C, R, S], channels_last; with x's norm of ``act(BN(x))``."""
     x, dy = channels_last(x), channels_last(dy)
-    t = tiling(op, "wgrad", g.k, g.c, (g.n, g.p, g.q), x, descriptors=g.stride == 1)
+    act = "identity" if norm is None else norm.act
+    t = tiling(op, "wgrad", g.k, g.c, (g.n, g.p, g.q), (x, dy), descriptors=g.stride == 1, act=act)
     n_tiles = _pixel_tiles(t, g.n, g.p, g.q)
     taps = g.r * g.s
     blocks = taps * triton.cdiv(g.k, t.channels) * triton.cdiv(g.c, t.depth)
@@ -149,7 +152,7 @@ def conv_wgrad(op: str, x: Tensor, dy: Tensor, g: Geometry, norm: Norm | None = 
             STRIDE=g.stride,
             PADDING=g.padding,
             PROLOGUE=norm is not None,
-            ACT="identity" if norm is None else norm.act,
+            ACT=act,
             BLOCK_C=t.depth,
             BLOCK_K=t.channels,
             **_common(t, x),
@@ -187,7 +190,7 @@ def _common(t: Tiling, x: Tensor) -> dict[str, Any]:
     precision = "tf32x3" if x.dtype == torch.float32 else "tf32"
     if triton.knobs.runtime.interpret:
         precision = "interpreted"
-    launch = {"num_warps": t.num_warps, "num_stages": t.num_stages}
+    launch = {"num_warps": t.num_warps, "num_stages": t.num_stages, "maxnreg": t.max_registers}
     return {"USE_TMA": t.descriptors, **box, "PRECISION": precision, **launch}
 
 

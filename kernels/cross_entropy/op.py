@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import backend
+from ..layout import check_strided
 from . import torch_impl
 from .reference import cross_entropy_reference
 
@@ -34,14 +35,15 @@ def cross_entropy(
     label_smoothing: float = 0.0,
     focal_gamma: float = 0.0,
     reduction: str = "mean",
-    ignore_index: int | None = None,
+    ignore_index: int = -100,
 ) -> Tensor:
     """Cross entropy of softmax(logits) against hard, mixed or soft labels.
 
     ``loss_i = Σ_c t_ic · w_c · (1 − p_ic)^γ · (−log p_ic)`` with ``p = softmax(logits)`` and
     ``t = (1 − ε) · target + ε / C``; ``target`` is one-hot(labels), or with ``labels_b``
     ``lam · one-hot(labels) + (1 − lam) · one-hot(labels_b)``, or ``labels`` itself if it is floating point.
-    Without ``labels_b`` and γ this is ``torch.nn.functional.cross_entropy``, class weights with smoothing included.
+    Without ``labels_b`` and γ this is ``torch.nn.functional.cross_entropy``: class weights with smoothing and ignored
+    labels included.
 
     Args:
         logits: [N, C], fp32, bf16, fp16 (fp64: plain torch). N ≥ 1.
@@ -52,9 +54,10 @@ def cross_entropy(
         label_smoothing: ε in [0, 1].
         focal_gamma: γ ≥ 0, the focusing parameter; 0 is plain cross entropy.
         reduction: ``mean``, ``sum`` or ``none``. The mean divides by the labels' total weight (``Σ_i w[labels_i]``,
-            mixed by ``lam`` where there are two), by N for soft labels or without weights.
-        ignore_index: a label whose samples count for nothing: no loss, no gradient, no part in the mean's divisor
-            (without any others the mean is NaN). For one hard label a sample. None (torch: −100) is no such label.
+            mixed by ``lam`` where there are two, each 1 without weights), by N for soft labels.
+        ignore_index: a label that counts for nothing: no loss, no gradient, no part in the mean's divisor (without any
+            others the mean is NaN, its gradient 0). Of two labels each counts by itself, with its share. Must be
+            negative for soft labels, which have none.
 
     Returns:
         [] or, for ``none``, [N]: fp32 whatever the logits' dtype (fp64 for fp64). Sums have a fixed order. The gradient
@@ -62,8 +65,9 @@ def cross_entropy(
 
     Raises:
         ValueError: a shape, dtype, device or setting that does not fit, an empty batch, and on a CPU a label outside
-            [0, C). On a GPU such a label makes the sample's loss and gradient NaN instead, since looking for it would
-            wait for the device; ``CIFARFAST_DEBUG=1`` looks, and raises.
+            [0, C) other than ``ignore_index``. On a GPU such a label makes the sample's loss and gradient NaN instead,
+            since looking for it would wait for the device; ``CIFARFAST_DEBUG=1`` looks, and raises. Compiled code for
+            fp64 leaves it to torch.
         RuntimeError: a second derivative through the kernels (plain torch on a CPU has it).
 
     Focal loss: Lin, Goyal, Girshick, He, Dollár, "Focal Loss for Dense Object Detection", ICCV 2017, with (1 − p_c)^γ
@@ -71,9 +75,10 @@ def cross_entropy(
     """
     _check_arguments(logits, labels, labels_b, lam, weight)
     _check_settings(label_smoothing, focal_gamma, reduction)
-    _check_ignore_index(ignore_index, labels, labels_b)
+    _check_ignore_index(ignore_index, labels)
     if _runs_plain_torch(logits):
-        _check_label_range(logits, labels, labels_b, ignore_index)
+        if not torch.compiler.is_compiling():
+            _check_label_range(logits, labels, labels_b, ignore_index)
         return cross_entropy_reference(
             logits,
             labels,
@@ -94,7 +99,8 @@ def cross_entropy(
 class CrossEntropyLoss(nn.Module):
     """``cross_entropy`` as a module; replaces ``torch.nn.CrossEntropyLoss`` (same ``state_dict``: ``weight`` if given).
 
-    Takes ``(logits, labels)`` or ``(logits, labels, labels_b, lam)``. See ``cross_entropy`` for shapes and errors.
+    Takes ``(logits, labels)`` or ``(logits, labels, labels_b, lam)``. See ``cross_entropy`` for settings, shapes and
+    errors.
     """
 
     weight: Tensor | None
@@ -103,6 +109,7 @@ class CrossEntropyLoss(nn.Module):
         self,
         weight: Tensor | None = None,
         *,
+        ignore_index: int = -100,
         reduction: str = "mean",
         label_smoothing: float = 0.0,
         focal_gamma: float = 0.0,
@@ -110,6 +117,7 @@ class CrossEntropyLoss(nn.Module):
         super().__init__()
         _check_settings(label_smoothing, focal_gamma, reduction)
         self.register_buffer("weight", weight)
+        self.ignore_index = ignore_index
         self.reduction = reduction
         self.label_smoothing = label_smoothing
         self.focal_gamma = focal_gamma
@@ -126,11 +134,13 @@ class CrossEntropyLoss(nn.Module):
             label_smoothing=self.label_smoothing,
             focal_gamma=self.focal_gamma,
             reduction=self.reduction,
+            ignore_index=self.ignore_index,
         )
 
     def extra_repr(self) -> str:
         return (
-            f"reduction={self.reduction!r}, label_smoothing={self.label_smoothing:g}, focal_gamma={self.focal_gamma:g}"
+            f"ignore_index={self.ignore_index}, reduction={self.reduction!r}, "
+            f"label_smoothing={self.label_smoothing:g}, focal_gamma={self.focal_gamma:g}"
         )
 
 
@@ -163,7 +173,7 @@ def _cross_entropy(
     label_smoothing: float,
     focal_gamma: float,
     reduction: str,
-    ignore_index: int | None = None,
+    ignore_index: int = -100,
 ) -> tuple[Tensor, Tensor, Tensor]:
     if logits.is_cpu or backend.debug_checks():
         _check_label_range(logits, labels, labels_b, ignore_index)
@@ -181,11 +191,11 @@ def _cross_entropy_fake(
     label_smoothing: float,
     focal_gamma: float,
     reduction: str,
-    ignore_index: int | None = None,
+    ignore_index: int = -100,
 ) -> tuple[Tensor, Tensor, Tensor]:
     dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
     loss = logits.new_empty(logits.shape[:1] if reduction == "none" else (), dtype=dtype)
-    has_divisor = torch_impl.has_divisor(labels, weight, reduction, ignore_index)
+    has_divisor = torch_impl.has_divisor(labels, reduction)
     divisor = logits.new_empty(() if has_divisor else (0,), dtype=dtype)
     return loss, logits.new_empty(logits.shape), divisor
 
@@ -233,6 +243,7 @@ _cross_entropy_backward.register_autograd(_double_backward)
 def _check_arguments(
     logits: Tensor, labels: Tensor, labels_b: Tensor | None, lam: Tensor | None, weight: Tensor | None
 ) -> None:
+    check_strided("logits", logits)
     shape = logits.shape
     if len(shape) != 2 or shape[0] == 0 or shape[1] == 0:
         raise ValueError(f"logits must be [N, C] with N and C at least 1, got {list(shape)}")
@@ -257,6 +268,7 @@ def _check_arguments(
 
 
 def _check_tensor(name: str, tensor: Tensor, logits: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    check_strided(name, tensor)
     if tensor.shape != shape:
         raise ValueError(
             f"{name} must be {list(shape)} for logits {list(logits.shape)}, got {list(tensor.shape)} {tensor.dtype}"
@@ -278,22 +290,24 @@ def _check_settings(label_smoothing: float, focal_gamma: float, reduction: str) 
         raise ValueError(f"reduction must be one of {', '.join(_REDUCTIONS)}, got {reduction!r}")
 
 
-def _check_ignore_index(ignore_index: int | None, labels: Tensor, labels_b: Tensor | None) -> None:
-    if ignore_index is not None and (labels_b is not None or labels.is_floating_point()):
-        kind = "two labels a sample" if labels_b is not None else "soft labels"
-        raise ValueError(f"ignore_index must be None for {kind}, got {ignore_index}")
+def _check_ignore_index(ignore_index: int, labels: Tensor) -> None:
+    if ignore_index >= 0 and labels.is_floating_point():
+        raise ValueError(f"ignore_index must be negative for soft labels, got {ignore_index}")
 
 
-def _check_label_range(logits: Tensor, labels: Tensor, labels_b: Tensor | None, ignore_index: int | None) -> None:
-    """Raise for a label outside [0, C); reads the labels' values, so on a GPU it waits."""
+def _check_label_range(logits: Tensor, labels: Tensor, labels_b: Tensor | None, ignore_index: int) -> None:
+    """Raise for a label outside [0, C) that is not ignored; reads the labels' values, so on a GPU it waits."""
     if labels.is_floating_point():
         return
     n_classes = logits.shape[1]
     for name, tensor in (("labels", labels), ("labels_b", labels_b)):
         if tensor is None:
             continue
-        if ignore_index is not None:
-            tensor = torch.where(tensor == ignore_index, 0, tensor)
         low, high = tensor.aminmax()
-        if low.item() < 0 or high.item() >= n_classes:
-            raise ValueError(f"{name} must lie in [0, {n_classes}), got values from {low.item()} to {high.item()}")
+        if low.item() >= 0 and high.item() < n_classes:
+            continue
+        tensor = tensor[tensor != ignore_index]
+        wrong = tensor[(tensor < 0) | (tensor >= n_classes)]
+        if wrong.numel():
+            allowed = f"[0, {n_classes}) or be ignore_index {ignore_index}"
+            raise ValueError(f"{name} must lie in {allowed}, got {wrong[0].item()}")

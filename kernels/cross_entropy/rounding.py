@@ -18,13 +18,11 @@ def rounding_scale(inputs: Inputs, cotangents: Sequence[Tensor]) -> tuple[list[T
     """
     logits, labels = inputs["logits"].detach(), inputs["labels"]
     weight, gamma = inputs.get("weight"), inputs.get("focal_gamma", 0.0)
-    reduction, ignore_index = inputs.get("reduction", "mean"), inputs.get("ignore_index")
+    reduction, ignore_index = inputs.get("reduction", "mean"), inputs.get("ignore_index", -100)
     n, n_classes = logits.shape
-    target = targets(logits, labels, inputs.get("labels_b"), inputs.get("lam"), ignore_index)
+    target, share = targets(logits, labels, inputs.get("labels_b"), inputs.get("lam"), ignore_index)
     epsilon = inputs.get("label_smoothing", 0.0)
-    a = target * (1 - epsilon) + epsilon / n_classes
-    if ignore_index is not None:
-        a = torch.where((labels == ignore_index)[:, None], 0.0, a)
+    a = target * (1 - epsilon) + share * (epsilon / n_classes)
     a = a if weight is None else a * weight
 
     z = logits - logits.amax(dim=1, keepdim=True)
@@ -51,7 +49,7 @@ def rounding_scale(inputs: Inputs, cotangents: Sequence[Tensor]) -> tuple[list[T
     if reduction == "none":
         return [loss_scale.sum(dim=1)], [cotangent.abs()[:, None] * gradient]
     divisor = torch.ones((), dtype=p.dtype, device=p.device)
-    if has_divisor(labels, weight, reduction, ignore_index):
+    if has_divisor(labels, reduction):
         divisor = (target if weight is None else target * weight).sum()
     elif reduction == "mean":
         divisor = divisor * n

@@ -40,6 +40,13 @@ def _ignored(case: Case, label: int) -> Case:
     return with_ignored
 
 
+def _ignored_of_two(make: Maker) -> Inputs:
+    """Weighted samples with two labels, of which the first, the second, both or none are ignored."""
+    inputs = _mixed_weighted(make)
+    inputs["labels"][::2], inputs["labels_b"][::3] = -100, -100
+    return inputs
+
+
 def _soft(n: int, c: int, **settings: Any) -> Case:
     return lambda make: {
         "logits": make.randn(n, c, scale=3.0),
@@ -79,7 +86,7 @@ def _random(make: Maker, draw_int: Any) -> Inputs:
     inputs = (_hard, _mixed, _soft)[kind](n, c, **settings)(make)
     if draw_int(0, 1):
         inputs["weight"] = make.rand(c) + 0.1
-    if kind == 0 and min(n, c) > 1 and draw_int(0, 1):
+    if kind < 2 and min(n, c) > 1 and draw_int(0, 1):
         inputs = _ignored(lambda _: inputs, (-100, 0)[draw_int(0, 1)])(make)
         inputs["labels"][1] = 1  # the mean over no sample is NaN
     return inputs
@@ -109,7 +116,7 @@ def _op_arguments(inputs: Inputs) -> tuple[Any, ...]:
         inputs.get("label_smoothing", 0.0),
         inputs.get("focal_gamma", 0.0),
         inputs.get("reduction", "mean"),
-        inputs.get("ignore_index"),
+        inputs.get("ignore_index", -100),
     )
 
 
@@ -174,21 +181,15 @@ def _variants() -> dict[str, dict[str, dict[str, Any]]]:
         integers = dict.fromkeys(("n_rows", "n_classes", "logits_stride", "labels_stride", "first_counter"), "i32")
         return {**pointers, **integers, "label_smoothing": "fp32", "focal_gamma": "fp32", "ignore_index": "i32"}
 
-    def constexprs(mixed: bool, soft: bool, extras: bool, ignored: bool = False) -> dict[str, Any]:
-        label_weight = (extras and not soft) or ignored
-        settings = {"HAS_WEIGHT": extras, "HAS_LABEL_WEIGHT": label_weight, "HAS_FOCAL": extras}
-        settings |= {"HAS_IGNORED": ignored, "REDUCES": True, "MEAN": True}
-        return {"IS_MIXED": mixed, "IS_SOFT": soft, **settings}
+    def constexprs(mixed: bool, soft: bool, extras: bool) -> dict[str, Any]:
+        settings = {"HAS_WEIGHT": extras, "HAS_LABEL_WEIGHT": not soft, "HAS_FOCAL": extras}
+        return {"IS_MIXED": mixed, "IS_SOFT": soft, **settings, "REDUCES": True, "MEAN": True}
 
     absent = "constexpr"
     return {
         "hard bf16": {
-            "types": types("*bf16", "*i64", absent, absent, absent, absent),
-            "constexprs": constexprs(mixed=False, soft=False, extras=False),
-        },
-        "ignored bf16": {
             "types": types("*bf16", "*i64", absent, absent, absent, "*fp32"),
-            "constexprs": constexprs(mixed=False, soft=False, extras=False, ignored=True),
+            "constexprs": constexprs(mixed=False, soft=False, extras=False),
         },
         "mixed weighted focal fp32": {
             "types": types("*fp32", "*i64", "*i64", "*fp32", "*fp32", "*fp32"),
@@ -232,6 +233,7 @@ SPEC = OpSpec(
         "ignored, none": _ignored(_hard(9, 12, focal_gamma=1.5, reduction="none"), -1),
         "ignored, sum": _ignored(_weighted(9, 12, reduction="sum"), -100),
         "ignored, focal": _ignored(_weighted(11, 5, focal_gamma=2.0), 4),
+        "ignored, mixed": _ignored_of_two,
         "non-contiguous": _non_contiguous,
         "sliced soft": _sliced_soft,
     },

@@ -16,11 +16,15 @@ FINISH_BLOCK = tl.constexpr(2048)
 
 
 @triton.jit
-def _one_hot(labels_ptr, rows, stride, row_ok, n_classes, cols):
-    """One-hot rows [BLOCK_N, BLOCK_C], a row of NaN where the label is not a class; and the labels."""
+def _one_hot(labels_ptr, rows, stride, row_ok, n_classes, cols, ignore_index):
+    """One-hot rows [BLOCK_N, BLOCK_C] and 1 [BLOCK_N, 1]; both 0 where the label is ignored, a row of NaN where it is
+    not a class.
+    """
     labels = tl.load(labels_ptr + rows * stride, mask=row_ok, other=0)
     known = (labels >= 0) & (labels < n_classes)
-    return tl.where(known[:, None], tl.where(cols[None, :] == labels[:, None], 1.0, 0.0), float("nan")), labels
+    one_hot = tl.where(known[:, None], tl.where(cols[None, :] == labels[:, None], 1.0, 0.0), float("nan"))
+    kept = (labels != ignore_index)[:, None]
+    return tl.where(kept, one_hot, 0.0), tl.where(kept, 1.0, 0.0)
 
 
 @triton.jit
@@ -98,16 +102,15 @@ def cross_entropy_fwd_kernel(
     HAS_WEIGHT: tl.constexpr,
     HAS_LABEL_WEIGHT: tl.constexpr,
     HAS_FOCAL: tl.constexpr,
-    HAS_IGNORED: tl.constexpr,
     REDUCES: tl.constexpr,
     MEAN: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
-    """``a_c = w_c ((1 − ε) t_c + ε / C)``, ``q_c = 1 − p_c``, ``p = softmax(z)``;
+    """``a_c = w_c ((1 − ε) t_c + ε s / C)``, ``q_c = 1 − p_c``, ``p = softmax(z)``;
     ``loss = −Σ_c a_c q_c^γ log p_c``; with ``u_c = a_c (γ p_c q_c^(γ−1) log p_c − q_c^γ)``
-    ``∂loss/∂z_c = u_c − p_c Σ_k u_k``. If HAS_IGNORED ``a = 0`` where the label is ignore_index. If REDUCES ``out`` is
-    the losses' sum or mean.
+    ``∂loss/∂z_c = u_c − p_c Σ_k u_k``. s is the share of the labels that are not ignore_index: 1, 0, or if IS_MIXED
+    between; t has no others. If REDUCES ``out`` is the losses' sum or mean.
     """
     rows = tl.program_id(0).to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)
     cols = tl.arange(0, BLOCK_C)
@@ -125,24 +128,22 @@ def cross_entropy_fwd_kernel(
 
     if IS_SOFT:
         target = tl.load(labels_ptr + rows[:, None] * labels_stride + cols[None, :], mask=ok, other=0.0).to(tl.float32)
+        a = target * (1.0 - label_smoothing) + label_smoothing / n_classes
     else:
-        target, labels = _one_hot(labels_ptr, rows, labels_stride, row_ok, n_classes, cols)
-    if IS_MIXED:
-        lam = tl.load(lam_ptr + rows, mask=row_ok, other=0.0)[:, None]
-        second, _ = _one_hot(labels_b_ptr, rows, 1, row_ok, n_classes, cols)
-        target = lam * target + (1.0 - lam) * second
-
-    a = target * (1.0 - label_smoothing) + label_smoothing / n_classes
-    used = col_ok
-    if HAS_IGNORED:
-        used = used & (labels != ignore_index)[:, None]
+        target, share = _one_hot(labels_ptr, rows, labels_stride, row_ok, n_classes, cols, ignore_index)
+        if IS_MIXED:
+            lam = tl.load(lam_ptr + rows, mask=row_ok, other=0.0)[:, None]
+            second, second_share = _one_hot(labels_b_ptr, rows, 1, row_ok, n_classes, cols, ignore_index)
+            target = lam * target + (1.0 - lam) * second
+            share = lam * share + (1.0 - lam) * second_share
+        a = target * (1.0 - label_smoothing) + share * (label_smoothing / n_classes)
     if HAS_WEIGHT:
         w = tl.load(weight_ptr + cols, mask=cols < n_classes, other=0.0).to(tl.float32)[None, :]
         a = a * w
         target = target * w
     if HAS_LABEL_WEIGHT:
-        tl.store(label_weight_ptr + rows, tl.sum(tl.where(used, target, 0.0), axis=1), mask=row_ok)
-    a = tl.where(used, a, 0.0)
+        tl.store(label_weight_ptr + rows, tl.sum(tl.where(col_ok, target, 0.0), axis=1), mask=row_ok)
+    a = tl.where(col_ok, a, 0.0)
 
     if HAS_FOCAL:
         modulated, u = _focal(a, p, log_p, exp_z, sum_exp, focal_gamma)
@@ -179,7 +180,9 @@ def cross_entropy_bwd_kernel(
     ok = row_ok[:, None] & (cols < n_classes)[None, :]
     scale = tl.load(grad_loss_ptr + rows * grad_loss_stride, mask=row_ok, other=0.0)
     if HAS_DIVISOR:
-        scale = scale / tl.load(divisor_ptr)
+        # where no label counts, the gradients are 0 and the mean is NaN
+        divisor = tl.load(divisor_ptr)
+        scale = tl.where(divisor == 0, 0.0, scale / divisor)
     elif MEAN:
         scale = scale / n_rows
     offsets = rows[:, None] * n_classes + cols[None, :]
@@ -196,7 +199,7 @@ def cross_entropy_fwd(
     label_smoothing: float,
     focal_gamma: float,
     reduction: str,
-    ignore_index: int | None = None,
+    ignore_index: int = -100,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return loss, ``∂loss_i/∂logits_i`` [N, C] and the weighted mean's divisor (``[]``; [0] where not needed)."""
     n_rows, n_classes = logits.shape
@@ -204,7 +207,7 @@ def cross_entropy_fwd(
     logits = logits if logits.stride(1) == 1 else logits.contiguous()
     if soft:
         labels = labels if labels.stride(1) == 1 else labels.contiguous()
-    weighted = has_divisor(labels, weight, reduction, ignore_index)
+    weighted = has_divisor(labels, reduction)
     losses = logits.new_empty(n_rows, dtype=torch.float32)
     grad = logits.new_empty(n_rows, n_classes)
     label_weights = torch.empty_like(losses) if weighted else None
@@ -233,13 +236,12 @@ def cross_entropy_fwd(
             first_counter,
             label_smoothing,
             focal_gamma,
-            0 if ignore_index is None else ignore_index,
+            ignore_index,
             IS_MIXED=labels_b is not None,
             IS_SOFT=soft,
             HAS_WEIGHT=weight is not None,
             HAS_LABEL_WEIGHT=weighted,
             HAS_FOCAL=focal_gamma != 0,
-            HAS_IGNORED=ignore_index is not None,
             REDUCES=reduces,
             MEAN=reduction == "mean",
             BLOCK_N=tiles["rows"],

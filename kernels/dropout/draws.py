@@ -79,4 +79,6 @@ def drop(x: Tensor, dropping: Dropping) -> Tensor:
     """``x · scale`` where an element stays, else 0; differentiable, in x's dtype."""
     if dropping.seed is None:
         return x
-    return torch.where(keep_mask(x.shape, x.device, dropping), x * dropping.scale, 0.0)
+    # with x's strides, which the result then has: the mask's own would be another layout's
+    keep = torch.empty_like(x, dtype=torch.bool, requires_grad=False).copy_(keep_mask(x.shape, x.device, dropping))
+    return torch.where(keep, x * dropping.scale, 0.0)

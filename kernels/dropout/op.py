@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from .. import backend
+from ..layout import check_strided
 from ..randomness import check_counters
 from . import torch_impl
 from .draws import Dropping
@@ -54,6 +55,7 @@ def dropout(
     Srivastava, Hinton, Krizhevsky, Sutskever, Salakhutdinov, "Dropout: A Simple Way to Prevent Neural Networks from
     Overfitting", JMLR 15, 2014. The generator is Philox4x32-10; ``draws.py`` has the counters.
     """
+    check_strided("x", x)
     if x.dim() < 2 or prod(x.shape) == 0:
         raise ValueError(f"x must be [N, C, …] with no empty dimension, got {list(x.shape)}")
     if not x.is_floating_point():

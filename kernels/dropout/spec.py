@@ -18,7 +18,7 @@ from .reference import dropout_reference
 # kernel arguments that describe what is dropped
 DROPPING_SIGNATURE = {
     **dict.fromkeys(("seed_ptr", "step_ptr", "indices_ptr"), "*i64"),
-    **dict.fromkeys(("stream", "threshold"), "i32"),
+    **dict.fromkeys(("draw_stream", "threshold"), "i32"),
     "keep_scale": "fp32",
 }
 

@@ -38,14 +38,14 @@ def _halves(word):
 
 
 @triton.jit
-def group_bits(counters, index, block, stream):
+def group_bits(counters, index, block, draw_stream):
     """16 random bits for each of the eight elements of groups: int32 [*, 2, 2, 2].
 
     ``index`` and ``block``, int32 [*], are the first and the last word of each group's counter.
     """
     seed, step = counters
     nothing = block * 0
-    w0, w1, w2, w3 = tl.philox(seed, index, nothing + step, nothing + stream, block)
+    w0, w1, w2, w3 = tl.philox(seed, index, nothing + step, nothing + draw_stream, block)
     # a join adds the dimension that changes fastest: element = 4 · half + word
     return tl.join(tl.join(_halves(w0), _halves(w2)), tl.join(_halves(w1), _halves(w3)))
 
@@ -54,17 +54,17 @@ def group_bits(counters, index, block, stream):
 def drop_tile(values, dropping, rows, row_ok, cols, channels, pixels):
     """``values · keep_scale`` where an element stays, else 0: fp32 [BLOCK_M, BLOCK_C] of the matrix [N · pixels, C].
 
-    ``dropping`` has what ``load_counters`` returned, ``indices_ptr``, ``stream``, ``threshold`` and ``keep_scale``;
+    ``dropping`` has what ``load_counters`` returned, ``indices_ptr``, ``draw_stream``, ``threshold``, ``keep_scale``;
     ``cols`` begin at a multiple of eight.
     """
-    counters, indices_ptr, stream, threshold, keep_scale = dropping
+    counters, indices_ptr, draw_stream, threshold, keep_scale = dropping
     BLOCK_M: tl.constexpr = values.shape[0]
     BLOCK_C: tl.constexpr = values.shape[1]
     groups = tl.min(tl.reshape(cols, [BLOCK_C // _GROUP, _GROUP]), axis=1) // _GROUP
     samples = rows // pixels
     block = (rows - samples * pixels)[:, None] * tl.cdiv(channels, _GROUP) + groups[None, :]
     index = sample_index(indices_ptr, samples, row_ok)[:, None] + block * 0
-    bits = tl.reshape(group_bits(counters, index, block, stream), [BLOCK_M, BLOCK_C])
+    bits = tl.reshape(group_bits(counters, index, block, draw_stream), [BLOCK_M, BLOCK_C])
     return tl.where(bits >= threshold, values * keep_scale, 0.0)
 
 
@@ -74,7 +74,7 @@ def dropping_arguments(dropping: Dropping) -> dict[str, Any]:
         "seed_ptr": dropping.seed,
         "step_ptr": dropping.step,
         "indices_ptr": None if dropping.indices is None else dropping.indices.contiguous(),
-        "stream": dropping.stream,
+        "draw_stream": dropping.stream,
         "threshold": dropping.threshold,
         "keep_scale": dropping.scale,
     }

@@ -17,7 +17,7 @@ from .triton_draws import dropping_arguments, group_bits, load_counters, sample_
 _GROUP = tl.constexpr(GROUP)
 
 
-@triton.jit(do_not_specialize=["stream", "threshold"])
+@triton.jit(do_not_specialize=["draw_stream", "threshold"])
 def dropout_fwd_kernel(
     x_ptr,  # [N, pixels, channels] if CHANNELS_LAST, else [N, channels, pixels]
     out_ptr,  # the same
@@ -27,7 +27,7 @@ def dropout_fwd_kernel(
     channels,
     groups,  # ⌈channels / 8⌉
     pixels,
-    stream,
+    draw_stream,
     threshold,
     keep_scale,
     CHANNELS_LAST: tl.constexpr,
@@ -59,7 +59,7 @@ def dropout_fwd_kernel(
     x = tl.load(x_ptr + start + offsets, mask=ok, other=0.0).to(tl.float32)
     block = pixel * groups + group
     index = block * 0 + sample_index(indices_ptr, sample, True)
-    bits = tl.reshape(group_bits(load_counters(seed_ptr, step_ptr), index, block, stream), [BLOCK, _GROUP])
+    bits = tl.reshape(group_bits(load_counters(seed_ptr, step_ptr), index, block, draw_stream), [BLOCK, _GROUP])
     out = tl.where(bits >= threshold, x * keep_scale, 0.0)
     tl.store(out_ptr + start + offsets, out.to(out_ptr.dtype.element_ty), mask=ok)
 

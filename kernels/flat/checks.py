@@ -17,10 +17,12 @@ def check_master(name: str, tensor: Tensor) -> None:
         raise ValueError(f"{name} must be fp32 or fp64, got {tensor.dtype}")
 
 
-def check_like(name: str, tensor: Tensor | None, master: Tensor, *, half: bool = False) -> None:
+def check_like(name: str, tensor: Tensor | None, master: Tensor, *, half: bool = False, optional: bool = False) -> None:
     """A buffer beside ``master``: as long, on its device, of its dtype or, with ``half``, also bf16 or fp16."""
     if tensor is None:
-        return
+        if optional:
+            return
+        raise ValueError(f"{name} must be a [P] buffer, got None")
     _check_flat(name, tensor)
     if tensor.shape != master.shape:
         raise ValueError(f"{name} must have master's {master.shape[0]} elements, got {tensor.shape[0]}")
@@ -45,15 +47,14 @@ def check_device(name: str, tensor: Tensor, other: Tensor) -> None:
 
 def check_scalars(scalars: Tensor, master: Tensor) -> None:
     """What ``flat_scalars`` makes."""
-    if scalars.shape != (len(FlatScalar),) or scalars.dtype != torch.float64:
-        raise ValueError(
-            f"scalars must be [{len(FlatScalar)}] fp64, made by flat_scalars, got {list(scalars.shape)} {scalars.dtype}"
-        )
+    if scalars.shape != (len(FlatScalar),) or scalars.dtype != torch.float64 or not scalars.is_contiguous():
+        found = f"{list(scalars.shape)} {scalars.dtype} with strides {list(scalars.stride())}"
+        raise ValueError(f"scalars must be contiguous [{len(FlatScalar)}] fp64, made by flat_scalars, got {found}")
     check_device("scalars", scalars, master)
 
 
 def check_table(table: FlatTable | None, master: Tensor) -> None:
-    """A table with as many blocks as the buffers have."""
+    """A table with as many blocks as the buffers have, whose settings kernels read row by row."""
     if table is None:
         return
     blocks = -(-master.shape[0] // FLAT_BLOCK)
@@ -62,6 +63,9 @@ def check_table(table: FlatTable | None, master: Tensor) -> None:
             f"table must have {blocks} blocks of {FLAT_BLOCK} for {master.shape[0]} elements, "
             f"got {table.settings.shape[0]}"
         )
+    if table.settings.dtype != torch.float32 or not table.settings.is_contiguous():
+        found = f"{table.settings.dtype} with strides {list(table.settings.stride())}"
+        raise ValueError(f"table must have contiguous fp32 settings, made by flat_table, got {found}")
     check_device("table", table.settings, master)
 
 

@@ -38,7 +38,7 @@ def flat_lookahead(
     """
     check_master("master", master)
     check_like("slow", slow, master)
-    check_like("copy", copy, master, half=True)
+    check_like("copy", copy, master, half=True, optional=True)
     check_scalars(scalars, master)
     if not 0 <= alpha <= 1:
         raise ValueError(f"alpha must lie in [0, 1], got {alpha}")

@@ -69,9 +69,9 @@ def flat_optimizer(
     """
     check_master("master", master)
     for name, tensor in ((state_names[0], momentum), (state_names[1], second_moment), ("ema", ema)):
-        check_like(name, tensor, master)
-    for name, tensor in (("grad", grad), ("copy", copy)):
-        check_like(name, tensor, master, half=True)
+        check_like(name, tensor, master, optional=True)
+    check_like("grad", grad, master, half=True)
+    check_like("copy", copy, master, half=True, optional=True)
     check_table(table, master)
     check_scalars(scalars, master)
     _check_settings(rule, decay1, decay2, eps, extra)

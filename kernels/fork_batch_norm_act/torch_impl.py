@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from ..batch_norm_act.activations import derivative
+from ..batch_norm_act.activations import through_activation
 from ..batch_norm_act.torch_impl import input_gradients, pre_activation
 
 
@@ -19,5 +19,5 @@ def fork_batch_norm_act_bwd(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of x (through BN from ``grad``, plus ``other``), weight and bias; the last two may be empty."""
     z = pre_activation(x, statistics, weight, bias)
-    dz = grad.to(z.dtype) * derivative(z, act, negative_slope, z.to(x.dtype))
+    dz = through_activation(grad.to(z.dtype), z, act, negative_slope, z.to(x.dtype))
     return input_gradients(dz, x, statistics, weight, training, other)

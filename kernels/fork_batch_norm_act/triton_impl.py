@@ -7,6 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ..batch_norm_act.arguments import without_gaps
 from ..batch_norm_act.triton_backward import gradient_sums, through_activation, through_batch_norm
 from ..batch_norm_act.triton_statistics import as_matrix, load_affine, normalize, schedule, share, stages
 from ..batch_norm_act.triton_sums import as_parameters, load_sums
@@ -70,7 +71,7 @@ def fork_batch_norm_act_bwd(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of x (through BN from ``grad``, plus ``other``), weight and bias; the last two may be empty."""
     x, grad = as_matrix(x), as_matrix(grad)
-    affine = (x, statistics, weight, bias)
+    affine = (x, *without_gaps(statistics, weight, bias))
     d_bias, d_weight = gradient_sums(grad, affine, None, None, act, negative_slope)
     dx = forked_input_gradient(grad, other, affine, d_bias, d_weight, training, act, negative_slope)
     return dx, *as_parameters(d_bias, d_weight, weight)

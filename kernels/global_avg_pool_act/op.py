@@ -40,7 +40,7 @@ def global_avg_pool_act(
     """Mean over the image of a batch norm and its activation: ``y_nc = mean_hw act(BN(x))_nchw``.
 
     The arguments, dtypes, layouts and errors are those of ``batch_norm_act``, whose statistics and gradients it shares;
-    ``statistics`` is that of ``fork_batch_norm_act``.
+    ``statistics`` is that of ``fork_batch_norm_act``, whose rounded mean costs ``|mean| · 2⁻²⁴ / std`` of accuracy.
 
     Returns:
         [N, C] in x's dtype; sums are fp32 in a fixed order. Gradients go to x, weight and bias.

@@ -19,6 +19,7 @@ from ..batch_norm_act.cases import (
     random_batch_norm,
     sliced,
     timed_shapes,
+    with_gaps,
 )
 from ..shapes import PYRAMIDNET110, WRN16_8, shapes
 from ..spec import Inputs, KernelBuild, OpSpec, Tolerance
@@ -83,6 +84,7 @@ SPEC = OpSpec(
         "channels_first": channels_first(2, 12, 3, 5, act="gelu"),
         "non-contiguous": sliced,
         "offset": offset(4, 8, 4, 4),
+        "parameters with gaps": with_gaps(channels_last(2, 8, 4, 3)),
         "bare": not_affine(channels_last(2, 9, 4, 3)),
         "cumulative": cumulative(channels_last(2, 5, 4, 3, act="identity")),
         "eval": channels_last(1, 8, 4, 3, training=False),

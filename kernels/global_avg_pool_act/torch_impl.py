@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from ..batch_norm_act.activations import activate, derivative
+from ..batch_norm_act.activations import activate, through_activation
 from ..batch_norm_act.torch_impl import input_gradients, pre_activation
 
 
@@ -27,5 +27,5 @@ def global_avg_pool_act_bwd(
     """Gradients of x, weight and bias for ``grad`` [N, C]; the last two are empty where there is no weight."""
     z = pre_activation(x, statistics, weight, bias)
     dz = grad.to(z.dtype)[:, :, None, None] / (x.shape[2] * x.shape[3])
-    dz = dz * derivative(z, act, negative_slope, z.to(x.dtype))
+    dz = through_activation(dz, z, act, negative_slope, z.to(x.dtype))
     return input_gradients(dz, x, statistics, weight, training)

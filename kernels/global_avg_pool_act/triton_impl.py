@@ -8,6 +8,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ..batch_norm_act.activations_triton import activate
+from ..batch_norm_act.arguments import without_gaps
 from ..batch_norm_act.triton_backward import batch_norm_act_bwd
 from ..batch_norm_act.triton_statistics import as_matrix, load_affine, normalize, per_size, share
 from ..tuning import tile
@@ -55,9 +56,7 @@ def global_avg_pool_act_fwd(
     with torch.cuda.device_of(x):
         global_avg_pool_act_fwd_kernel[(images * triton.cdiv(channels, tiles["block_c"]),)](
             x,
-            statistics,
-            weight,
-            bias,
+            *without_gaps(statistics, weight, bias),
             y,
             channels // align,
             height * width,

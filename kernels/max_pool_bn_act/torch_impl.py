@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..batch_norm_act.activations import activate, derivative
+from ..batch_norm_act.activations import activate, through_activation
 from ..batch_norm_act.torch_impl import input_gradients, pre_activation
 
 
@@ -29,8 +29,8 @@ def max_pool_bn_act_bwd(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of x, weight and bias; the last two are empty where there is no weight."""
     z = pre_activation(x, statistics, weight, bias)
-    slope = derivative(z, act, negative_slope, z.to(x.dtype))
-    _, indices = F.max_pool2d(activate(z, act, negative_slope), 2, return_indices=True)
+    _, indices = F.max_pool2d(activate(z.clone(), act, negative_slope), 2, return_indices=True)
     dz = torch.zeros(x.shape, dtype=statistics.dtype, device=x.device)
     dz.flatten(2).scatter_(2, indices.flatten(2), grad.to(dz.dtype).flatten(2))
-    return input_gradients(dz * slope, x, statistics, weight, training)
+    dz = through_activation(dz, z, act, negative_slope, z.to(x.dtype))
+    return input_gradients(dz, x, statistics, weight, training)

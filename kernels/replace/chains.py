@@ -9,6 +9,7 @@ from .elements import (
     batch_norm_obstacle,
     convolution_obstacle,
     function_activation,
+    is_activation,
     is_batch_norm,
     is_identity,
     is_plain_call,
@@ -17,17 +18,19 @@ from .elements import (
 )
 from .survey import Survey, is_timm_batch_norm_act
 
+_NO_ACTIVATION = "no activation comes after it"
+
 
 @dataclass(frozen=True)
 class Chain:
-    """[conv →] bn [→ act [→ pool]] in the dataflow of a container.
+    """[conv →] bn [→ act [→ pool]] in the dataflow of a container, with conv or act.
 
     Args:
         container: whose forward calls them.
         conv, pool: None where there is none, or none that can be part of it.
         bn: the batch norm.
-        act_module: None where the activation is inside bn, or a function.
-        act, negative_slope: the activation.
+        act_module: None where the activation is inside bn, a function, or none.
+        act, negative_slope: the activation; ``identity`` where none can be fused.
         nodes: that the chain does the work of.
     """
 
@@ -109,20 +112,22 @@ class ChainFinder:
         """The chain around a batch norm's node, or why there is none."""
         bn = self.module(node)
         assert isinstance(bn, nn.BatchNorm2d)
+        end, act_module = node, None
+        settings: tuple[str, float] | str
         if is_timm_batch_norm_act(bn):
-            settings = activation_of(bn.get_submodule("act"))
-            end, act_module = node, None
-        else:
-            follower = self.only_user(node)
-            if follower is None:
-                return f"its output is used in {len(node.users) or 'no'} places"
+            settings = self._settings_inside(bn)
+        elif follower := self.only_user(node):
             end, act_module = follower, self.module(follower)
             settings = self._settings(end)
+        else:
+            settings = f"its output is used in {len(node.users) or 'no'} places"
+        conv = self.convolution(node)
         if isinstance(settings, str):
-            return settings
+            if conv is None or (is_timm_batch_norm_act(bn) and not is_identity(bn.get_submodule("act"))):
+                return settings
+            return Chain(self.container, conv[1], bn, None, None, "identity", 0.01, (conv[0], node))
         nodes = [node, end]
         pool = self._pool(end)
-        conv = self.convolution(node)
         if conv and pool:
             self.reasons[conv[1]] = "its batch norm is fused with the pooling after it"
             conv = None
@@ -130,6 +135,14 @@ class ChainFinder:
         nodes += [] if pool is None else [pool[0]]
         parts = (conv and conv[1], bn, act_module, pool and pool[1])
         return Chain(self.container, *parts, *settings, tuple(nodes))
+
+    def _settings_inside(self, bn: nn.Module) -> tuple[str, float] | str:
+        """Name and slope of the activation inside timm's batch norm, or why there is none."""
+        act = bn.get_submodule("act")
+        if is_identity(act):
+            return _NO_ACTIVATION
+        settings = activation_of(act)
+        return f"its activation cannot be replaced: {settings}" if isinstance(settings, str) else settings
 
     def _settings(self, node: fx.Node) -> tuple[str, float] | str:
         """Name and slope of the activation that a node is, or why it is none."""
@@ -139,11 +152,11 @@ class ChainFinder:
         act = self.module(node)
         if act is None:
             if node.op == "output":
-                return "no activation comes after it"
+                return _NO_ACTIVATION
             return f"after it comes the function {name_of(node)}, not an activation module"
         settings = activation_of(act)
         if isinstance(settings, str):
-            return settings
+            return f"the activation after it cannot be replaced: {settings}" if is_activation(act) else _NO_ACTIVATION
         reason = self.survey.obstacle(act) or _odd_call(node)
         return f"the activation after it cannot be replaced: {reason}" if reason else settings
 

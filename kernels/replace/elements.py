@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import fx, nn
 
 from ..batch_norm_act.module import BatchNormActBase
-from .modules import FusedConv2d, FusedCrossEntropyLoss
+from .modules import FusedConv2d, FusedCrossEntropyLoss, FusedTimmCrossEntropy
 from .survey import is_timm_batch_norm_act
 
 _ACTIVATIONS: dict[type[nn.Module], str] = {
@@ -23,6 +23,14 @@ _ACTIVATIONS: dict[type[nn.Module], str] = {
     nn.Tanh: "tanh",
     nn.Softsign: "softsign",
 }
+# those that no op has, which a report speaks of too
+_OTHER_ACTIVATIONS = (
+    *(nn.CELU, nn.GLU, nn.Hardshrink, nn.Hardsigmoid, nn.Hardswish, nn.Hardtanh, nn.LogSigmoid, nn.Mish, nn.PReLU),
+    *(nn.RReLU, nn.ReLU6, nn.Softplus, nn.Softshrink, nn.Tanhshrink, nn.Threshold),
+)
+_TIMM_ACTIVATIONS = "timm.layers.activations"
+_TIMM_LABELS = "timm.loss.cross_entropy.LabelSmoothingCrossEntropy"
+_TIMM_SOFT_LABELS = "timm.loss.cross_entropy.SoftTargetCrossEntropy"
 _FUNCTIONS: dict[Callable[..., Any], str] = {F.relu: "relu", torch.relu: "relu", torch.relu_: "relu", F.silu: "silu"}
 _METHODS = ("relu", "relu_")
 _ADDITIONS = (operator.add, operator.iadd, torch.add)
@@ -31,13 +39,27 @@ _DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 def is_candidate(module: nn.Module) -> bool:
     """Whether a module is of a kind that a report speaks of."""
-    kinds = (nn.Conv2d, nn.MaxPool2d, nn.CrossEntropyLoss)
-    return isinstance(module, kinds) or is_batch_norm(module) or type(module) in _ACTIVATIONS
+    kinds = (nn.Conv2d, nn.MaxPool2d)
+    return isinstance(module, kinds) or is_batch_norm(module) or is_activation(module) or is_cross_entropy(module)
 
 
 def is_fused(module: nn.Module) -> bool:
     """Whether a module is one of this library already."""
-    return isinstance(module, BatchNormActBase | FusedConv2d | FusedCrossEntropyLoss)
+    return isinstance(module, BatchNormActBase | FusedConv2d | FusedCrossEntropyLoss | FusedTimmCrossEntropy)
+
+
+def is_activation(module: nn.Module) -> bool:
+    """Whether a module is one of torch's or timm's activations."""
+    if isinstance(module, (*_ACTIVATIONS, *_OTHER_ACTIVATIONS)):
+        return True
+    return any(kind.__module__.startswith(_TIMM_ACTIVATIONS) for kind in type(module).__mro__)
+
+
+def is_cross_entropy(module: nn.Module) -> bool:
+    """Whether a module is torch's cross entropy, one of timm's, or what replaces these."""
+    if isinstance(module, nn.CrossEntropyLoss | FusedTimmCrossEntropy):
+        return True
+    return any(_path(kind) in (_TIMM_LABELS, _TIMM_SOFT_LABELS) for kind in type(module).__mro__)
 
 
 def is_batch_norm(module: nn.Module | None) -> bool:
@@ -77,18 +99,16 @@ def name_of(node: fx.Node) -> str:
 
 
 def activation_of(module: nn.Module) -> tuple[str, float] | str:
-    """Name and slope of a module's activation, as ``batch_norm_act`` takes them; else why it has none."""
+    """Name and slope of a module's activation, as ``batch_norm_act`` takes them; else why it cannot be replaced."""
     name = _ACTIVATIONS.get(type(module))
-    if is_identity(module):
-        return "no activation comes after it"
     if name is None:
-        return f"after it comes {type(module).__name__}, which is not one of {', '.join(_ACTIVATIONS.values())}"
+        return f"it is a {type(module).__name__}, which is not one of {', '.join(_ACTIVATIONS.values())}"
     if isinstance(module, nn.LeakyReLU) and module.negative_slope < 0:
-        return f"the slope of the activation after it must be at least 0, it is {module.negative_slope}"
+        return f"its slope must be at least 0, it is {module.negative_slope}"
     if isinstance(module, nn.ELU) and module.alpha != 1:
-        return f"alpha of the activation after it must be 1, it is {module.alpha}"
+        return f"its alpha must be 1, it is {module.alpha}"
     if isinstance(module, nn.GELU) and module.approximate != "none":
-        return f"the activation after it must be the exact gelu, it is the {module.approximate} one"
+        return f"it must be the exact gelu, it is the {module.approximate} one"
     return name, float(getattr(module, "negative_slope", 0.01))
 
 
@@ -143,6 +163,23 @@ def convolution_obstacle(conv: nn.Conv2d) -> str | None:
     return None if conv.weight.dtype in _DTYPES else f"its dtype is {conv.weight.dtype}"
 
 
-def loss_obstacle(loss: nn.CrossEntropyLoss) -> str | None:
+def loss_obstacle(loss: nn.Module) -> str | None:
     """Why the fused cross entropy cannot do what a loss does."""
-    return None if type(loss) is nn.CrossEntropyLoss else f"it is a {type(loss).__name__}"
+    if type(loss) is nn.CrossEntropyLoss or _path(type(loss)) == _TIMM_SOFT_LABELS:
+        return None
+    if _path(type(loss)) != _TIMM_LABELS:
+        return f"it is a {type(loss).__name__}"
+    smoothing: Any = loss.smoothing
+    return None if 0 <= smoothing <= 1 else f"its smoothing must lie in [0, 1], it is {smoothing}"
+
+
+def fused_loss(loss: nn.Module) -> nn.Module:
+    """What replaces a loss without an obstacle."""
+    if isinstance(loss, nn.CrossEntropyLoss):
+        return FusedCrossEntropyLoss.of(loss)
+    return FusedTimmCrossEntropy(loss, soft=_path(type(loss)) == _TIMM_SOFT_LABELS)
+
+
+def _path(kind: type) -> str:
+    """Where a class comes from: timm's are recognised without importing timm."""
+    return f"{kind.__module__}.{kind.__qualname__}"

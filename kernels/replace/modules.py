@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from ..batch_norm_act.module import BatchNormAct2d, BatchNormActBase
 from ..conv2d_bn_act.op import conv2d_bn_act
+from ..conv_bn_act.autocast import cast
 from ..cross_entropy.op import cross_entropy
 
 
@@ -39,10 +40,7 @@ class ConvBatchNormAct2d(BatchNormActBase):
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         (conv,) = self._conv
-        weight = conv.weight
-        if torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64:
-            dtype = torch.get_autocast_dtype(x.device.type)
-            x, weight = x.to(dtype), weight.to(dtype)
+        x, weight = cast(x), cast(conv.weight)
         if residual is not None:
             residual = residual.to(x.dtype)
         geometry: dict[str, Any] = {"stride": conv.stride, "padding": conv.padding}
@@ -83,15 +81,40 @@ class FusedCrossEntropyLoss(nn.CrossEntropyLoss):
         soft = target.is_floating_point()
         if input.dim() != 2 or input.numel() == 0 or target.requires_grad or not (soft or target.dtype == torch.int64):
             return super().forward(input, target)
-        ignored = None if soft else self.ignore_index
         return cross_entropy(
             input,
             target,
             weight=self.weight,
             label_smoothing=self.label_smoothing,
-            ignore_index=ignored,
+            ignore_index=self.ignore_index,
             reduction=self.reduction,
         )
+
+
+class FusedTimmCrossEntropy(nn.Module):
+    """timm's ``LabelSmoothingCrossEntropy`` or ``SoftTargetCrossEntropy`` through ``cross_entropy``; fp32 or fp64.
+
+    What ``cross_entropy`` does not take goes to timm's, which it holds. Its label −100 is ignored.
+
+    Args:
+        loss: timm's.
+        soft: whether it takes probabilities [N, C] instead of labels [N].
+    """
+
+    def __init__(self, loss: nn.Module, *, soft: bool) -> None:
+        super().__init__()
+        self.loss = loss
+        self.soft = soft
+        smoothing: Any = 0.0 if soft else loss.smoothing
+        self.label_smoothing = float(smoothing)
+
+    def forward(self, x: Tensor, target: Tensor) -> Tensor:
+        fits = x.shape == target.shape if self.soft else x.shape[:-1] == target.shape
+        right_type = target.is_floating_point() if self.soft else target.dtype == torch.int64
+        if not (fits and right_type) or x.dim() != 2 or x.numel() == 0 or target.requires_grad:
+            out: Tensor = self.loss(x, target)
+            return out
+        return cross_entropy(x, target, label_smoothing=self.label_smoothing)
 
 
 class ResidualBlock(nn.Module):

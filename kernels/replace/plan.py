@@ -7,7 +7,15 @@ from dataclasses import dataclass
 from torch import nn
 
 from .chains import Chain, ChainFinder
-from .elements import is_batch_norm, is_candidate, is_fused, loss_obstacle
+from .elements import (
+    activation_of,
+    is_activation,
+    is_batch_norm,
+    is_candidate,
+    is_cross_entropy,
+    is_fused,
+    loss_obstacle,
+)
 from .residual import Residual, match_residual
 from .survey import Survey
 
@@ -27,7 +35,7 @@ class Plan:
     chains: tuple[Chain, ...]
     blocks: tuple[Residual, ...]
     activations: tuple[nn.Module, ...]
-    losses: tuple[nn.CrossEntropyLoss, ...]
+    losses: tuple[nn.Module, ...]
     left: dict[nn.Module, str]
 
 
@@ -45,7 +53,7 @@ def make_plan(survey: Survey) -> Plan:
             reasons[chain.bn] = f"the activation after it, {name}, is used where there is no batch norm too"
             reasons[chain.act_module] = "it is used where there is no batch norm too"
     chains = [*in_blocks, *(chain for chain in chains if chain.act_module is None or chain.act_module in freed)]
-    losses = tuple(m for m in survey.names if isinstance(m, nn.CrossEntropyLoss) and not _loss_reason(survey, m))
+    losses = tuple(m for m in survey.names if is_cross_entropy(m) and not is_fused(m) and not _loss_reason(survey, m))
     replaced = {*losses, *(module for chain in chains for module in chain.modules)}
     left = {m: _reason(survey, m, reasons) for m in survey.names if is_candidate(m) and m not in replaced}
     return Plan(tuple(chains), tuple(blocks.values()), tuple(freed), losses, left)
@@ -68,7 +76,7 @@ def _in_both_modes(survey: Survey, blocks: Collection[nn.Module], reasons: dict[
     return chains
 
 
-def _loss_reason(survey: Survey, loss: nn.CrossEntropyLoss) -> str | None:
+def _loss_reason(survey: Survey, loss: nn.Module) -> str | None:
     return loss_obstacle(loss) or survey.own_obstacle(loss)
 
 
@@ -76,15 +84,17 @@ def _reason(survey: Survey, module: nn.Module, reasons: dict[nn.Module, str]) ->
     """Why a candidate is left."""
     if is_fused(module):
         return "it is fused already"
-    if isinstance(module, nn.CrossEntropyLoss):
+    if is_cross_entropy(module):
         return _loss_reason(survey, module) or ""
+    if is_activation(module) and isinstance(settings := activation_of(module), str):
+        return settings
     found = reasons.get(module) or survey.obstacle(module)
     if found:
         return found
     if not any(calls[module] for calls in survey.calls):
         return "nothing is known to call it"
     if is_batch_norm(module):
-        return "no activation after it can be fused"
+        return "neither a convolution before it nor an activation after it can be fused"
     if isinstance(module, nn.Conv2d):
-        return "no batch norm with an activation comes after it"
+        return "no batch norm that can be fused comes after it"
     return "no batch norm that can be fused comes before it"

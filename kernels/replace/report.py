@@ -38,7 +38,8 @@ class Left:
 class ReplaceReport:
     """The result of ``replace_modules``; ``print`` it.
 
-    Every convolution, batch norm, activation, max-pooling and cross entropy of the model is in one of the lists.
+    Every convolution, batch norm, activation (torch's and timm's), max-pooling and cross entropy of the model is in one
+    of the lists.
 
     Args:
         model: the model with the fused ops: the one that was given, unless that itself was replaced, as a lone

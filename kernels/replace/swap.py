@@ -6,7 +6,8 @@ from torch import nn
 from ..batch_norm_act.module import BatchNormAct2d, BatchNormActBase
 from ..max_pool_bn_act.module import MaxPoolBatchNormAct2d
 from .chains import Chain
-from .modules import ConvBatchNormAct2d, FusedConv2d, FusedCrossEntropyLoss, ResidualBlock, batch_norm_of
+from .elements import fused_loss
+from .modules import ConvBatchNormAct2d, FusedConv2d, ResidualBlock, batch_norm_of
 from .plan import make_plan
 from .report import Left, Replaced, ReplaceReport
 from .survey import Survey
@@ -19,12 +20,13 @@ def replace_modules(model: nn.Module) -> ReplaceReport:
 
     It replaces, whatever the model's classes are:
 
-    * conv → batch norm → activation by ``conv2d_bn_act``; where the convolution cannot be fused, and where the batch
-      norm comes first (pre-activation), batch norm → activation by ``batch_norm_act``;
+    * conv → batch norm → activation, and conv → batch norm alone, by ``conv2d_bn_act``; where the convolution cannot be
+      fused, and where the batch norm comes first (pre-activation), batch norm → activation by ``batch_norm_act``;
     * batch norm → activation → ``MaxPool2d(2)`` by ``max_pool_bn_act``;
     * blocks that are ``act(bn(…) + shortcut(x))``, as those of torchvision's and timm's ResNets, by ``ResidualBlock``,
       in which batch norm, addition and activation are one op, even if one activation module is used several times;
-    * ``torch.nn.CrossEntropyLoss`` by ``cross_entropy``.
+    * ``torch.nn.CrossEntropyLoss`` and timm's ``LabelSmoothingCrossEntropy`` and ``SoftTargetCrossEntropy`` by
+      ``cross_entropy``.
 
     Parameters and buffers stay the same objects under the same names: optimizers made before go on working, and
     ``state_dict`` can be loaded from and into the original. Results are those of the original up to rounding, in
@@ -78,7 +80,7 @@ def replace_modules(model: nn.Module) -> ReplaceReport:
     for act in plan.activations:
         swap.put(act, nn.Identity())
     for loss in plan.losses:
-        swap.put(loss, FusedCrossEntropyLoss.of(loss))
+        swap.put(loss, fused_loss(loss))
         entries[loss] = Replaced((survey.names[loss],), "cross_entropy", "softmax, loss and gradient")
     replaced = tuple(entries[module] for module in survey.names if module in entries)
     left = tuple(Left(survey.names[module], reason) for module, reason in plan.left.items())

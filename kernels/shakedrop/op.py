@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from .. import backend
+from ..layout import check_strided
 from ..randomness import check_counters
 from . import torch_impl
 from .draws import Scaling, check_probability_and_levels
@@ -170,6 +171,8 @@ _shakedrop_backward.register_autograd(_linear_backward, setup_context=_setup_lin
 
 
 def _check_branch(shortcut: Tensor, branch: Tensor) -> None:
+    check_strided("branch", branch)
+    check_strided("shortcut", shortcut)
     if branch.dim() < 2 or prod(branch.shape) == 0:
         raise ValueError(f"branch must be [N, C, …] with no empty dimension, got {list(branch.shape)}")
     if not branch.is_floating_point():

@@ -13,7 +13,7 @@ from .op import drawing_seed, shakedrop
 from .reference import shakedrop_reference
 
 # kernel arguments that describe a drawn coefficient
-SCALE_SIGNATURE = {"seed_ptr": "*i64", "step_ptr": "*i64", "indices_ptr": "*i64", "keep": "i32", "stream": "i32"}
+SCALE_SIGNATURE = {"seed_ptr": "*i64", "step_ptr": "*i64", "indices_ptr": "*i64", "keep": "i32", "draw_stream": "i32"}
 
 
 def randomness(make: Maker, n: int) -> Inputs:

@@ -17,12 +17,12 @@ PIXEL = tl.constexpr(4)
 
 
 @triton.jit
-def _draw(seed_ptr, step_ptr, index, block, stream):
-    """The four words of the counter (index, step, stream, block)."""
+def _draw(seed_ptr, step_ptr, index, block, draw_stream):
+    """The four words of the counter (index, step, draw_stream, block)."""
     step = 0
     if step_ptr is not None:
         step = tl.load(step_ptr).to(tl.int32)
-    return tl.philox(tl.load(seed_ptr), index + block * 0, block * 0 + step, block * 0 + stream, block)
+    return tl.philox(tl.load(seed_ptr), index + block * 0, block * 0 + step, block * 0 + draw_stream, block)
 
 
 @triton.jit
@@ -39,7 +39,7 @@ def coefficient(
     sample,  # position in the batch
     block,  # int32 of any shape: 0 if LEVEL is batch or image, else the last word of the counter
     keep,  # p if LEVEL is 0, else what the 24 bits of b's number must be below
-    stream,
+    draw_stream,
     BACKWARD: tl.constexpr,
     LEVEL: tl.constexpr,
     KEEP_BATCH: tl.constexpr,
@@ -51,9 +51,9 @@ def coefficient(
         index = sample.to(tl.int32)
         if indices_ptr is not None:
             index = tl.load(indices_ptr + sample).to(tl.int32)
-        w0, w1, w2, _ = _draw(seed_ptr, step_ptr, index * (LEVEL != BATCH), block, stream)
+        w0, w1, w2, _ = _draw(seed_ptr, step_ptr, index * (LEVEL != BATCH), block, draw_stream)
         if LEVEL >= CHANNEL or (LEVEL == BATCH) != KEEP_BATCH:
-            w0, _, _, _ = _draw(seed_ptr, step_ptr, index * (not KEEP_BATCH), index * 0, stream)
+            w0, _, _, _ = _draw(seed_ptr, step_ptr, index * (not KEEP_BATCH), index * 0, draw_stream)
         if BACKWARD:
             scale = _uniform24(w2).to(tl.float32) * 5.9604644775390625e-08
         else:
@@ -69,7 +69,7 @@ def scaling_arguments(scaling: Scaling) -> dict[str, Any]:
         "step_ptr": scaling.step,
         "indices_ptr": None if scaling.indices is None else scaling.indices.contiguous(),
         "keep": scaling.keep_probability if scaling.seed is None else scaling.keep_threshold,
-        "stream": scaling.stream,
+        "draw_stream": scaling.stream,
         "LEVEL": 0 if scaling.seed is None else 1 + LEVELS.index(scaling.level),
         "KEEP_BATCH": scaling.keep_level == "batch",
     }

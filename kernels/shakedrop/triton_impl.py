@@ -53,7 +53,7 @@ def shakedrop_fwd_kernel(
     n_channels,
     n_pixels,
     keep,
-    stream,
+    draw_stream,
     LEVEL: tl.constexpr,
     KEEP_BATCH: tl.constexpr,
     CHANNELS_LAST: tl.constexpr,
@@ -67,7 +67,7 @@ def shakedrop_fwd_kernel(
     shortcut = tl.load(shortcut_ptr + start + offsets, mask=ok, other=0.0).to(tl.float32)
     branch = tl.load(branch_ptr + start + offsets, mask=ok, other=0.0).to(tl.float32)
     block = _draw_block(offsets, n_channels, n_pixels, LEVEL, CHANNELS_LAST)
-    scale = coefficient(seed_ptr, step_ptr, indices_ptr, sample, block, keep, stream, False, LEVEL, KEEP_BATCH)
+    scale = coefficient(seed_ptr, step_ptr, indices_ptr, sample, block, keep, draw_stream, False, LEVEL, KEEP_BATCH)
     out = shortcut + scale * branch
     tl.store(out_ptr + start + offsets, out.to(out_ptr.dtype.element_ty), mask=ok)
 
@@ -83,7 +83,7 @@ def shakedrop_bwd_kernel(
     n_channels,
     n_pixels,
     keep,
-    stream,
+    draw_stream,
     LEVEL: tl.constexpr,
     KEEP_BATCH: tl.constexpr,
     CHANNELS_LAST: tl.constexpr,
@@ -96,7 +96,7 @@ def shakedrop_bwd_kernel(
     start = sample * n_groups * GROUP
     grad = tl.load(grad_ptr + start + offsets, mask=ok, other=0.0).to(tl.float32)
     block = _draw_block(offsets, n_channels, n_pixels, LEVEL, CHANNELS_LAST)
-    scale = coefficient(seed_ptr, step_ptr, indices_ptr, sample, block, keep, stream, True, LEVEL, KEEP_BATCH)
+    scale = coefficient(seed_ptr, step_ptr, indices_ptr, sample, block, keep, draw_stream, True, LEVEL, KEEP_BATCH)
     tl.store(out_ptr + start + offsets, (scale * grad).to(out_ptr.dtype.element_ty), mask=ok)
 
 

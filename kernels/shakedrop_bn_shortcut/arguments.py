@@ -3,11 +3,15 @@
 import torch
 from torch import Tensor
 
+from ..layout import check_strided
+
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
 def check_tensors(h: Tensor, x: Tensor, by_batch: bool) -> None:
     """Raise a ValueError if h or x cannot be the tail's inputs."""
+    check_strided("h", h)
+    check_strided("x", x)
     if h.dim() != 4 or 0 in h.shape:
         raise ValueError(f"h must be [N, C, H, W] with no empty dimension, got {list(h.shape)}")
     if h.dtype not in _DTYPES:
@@ -51,6 +55,7 @@ def check_batch_norm(
         if buffer is not None and (buffer.requires_grad or not buffer.is_contiguous()):
             raise ValueError(f"{name} must be contiguous and must not require a gradient")
     if num_batches_tracked is not None:
+        check_strided("num_batches_tracked", num_batches_tracked)
         if num_batches_tracked.dtype != torch.int64 or num_batches_tracked.dim() != 0:
             found = f"{num_batches_tracked.dtype} {list(num_batches_tracked.shape)}"
             raise ValueError(f"num_batches_tracked must be int64 [], got {found}")
@@ -75,6 +80,7 @@ def check_true_channels(true_channels: int | None, h: Tensor) -> int:
 
 
 def _check_vector(name: str, vector: Tensor, h: Tensor) -> None:
+    check_strided(name, vector)
     if vector.shape != h.shape[1:2]:
         raise ValueError(f"{name} must be [{h.shape[1]}] for h {list(h.shape)}, got {list(vector.shape)}")
     allowed = (h.dtype,) if h.dtype == torch.float64 else (torch.float32, h.dtype)

@@ -6,6 +6,7 @@ import torch
 import triton
 from torch import Tensor
 
+from ..batch_norm_act.arguments import without_gaps
 from ..batch_norm_act.triton_sums import as_parameters
 from ..last_program import take_counters
 from ..shakedrop.draws import Scaling
@@ -36,7 +37,7 @@ def shakedrop_bn_shortcut_fwd(
     """``shortcut(x) + (b + α − bα) · BN(h)``, channels_last, and if asked for its moments [2, C] (else empty)."""
     h, x = _channels_last(h), _channels_last(x)
     out = torch.empty_like(h, memory_format=torch.channels_last)
-    tensors = (h, x, statistics, _dense(weight), _dense(bias), out)
+    tensors = (h, x, *without_gaps(statistics, weight, bias), out)
     arguments = scaling_arguments(scaling)
     pool = x.shape[2:] != h.shape[2:]
     if with_moments:
@@ -88,6 +89,7 @@ def shakedrop_bn_shortcut_bwd(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of h, weight, bias (empty without a weight) and of a pooled x of ``in_shape`` (empty for None)."""
     grad, h = _channels_last(grad), _channels_last(h)
+    statistics, weight, _ = without_gaps(statistics, weight, None)
     grad_h = torch.empty_like(h, memory_format=torch.channels_last)
     grad_x = h.new_empty(0)
     if in_shape is not None:
@@ -100,7 +102,7 @@ def shakedrop_bn_shortcut_bwd(
             grad,
             h,
             statistics,
-            _dense(weight),
+            weight,
             sums,
             sums_x,
             grad_h,
@@ -192,7 +194,3 @@ def moments_tile(channels: int, level: int, device: torch.device) -> dict[str, i
 
 def _channels_last(tensor: Tensor) -> Tensor:
     return tensor.contiguous(memory_format=torch.channels_last)
-
-
-def _dense(vector: Tensor | None) -> Tensor | None:
-    return vector if vector is None else vector.contiguous()

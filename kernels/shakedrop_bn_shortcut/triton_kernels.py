@@ -100,7 +100,7 @@ def shakedrop_bn_shortcut_fwd_kernel(
     in_height,
     in_width,
     keep,
-    stream,
+    draw_stream,
     LEVEL: tl.constexpr,
     KEEP_BATCH: tl.constexpr,
     POOL: tl.constexpr,
@@ -139,7 +139,7 @@ def shakedrop_bn_shortcut_fwd_kernel(
         shift += tl.load(bias_ptr + channels, mask=used, other=0.0).to(tl.float32)
     tl.static_assert(LEVEL != PIXEL or STEPS == 1)
     block = draw_block(first, channels, n_channels, LEVEL)
-    factor = coefficient(seed_ptr, step_ptr, indices_ptr, sample, block, keep, stream, False, LEVEL, KEEP_BATCH)
+    factor = coefficient(seed_ptr, step_ptr, indices_ptr, sample, block, keep, draw_stream, False, LEVEL, KEEP_BATCH)
     for i in tl.static_range(STEPS):
         pixel = first + i * pixels
         out = shortcuts[i].to(tl.float32) + factor * ((hs[i].to(tl.float32) - mean) * scale + shift)
@@ -167,7 +167,7 @@ def shakedrop_bn_shortcut_bwd_sums_kernel(
     true_channels,
     first_counter,
     keep,
-    stream,
+    draw_stream,
     LEVEL: tl.constexpr,
     KEEP_BATCH: tl.constexpr,
     GROUP: tl.constexpr,
@@ -191,7 +191,9 @@ def shakedrop_bn_shortcut_bwd_sums_kernel(
         image = sample.to(tl.int64) * n_pixels * n_channels
         if LEVEL != PIXEL:
             block = draw_block(chunk, channels, n_channels, LEVEL)
-            factor = coefficient(seed_ptr, step_ptr, indices_ptr, sample, block, keep, stream, True, LEVEL, KEEP_BATCH)
+            factor = coefficient(
+                seed_ptr, step_ptr, indices_ptr, sample, block, keep, draw_stream, True, LEVEL, KEEP_BATCH
+            )
         for start in tl.range(0, CHUNK, BLOCK_P):
             pixel = (chunk * CHUNK + start + tl.arange(0, BLOCK_P))[:, None]
             ok = (pixel < n_pixels) & channel_ok
@@ -200,7 +202,9 @@ def shakedrop_bn_shortcut_bwd_sums_kernel(
             h = tl.load(h_ptr + image + offsets, mask=ok, other=0.0).to(tl.float32)
             if LEVEL == PIXEL:
                 block = draw_block(pixel, channels, n_channels, LEVEL)
-                g *= coefficient(seed_ptr, step_ptr, indices_ptr, sample, block, keep, stream, True, LEVEL, KEEP_BATCH)
+                g *= coefficient(
+                    seed_ptr, step_ptr, indices_ptr, sample, block, keep, draw_stream, True, LEVEL, KEEP_BATCH
+                )
             else:
                 g *= factor
             sums += g
@@ -241,7 +245,7 @@ def shakedrop_bn_shortcut_bwd_kernel(
     in_height,
     in_width,
     keep,
-    stream,
+    draw_stream,
     LEVEL: tl.constexpr,
     KEEP_BATCH: tl.constexpr,
     BY_BATCH: tl.constexpr,
@@ -278,7 +282,7 @@ def shakedrop_bn_shortcut_bwd_kernel(
         scale = scale * tl.load(weight_ptr + channels, mask=used, other=0.0).to(tl.float32)
     tl.static_assert(LEVEL != PIXEL or STEPS == 1)
     block = draw_block(first, channels, n_channels, LEVEL)
-    factor = coefficient(seed_ptr, step_ptr, indices_ptr, sample, block, keep, stream, True, LEVEL, KEEP_BATCH)
+    factor = coefficient(seed_ptr, step_ptr, indices_ptr, sample, block, keep, draw_stream, True, LEVEL, KEEP_BATCH)
     for i in tl.static_range(STEPS):
         pixel = first + i * pixels
         ok = used & (pixel < n_pixels)

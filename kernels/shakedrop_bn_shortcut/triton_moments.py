@@ -40,7 +40,7 @@ def shakedrop_bn_shortcut_fwd_stats_kernel(
     samples,
     first_counter,
     keep,
-    stream,
+    draw_stream,
     LEVEL: tl.constexpr,
     KEEP_BATCH: tl.constexpr,
     POOL: tl.constexpr,
@@ -76,7 +76,9 @@ def shakedrop_bn_shortcut_fwd_stats_kernel(
         source_ptr = x_ptr + sample.to(tl.int64) * in_height * in_width * in_channels
         if LEVEL != PIXEL:
             block = draw_block(chunk, channels, n_channels, LEVEL)
-            factor = coefficient(seed_ptr, step_ptr, indices_ptr, sample, block, keep, stream, False, LEVEL, KEEP_BATCH)
+            factor = coefficient(
+                seed_ptr, step_ptr, indices_ptr, sample, block, keep, draw_stream, False, LEVEL, KEEP_BATCH
+            )
         for start in tl.range(0, CHUNK, BLOCK_P):
             pixel = (chunk * CHUNK + start + tl.arange(0, BLOCK_P))[:, None]
             present = pixel < n_pixels
@@ -92,7 +94,7 @@ def shakedrop_bn_shortcut_fwd_stats_kernel(
             if LEVEL == PIXEL:
                 block = draw_block(pixel, channels, n_channels, LEVEL)
                 branch *= coefficient(
-                    seed_ptr, step_ptr, indices_ptr, sample, block, keep, stream, False, LEVEL, KEEP_BATCH
+                    seed_ptr, step_ptr, indices_ptr, sample, block, keep, draw_stream, False, LEVEL, KEEP_BATCH
                 )
             else:
                 branch *= factor

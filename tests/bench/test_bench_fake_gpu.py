@@ -81,9 +81,11 @@ def test_seconds_a_call(gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_row_of_the_tuner(gpu: FakeGpu) -> None:
-    for seconds in (1e-6, 3e-4, 0.5):
+    for seconds, calls in ((1e-6, 200), (3e-4, 7), (0.5, 1)):
+        before = gpu.calls
         assert seconds_a_step(lambda seconds=seconds: gpu.work(seconds)) == pytest.approx(seconds)
-    assert gpu.replays == 3 * 8
+        assert gpu.calls - before == 2 + 1 + calls  # to compile, in a graph of its own, in that which is timed
+    assert gpu.replays == 3 * (3 + 8)
 
 
 def test_a_graph_of_an_op(gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch) -> None:

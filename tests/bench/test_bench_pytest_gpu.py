@@ -92,8 +92,10 @@ def test_the_widest_beginning(folder: Path) -> None:
         "import pytest\n"
         "@pytest.mark.parametrize('number', [1, 2])\ndef test_c(number): pass\n"
         "@pytest.mark.parametrize('backend_name', ['torch', 'triton'])\ndef test_d(backend_name): pass\n"
+        "@pytest.mark.slow\ndef test_slow(): pass\n"
         "def test_e(): pass\n"
     )
+    (folder / "pytest.ini").write_text("[pytest]\nmarkers = slow: takes long\n")
     (folder / "test_it.py").unlink()
     done = subprocess.run(
         command("-p", "no:xdist", "--widest-first", "--collect-only"),
@@ -103,7 +105,7 @@ def test_the_widest_beginning(folder: Path) -> None:
         text=True,
     )
     order = [line.partition("::test_")[2] for line in done.stdout.splitlines() if "::" in line]
-    assert order == ["a", "b", "c[1]", "d[triton]", "e", "c[2]", "d[torch]"]
+    assert order == ["a", "b", "c[1]", "d[triton]", "e", "c[2]", "d[torch]", "slow"]
 
 
 def _environment() -> dict[str, str]:

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 import torch
 
-from bench import record
+from bench import record, render
 from bench.measure import measure_rates, quantiles
 from bench.ops_verdicts import WANTED, verdict_name
 from bench.record import Recorder, merge, sessions
-from bench.render import step_table
+from bench.render import op_table, op_times, step_table
 from bench.targets import Outcome, Target, judge, load_results, shortfall_table
 
 GPU = {"name": "NVIDIA H200", "cuda": "13.0", "cudnn": 91000}
@@ -176,3 +176,63 @@ def test_table_of_steps() -> None:
         "| `wrn16_8` | SGD, 512 | torch eager | 100,000 | 1.25 (1.00 … 1.50) | 1.60 | 1,234 | 2.00 | 80 "
         "| NVIDIA H200 |",
     ]
+
+
+def timed_row(op: str, case: str, implementation: str, seconds: float, **figures: Any) -> dict[str, Any]:
+    return {
+        "name": f"{op} {case} | {implementation}",
+        "op": op,
+        "case": case,
+        "implementation": implementation,
+        "median_seconds": seconds,
+        "quantile_20_seconds": 0.9 * seconds,
+        "quantile_80_seconds": 1.2 * seconds,
+        "peak_memory_bytes": 12_345_678,
+        "gigabytes_per_second": 3210.4,
+        "teraflops_per_second": 0.0004,
+        "roofline_percent": 81.26,
+        **figures,
+    }
+
+
+OPS = [
+    timed_row("conv2d_stats", "a", "cifarfast", 1e-5),
+    timed_row("conv2d_stats", "b", "cifarfast", 1.25e-3, peak_memory_bytes=None),
+    timed_row("batch_norm_act", "a", "cifarfast", 2e-5),
+    timed_row("conv2d_stats", "a", "torch eager", 2e-5),
+    timed_row("conv2d_stats", "a", "library", 9e-6, library="cuDNN convolution alone"),
+    timed_row("conv2d_stats", "a", "torch.compile", 1.5e-5),
+    timed_row("conv2d_stats", "a", "cifarfast kernels", 2e-5),
+    {"name": "roofline", "bytes_per_second": 4e12},
+    {"name": "verdict | conv2d_stats a | x", "op": "conv2d_stats", "case": "a", "value": 1.0},
+]
+
+
+def test_table_of_ops() -> None:
+    """Ours by op, from all sessions on a device, beside what was measured for the same case."""
+    sessions = [{"environment": {"gpu": GPU}, "rows": rows} for rows in (OPS[:3], OPS[3:])]
+    _, _, *lines = op_table(sessions).splitlines()
+    figures = "3,210 | < 0.001 | 81.3"
+    assert lines == [
+        f"| `batch_norm_act` | a | 20 (18 … 24) | {figures} | 12.3 | – | – | – | NVIDIA H200 |",
+        f"| `conv2d_stats` | a | 10 (9 … 12) | {figures} | 12.3 "
+        "| 2.00 | 1.50 | 0.90, convolution alone | NVIDIA H200 |",
+        f"| `conv2d_stats` | b | 1,250 (1,125 … 1,500) | {figures} | – | – | – | – | NVIDIA H200 |",
+        f"| `conv2d_stats` | a, own kernels | 20 (18 … 24) | {figures} | 12.3 "
+        "| 1.00 | 0.75 | 0.45, convolution alone | NVIDIA H200 |",
+    ]
+
+
+def test_ops_on_a_cpu_are_folded_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(render, "RESULTS", tmp_path)
+    assert op_times() == ""
+    environments = {"cpu": {"gpu": None, "cpu": "A CPU"}, "nvidia-h200": {"gpu": GPU}}
+    for folder, environment in environments.items():
+        (tmp_path / folder).mkdir()
+        document = {"environment": environment, "rows": OPS}
+        (tmp_path / folder / "ops.json").write_text(json.dumps(document), encoding="utf-8")
+        table, fold, rest = op_times().partition("<details>")
+        assert fold
+        rows = [line.split(" | ")[:2] for line in rest.splitlines() if line.endswith("| A CPU |")]
+        assert rows == [["| `batch_norm_act`", "a"], ["| `conv2d_stats`", "a"]]
+        assert table.count("| NVIDIA H200 |") == (4 if folder == "nvidia-h200" else 0)

@@ -133,7 +133,7 @@ struct Case {
     out_bytes = batch * job.out_height * job.out_width * job.out_channels * (job.dtype == kFloat32 ? 4 : 2);
     job.images = images.get();
     job.labels = labels.get();
-    job.indices = indices.get();
+    job.indices = job.batch_key = indices.get();
     job.epoch = epoch.get();
     job.pool = job.pool_size ? pool.get() : nullptr;
     job.rows = rows.get();

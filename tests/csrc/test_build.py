@@ -99,6 +99,26 @@ print(_build.status().reason)
 """
 
 
+def test_an_installed_extension_of_other_sources_is_not_taken(checkout: Path, tmp_path: Path) -> None:
+    """Once imported, Python would give out the old one in the new one's place."""
+    installed = checkout / "cifarfast" / f"_C{_build.SUFFIX}"
+    code = "from cifarfast import _build; module = _build.load(); print(module.source_hash, module.__file__)"
+    environment = {"CIFARFAST_CACHE_DIR": str(tmp_path), "CIFARFAST_BUILD_CUDA": "0"}
+    old = run_python(code, **environment).stdout.split()
+    shutil.copy(old[1], installed)
+    assert run_python(code, **environment).stdout.split() == [old[0], str(installed)]
+    header = checkout / "csrc" / "cast.h"
+    text = header.read_text()
+    header.write_text(text + "// changed\n")
+    try:
+        new = run_python(code, **environment)
+        assert new.returncode == 0, new.stderr
+        assert new.stdout.split()[0] == _build.source_hash(checkout / "csrc") != old[0]
+    finally:
+        installed.unlink()
+        header.write_text(text)
+
+
 def test_without_a_compiler_plain_torch_takes_over_with_one_line(tmp_path):
     done = run_python(AUGMENT, CIFARFAST_CACHE_DIR=str(tmp_path), CXX="/nonexistent/g++")
     assert done.returncode == 0, done.stderr

@@ -98,27 +98,27 @@ SMALL = {
     "shared relu": (shared_relu, (3, 8, 7, 6), {"conv2d_bn_act": 2}),
     "pooling": (lambda: nn.Sequential(*conv_bn_relu(8, 8), nn.MaxPool2d(2)), (2, 8, 9, 8), {"max_pool_bn_act": 1}),
     "pre-activation": (PreActivation, (2, 8, 6, 6), {"batch_norm_act": 1, "conv2d_bn_act": 1}),
-    "functional": (Functional, (2, 8, 6, 6), {}),
+    "functional": (Functional, (2, 8, 6, 6), {"conv2d_bn_act": 1}),
     "functional block": (FunctionalBlock, (2, 8, 6, 6), {"conv2d_bn_act": 2}),
     "used elsewhere": (UsedElsewhere, (2, 8, 4, 4), {}),
     "loss inside": (Classifier, (7, 8, 5, 5), {"conv2d_bn_act": 1, "cross_entropy": 1}),
 }
 _IMAGES = (8, 3, 64, 64)
 LARGE = {
-    "torchvision resnet18": (torchvision_model("resnet18"), _IMAGES, {"batch_norm_act": 1, "conv2d_bn_act": 16}),
-    "timm resnet26": (timm_model("resnet26"), _IMAGES, {"batch_norm_act": 1, "conv2d_bn_act": 24}),
+    "torchvision resnet18": (torchvision_model("resnet18"), _IMAGES, {"batch_norm_act": 1, "conv2d_bn_act": 19}),
+    "timm resnet26": (timm_model("resnet26"), _IMAGES, {"batch_norm_act": 1, "conv2d_bn_act": 28}),
     "timm resnetv2_18": (timm_model("resnetv2_18"), _IMAGES, {"batch_norm_act": 9, "conv2d_bn_act": 8}),
 }
 SLOW = {
-    "timm resnet18d": (timm_model("resnet18d"), _IMAGES, {"batch_norm_act": 2, "conv2d_bn_act": 17}),
+    "timm resnet18d": (timm_model("resnet18d"), _IMAGES, {"batch_norm_act": 2, "conv2d_bn_act": 20}),
     "torchvision vgg11_bn": (
         torchvision_model("vgg11_bn", dropout=0.0),
         (4, 3, 32, 32),
         {"max_pool_bn_act": 5, "batch_norm_act": 3},
     ),
-    "torchvision resnet50": (torchvision_model("resnet50"), _IMAGES, {"batch_norm_act": 1, "conv2d_bn_act": 48}),
+    "torchvision resnet50": (torchvision_model("resnet50"), _IMAGES, {"batch_norm_act": 1, "conv2d_bn_act": 52}),
     "timm densenet121": (timm_model("densenet121"), _IMAGES, {"batch_norm_act": 63, "conv2d_bn_act": 58}),
-    "timm efficientnet_b0": (timm_model("efficientnet_b0"), _IMAGES, {"batch_norm_act": 17, "conv2d_bn_act": 16}),
+    "timm efficientnet_b0": (timm_model("efficientnet_b0"), _IMAGES, {"batch_norm_act": 17, "conv2d_bn_act": 32}),
 }
 MODELS = {**SMALL, **LARGE, **SLOW}
 

@@ -188,6 +188,8 @@ WRONG = {
     "no statistics in eval": (_arguments(running_mean=None, running_var=None, training=False), "running_mean"),
     "momentum": (_arguments(momentum=1.5), "momentum"),
     "act": (_arguments(act="swish"), "act"),
+    "sparse a": (_arguments(a=torch.zeros(2, 3, 4, 4).to_sparse()), "a"),
+    "sparse b": (_arguments(b=torch.zeros(2, 3, 4, 4).to_sparse()), "b"),
 }
 
 

@@ -143,6 +143,21 @@ def test_relu_mask_is_that_of_the_rounded_output(spec: OpSpec, backend_name: str
         assert not any(gradient.any() for gradient in gradients)
 
 
+def test_relu_masks_an_infinite_gradient(spec: OpSpec, backend_name: str, implementation: str) -> None:
+    values = torch.tensor([-1.0, 1.0, 2.0, -2.0], device=implementation).view(4, 1, 1, 1)
+    cotangent = torch.tensor([torch.inf, 1.0, 1.0, -torch.inf], device=implementation).view_as(values)
+    statistics = torch.tensor([[0.0], [0.0], [1.0]], device=implementation)
+    weight = torch.ones(1, device=implementation)
+    for residual in (None, torch.zeros_like(values).requires_grad_()):
+        x, bias = values.clone().requires_grad_(), torch.zeros(1, device=implementation, requires_grad=True)
+        y = torch.ops.cifarfast.batch_norm_act(x, statistics, weight, bias, residual, False, "relu", 0.0)
+        leaves = [x, bias] if residual is None else [x, bias, residual]
+        dx, d_bias, *d_residual = torch.autograd.grad(y, leaves, cotangent)
+        for gradient in (dx, *d_residual):
+            assert gradient.flatten().tolist() == [0.0, 1.0, 1.0, 0.0]
+        assert d_bias.item() == 2.0
+
+
 @pytest.mark.parametrize(("act", "extra"), [("identity", 0), ("relu", 1), ("silu", 1)])
 def test_backward_keeps_little(act: str, extra: int, spec: OpSpec, backend_name: str, implementation: str) -> None:
     inputs = _draw(implementation, 2, 8, 4, 4, act=act)
@@ -285,6 +300,12 @@ WRONG = {
     "momentum": (_arguments(momentum=1.5), "momentum"),
     "eps": (_arguments(eps=-1.0), "eps"),
     "act": (_arguments(act="swish"), "act"),
+    "sparse x": (_arguments(x=torch.zeros(2, 3, 4, 4).to_sparse()), "x"),
+    "sparse residual": (_arguments(residual=torch.zeros(2, 3, 4, 4).to_sparse()), "residual"),
+    "sparse weight": (_arguments(weight=torch.ones(3).to_sparse()), "weight"),
+    "sparse mean": (_arguments(running_mean=torch.ones(3).to_sparse()), "running_mean"),
+    "sparse count": (_arguments(num_batches_tracked=torch.tensor(1).to_sparse()), "num_batches_tracked"),
+    "sparse indices": (_arguments(indices=torch.arange(2).to_sparse()), "indices"),
     "slope": (_arguments(negative_slope=-0.1), "negative_slope"),
 }
 
@@ -294,3 +315,12 @@ def test_mistakes_name_the_argument(mistake: str) -> None:
     arguments, name = WRONG[mistake]
     with pytest.raises(ValueError, match=rf"^{name} "):
         batch_norm_act(**arguments)
+
+
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="no oneDNN")
+@pytest.mark.parametrize("name", ["x", "residual"])
+def test_layout_of_onednn(name: str) -> None:
+    with pytest.raises(
+        ValueError, match=rf"^{name} must be a dense tensor \(layout torch.strided\), got torch._mkldnn"
+    ):
+        batch_norm_act(**_arguments(**{name: torch.zeros(2, 3, 4, 4).to_mkldnn()}))

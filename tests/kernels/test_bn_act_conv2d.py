@@ -15,6 +15,8 @@ from cifarfast.kernels import (
     conv2d_stats,
     fork_bn_act_conv2d_stats,
 )
+from cifarfast.kernels.batch_norm_act.cases import with_gaps
+from cifarfast.kernels.check import assert_matches
 from cifarfast.kernels.spec import Maker, OpSpec
 
 SETTINGS = settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -164,6 +166,12 @@ def test_fork_compiles_fullgraph(spec: OpSpec, backend_name: str, implementation
     )
 
 
+@pytest.mark.usefixtures("poisoned_memory")
+@pytest.mark.parametrize("sample", ["3x3", "stride 2", "eval"])
+def test_parameters_with_gaps(sample: str, spec: OpSpec, backend_name: str, implementation: str) -> None:
+    assert_matches(spec, with_gaps(spec.cases[sample])(Maker(torch.float32, implementation)))
+
+
 def test_padded_pixels_are_zero(spec: OpSpec, backend_name: str, implementation: str) -> None:
     inputs = _draw(0, implementation)
     inputs["bias"] = torch.full_like(inputs["bias"], 50.0)
@@ -243,6 +251,9 @@ WRONG = {
     "one statistic": (_arguments(statistics=(ROW,), training=True), "statistics"),
     "shape of statistics": (_arguments(statistics=(ROW, torch.zeros(16)), training=True), "statistics"),
     "dtype of statistics": (_arguments(statistics=(ROW, ROW.half()), training=True), "statistics"),
+    "layout of statistics": (_arguments(statistics=(ROW, ROW.to_sparse()), training=True), "statistics"),
+    "sparse x": (_arguments(x=torch.zeros(2, 8, 5, 5).to_sparse()), "x"),
+    "sparse conv_weight": (_arguments(conv_weight=torch.zeros(16, 8, 3, 3).to_sparse()), "conv_weight"),
 }
 
 

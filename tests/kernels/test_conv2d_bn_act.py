@@ -8,6 +8,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from cifarfast.kernels import ConvBNAct2d, conv2d_bn_act
+from cifarfast.kernels.batch_norm_act.cases import with_gaps
+from cifarfast.kernels.check import assert_matches
 from cifarfast.kernels.conv_bn_act.cases import running_statistics
 from cifarfast.kernels.spec import Maker, OpSpec
 
@@ -77,6 +79,16 @@ def test_opcheck_of_the_other_ops(spec: OpSpec, backend_name: str, implementatio
     moments = torch.stack([inputs["running_mean"], inputs["running_var"]])
     buffers = (inputs["running_mean"].clone(), inputs["running_var"].clone(), count)
     torch.library.opcheck(torch.ops.cifarfast.moments_statistics.default, (moments, *buffers, 40, None, 1e-5))
+
+
+@pytest.mark.usefixtures("poisoned_memory")
+@pytest.mark.parametrize("sample", ["3x3", "residual silu stride 2", "eval"])
+def test_parameters_with_gaps(sample: str, spec: OpSpec, backend_name: str, implementation: str) -> None:
+    case = spec.cases[sample]
+    assert_matches(spec, with_gaps(case)(Maker(torch.float32, implementation)))
+    with torch.no_grad():  # in eval the batch norm is folded
+        found, expected = (conv2d_bn_act(**c(Maker(torch.float32, implementation))) for c in (with_gaps(case), case))
+    torch.testing.assert_close(found, expected)
 
 
 @pytest.mark.parametrize("name", ["x", "conv_weight", "weight", "bias", "residual"])
@@ -156,6 +168,9 @@ WRONG = {
     "stride": (_arguments(stride=0), "stride"),
     "residual of the input": (_arguments(residual=torch.zeros(2, 8, 5, 5)), "residual"),
     "residual's dtype": (_arguments(residual=torch.zeros(2, 16, 3, 3, dtype=torch.float16)), "residual"),
+    "sparse x": (_arguments(x=torch.zeros(2, 8, 5, 5).to_sparse()), "x"),
+    "sparse conv_weight": (_arguments(conv_weight=torch.zeros(16, 8, 3, 3).to_sparse()), "conv_weight"),
+    "sparse residual": (_arguments(residual=torch.zeros(2, 16, 3, 3).to_sparse()), "residual"),
 }
 
 
@@ -164,3 +179,26 @@ def test_mistakes_name_the_argument(mistake: str) -> None:
     arguments, name = WRONG[mistake]
     with pytest.raises(ValueError, match=rf"^{name} "):
         conv2d_bn_act(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"residual": torch.zeros(2, 8, 5, 5)},
+            r"residual must have the shape of the convolution's result \[2, 16, 3, 3\], got \[2, 8, 5, 5\]",
+        ),
+        (
+            {"x": torch.zeros(1, 8, 3, 3), "training": True},
+            r"x must give the convolution's result more than one value per channel in training, "
+            r"got \[1, 16, 1, 1\] of x \[1, 8, 3, 3\]",
+        ),
+        (
+            {"running_var": torch.zeros(8)},
+            r"running_var must be \[16\] for the convolution's result \[2, 16, 3, 3\], got \[8\]",
+        ),
+    ],
+)
+def test_mistakes_are_those_of_the_result(changes: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=rf"^{message}$"):
+        conv2d_bn_act(**_arguments(**changes))

@@ -83,6 +83,26 @@ def test_statistics_over_groups_of_tiles(
     torch.testing.assert_close(var.double(), wide.var(dim=(0, 2, 3), correction=0), rtol=2e-6, atol=0)
 
 
+@pytest.mark.parametrize("operand", ["x", "weight", "dy"])
+def test_an_operand_that_no_descriptor_can_describe(
+    operand: str, spec: OpSpec, backend_name: str, implementation: str
+) -> None:
+    """A view that begins at its storage's second element, 2 bytes past what a tensor descriptor needs."""
+    make = Maker(torch.bfloat16, implementation)
+    inputs = spec.cases["boxes"](make)
+    tensors = {"x": inputs["x"], "weight": inputs["weight"], "dy": make.randn(2, 8, 8, 24).permute(0, 3, 1, 2)}
+    moved = tensors[operand]
+    view = moved.new_zeros(moved.numel() + 1).as_strided(moved.shape, moved.stride(), 1).copy_(moved)
+    assert view.data_ptr() % 16
+
+    def results(x: torch.Tensor, weight: torch.Tensor, dy: torch.Tensor) -> list[torch.Tensor]:
+        forward = torch.ops.cifarfast.conv2d_stats(x, weight, 1, 1)
+        return [*forward, *torch.ops.cifarfast.conv2d_backward(dy, x, weight, 1, 1, True, True)]
+
+    for result, expected in zip(results(**{**tensors, operand: view}), results(**tensors), strict=True):
+        torch.testing.assert_close(result, expected, rtol=0.01, atol=0.01)
+
+
 def test_gradient_only_where_needed(spec: OpSpec, backend_name: str, implementation: str) -> None:
     make = Maker(torch.float32, implementation)
     x, weight = make.randn(2, 8, 3, 3), make.randn(8, 8, 3, 3)
@@ -137,6 +157,22 @@ def test_depth_fits_the_channels(channels: int, depth: int) -> None:
 def test_fp32_gets_smaller_tiles_without_descriptors() -> None:
     tiling = fit(ROW, "fwd", 128, (128, 32, 32), torch.float32, descriptors=False)
     assert (tiling.pixels, tiling.channels, tiling.depth, tiling.box) == (64, 64, 32, (1, 1, 64))
+
+
+def test_a_costly_activation_gets_registers() -> None:
+    def fitted(kernel: str, act: str, **changes: int) -> tuple[int, int | None]:
+        row = {**ROW, **changes}
+        tiling = fit(row, kernel, 512, (128, 32, 32), torch.bfloat16, descriptors=True, act=act)
+        return tiling.pixels, tiling.max_registers
+
+    for act in ("identity", "relu", "leaky_relu"):
+        assert fitted("dgrad", act) == (128, None)
+    assert fitted("dgrad", "gelu") == (64, 255)  # of the result: 128 channels
+    assert fitted("dgrad", "gelu", channels=64) == (128, 255)
+    assert fitted("fwd", "silu") == (128, 255)  # of the operand: 64 channels
+    assert fitted("fwd", "silu", depth=128) == (64, 255)
+    assert fitted("dgrad", "tanh", channels=256) == (64, 255)
+    assert fitted("dgrad", "tanh", warps=16) == (128, 128)
 
 
 def test_a_convolution_without_wgmma_is_a_problem() -> None:

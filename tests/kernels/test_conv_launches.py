@@ -6,6 +6,7 @@ The kernels are stubs that are counted; what torch runs beside them is in the pr
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from itertools import product
 from typing import Any
 
 import pytest
@@ -18,7 +19,9 @@ from cifarfast.kernels import (
     conv2d_bn_act,
     conv2d_stats,
     fork_bn_act_conv2d_stats,
+    tuning,
 )
+from cifarfast.kernels.spec import all_specs
 
 pytest.importorskip("triton")
 
@@ -125,6 +128,20 @@ def test_launches_of_conv2d_bn_act(launched: Counter[str]) -> None:
     norm = ("batch_norm_act_bwd_sums_kernel", "batch_norm_act_bwd_kernel")
     assert launched == dict.fromkeys((*norm, "conv_dgrad_kernel", "conv_wgrad_kernel", "conv_wgrad_reduce_kernel"), 1)
     assert not torch_launches(profile)
+
+
+def test_costly_kernels_are_in_the_compile_report() -> None:
+    builds = next(spec for spec in all_specs() if spec.name == "bn_act_conv2d").kernels()
+    for arch in tuning.MODELS:
+        forward, dgrad, wgrad = (
+            [build.constexprs for build in builds if build.kernel.__name__ == kernel and build.archs == (arch,)]
+            for kernel in ("conv_fwd_kernel", "conv_dgrad_kernel", "conv_wgrad_kernel")
+        )
+        assert {settings["ACT"] for settings in forward} == {"relu", "silu", "tanh", "gelu"}
+        assert {(settings["ACT"], settings["FROZEN"]) for settings in dgrad} == set(product(("relu", "gelu"), (0, 1)))
+        assert {settings["ACT"] for settings in wgrad} == {"relu", "silu"}
+        for settings in (forward, dgrad, wgrad):
+            assert {one["KERNEL_W"] for one in settings} == {1, 3}
 
 
 def test_a_torch_op_beside_the_kernels_is_noticed(launched: Counter[str]) -> None:

@@ -74,10 +74,50 @@ def test_ignored_labels_equal_torchs(
     torchs = F.cross_entropy(logits, labels, ignore_index=ignored, **options)
     torch.testing.assert_close(ours, torchs, rtol=2e-6, atol=2e-6, equal_nan=True)
     (gradient,) = torch.autograd.grad(ours.sum(), logits)
-    assert not gradient[labels == ignored].nan_to_num().any()
-    if ours.isfinite().all():
-        (expected,) = torch.autograd.grad(torchs.sum(), logits)
-        torch.testing.assert_close(gradient, expected, rtol=1e-5, atol=4e-6)
+    assert (gradient[labels == ignored] == 0).all()
+    (expected,) = torch.autograd.grad(torchs.sum(), logits)
+    torch.testing.assert_close(gradient, expected, rtol=1e-5, atol=4e-6)
+
+
+@SETTINGS
+@given(**SIZES, epsilon=EPSILON, reduction=REDUCTION, weighted=st.booleans(), gamma=st.sampled_from([0.0, 2.0]))
+def test_ignored_labels_of_two_count_by_themselves(
+    n: int,
+    c: int,
+    seed: int,
+    epsilon: float,
+    reduction: str,
+    weighted: bool,
+    gamma: float,
+    spec: OpSpec,
+    backend_name: str,
+    implementation: str,
+) -> None:
+    logits, labels, labels_b, lam, weight = _draw(n, c, seed, implementation)
+    labels[::2], labels_b[::3] = -100, -100
+    options = {"weight": weight if weighted else None, "label_smoothing": epsilon, "focal_gamma": gamma}
+    ours = cross_entropy(logits, labels, labels_b, lam, reduction=reduction, **options)
+    parts, weights = [], []
+    for label, share in ((labels, lam), (labels_b, 1 - lam)):
+        kept = label != -100
+        part = cross_entropy(logits, label.where(kept, 0), reduction="none", **options)
+        parts.append(torch.where(kept, share * part, 0))
+        weights.append(share * kept * (weight[label.where(kept, 0)] if weighted else 1))
+    expected = sum(parts)
+    if reduction != "none":
+        expected = expected.sum() / (sum(weights).sum() if reduction == "mean" else 1)
+    torch.testing.assert_close(ours, expected, rtol=4e-6, atol=4e-6, equal_nan=True)
+    if sum(weights).sum() > 0:
+        gradients = [torch.autograd.grad(value.sum(), logits, retain_graph=True)[0] for value in (ours, expected)]
+        torch.testing.assert_close(*gradients, rtol=2e-5, atol=8e-6)
+
+
+def test_soft_labels_and_ignore_index(spec: OpSpec, backend_name: str, implementation: str) -> None:
+    logits = torch.randn(4, 5, device=implementation)
+    labels = torch.rand(4, 5, device=implementation)
+    for ignored in (-100, -1):
+        loss = cross_entropy(logits, labels, ignore_index=ignored)
+        torch.testing.assert_close(loss, F.cross_entropy(logits, labels, ignore_index=ignored))
 
 
 @SETTINGS
@@ -129,7 +169,7 @@ def test_impossible_classes(spec: OpSpec, backend_name: str, implementation: str
         assert (gradient[logits.isinf()] == 0).all()
 
 
-@pytest.mark.parametrize("label", [-1, -100, 10, 2**40])
+@pytest.mark.parametrize("label", [-1, -101, 10, 2**40])
 def test_label_out_of_range_makes_its_sample_nan(
     label: int, spec: OpSpec, backend_name: str, implementation: str
 ) -> None:
@@ -144,14 +184,16 @@ def test_label_out_of_range_makes_its_sample_nan(
     assert gradient.isnan().any(dim=1).tolist() == [False, False, True, False, False]
 
 
-@pytest.mark.parametrize("label", [-1, -100, 10])
+@pytest.mark.parametrize("label", [-1, -101, 10])
 def test_label_out_of_range_raises(
     label: int, spec: OpSpec, backend_name: str, implementation: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(DEBUG_VARIABLE, "1")
-    labels = torch.tensor([0, label], device=implementation)
-    with pytest.raises(ValueError, match=rf"labels must lie in \[0, 10\).*{label}"):
-        cross_entropy(torch.zeros(2, 10, device=implementation), labels)
+    labels = torch.tensor([0, -100, label], device=implementation)
+    with pytest.raises(ValueError, match=rf"labels must lie in \[0, 10\) or be ignore_index -100, got {label}$"):
+        cross_entropy(torch.zeros(3, 10, device=implementation), labels)
+    with pytest.raises(ValueError, match=r"labels must lie in \[0, 10\) or be ignore_index 3, got -100$"):
+        cross_entropy(torch.zeros(3, 10, device=implementation), labels, ignore_index=3)
 
 
 def test_second_derivative(spec: OpSpec, backend_name: str, implementation: str) -> None:
@@ -196,14 +238,15 @@ WRONG = {
     "two soft": (_arguments(labels=torch.zeros(4, 10), labels_b=torch.zeros(4, 10), lam=HALF), "labels_b"),
     "weight shape": (_arguments(weight=torch.ones(4)), "weight"),
     "weight dtype": (_arguments(weight=torch.ones(10, dtype=torch.int64)), "weight"),
+    "sparse logits": (_arguments(logits=torch.zeros(4, 10).to_sparse()), "logits"),
+    "sparse labels": (_arguments(labels=torch.zeros(4, dtype=torch.int64).to_sparse()), "labels"),
+    "sparse weight": (_arguments(weight=torch.ones(10).to_sparse()), "weight"),
     "smoothing": (_arguments(label_smoothing=1.5), "label_smoothing"),
     "gamma": (_arguments(focal_gamma=-1.0), "focal_gamma"),
     "reduction": (_arguments(reduction="avg"), "reduction"),
-    "ignored of two": (
-        _arguments(labels_b=torch.zeros(4, dtype=torch.int64), lam=HALF, ignore_index=-1),
-        "ignore_index",
-    ),
-    "ignored soft": (_arguments(labels=torch.zeros(4, 10), ignore_index=-1), "ignore_index"),
+    "ignored soft": (_arguments(labels=torch.zeros(4, 10), ignore_index=2), "ignore_index"),
+    "label": (_arguments(labels=torch.full((4,), 10)), "labels"),
+    "second label": (_arguments(labels_b=torch.full((4,), -1), lam=HALF), "labels_b"),
 }
 
 
@@ -215,13 +258,15 @@ def test_mistakes_name_the_argument(mistake: str) -> None:
 
 
 def test_module_mirrors_torch() -> None:
-    weight = torch.rand(10)
-    ours, torchs = CrossEntropyLoss(weight, label_smoothing=0.1), torch.nn.CrossEntropyLoss(weight, label_smoothing=0.1)
-    assert ours.state_dict().keys() == torchs.state_dict().keys()
+    options = {"weight": torch.rand(10), "label_smoothing": 0.1}
+    logits, labels = torch.randn(6, 10), torch.tensor([0, -100, 3, 9, 3, 7])
+    for more in ({}, {"ignore_index": 3}, {"reduction": "sum"}):
+        ours, torchs = CrossEntropyLoss(**options, **more), torch.nn.CrossEntropyLoss(**options, **more)
+        assert ours.state_dict().keys() == torchs.state_dict().keys()
+        target = labels.abs() % 10 if more.get("ignore_index") else labels
+        torch.testing.assert_close(ours(logits, target), torchs(logits, target))
     assert not CrossEntropyLoss().state_dict()
-    logits, labels = torch.randn(6, 10), torch.randint(10, (6,))
-    torch.testing.assert_close(ours(logits, labels), torchs(logits, labels))
-    assert "label_smoothing=0.1" in repr(ours)
+    assert "ignore_index=-100, reduction='sum', label_smoothing=0.1" in repr(ours)
     with pytest.raises(ValueError, match="reduction"):
         CrossEntropyLoss(reduction="average")
 

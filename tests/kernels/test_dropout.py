@@ -145,6 +145,8 @@ def test_batch_norm_takes_a_dropout_module() -> None:
         ({"x": torch.ones(2, 3, dtype=torch.int64)}, "x must be floating point"),
         ({"layer": -1}, "layer must lie in"),
         ({"layer": 2**24}, "layer must lie in"),
+        ({"layer": 2.5}, "layer must lie in .* and be an int, got 2.5"),
+        ({"x": torch.ones(2, 3).to_sparse()}, "x must be a dense tensor"),
         ({"seed": torch.tensor(1.0)}, "seed must be int64"),
         ({"step": torch.tensor([1])}, r"step must be int64 \[\]"),
         ({"indices": torch.arange(3)}, r"indices must be int64 \[2\]"),

@@ -34,6 +34,8 @@ def test_mistakes_name_the_argument() -> None:
     scalars = flat_scalars(lr=0.1)
     with pytest.raises(ValueError, match=r"^ema "):
         flat_ema(torch.ones(4), torch.ones(5), scalars)
+    with pytest.raises(ValueError, match=r"^ema must be a \[P\] buffer, got None"):
+        flat_ema(None, torch.ones(5), scalars)
     with pytest.raises(ValueError, match=r"^master "):
         flat_ema(torch.ones(4), torch.ones(4).half(), scalars)
     with pytest.raises(ValueError, match=r"^scalars "):

@@ -56,3 +56,5 @@ def test_mistakes_name_the_argument() -> None:
     for name, value in wrong.items():
         with pytest.raises(ValueError, match=rf"^{name} "):
             flat_lookahead(**{**good, name: value})
+    with pytest.raises(ValueError, match=r"^slow must be a \[P\] buffer, got None"):
+        flat_lookahead(**{**good, "slow": None})

@@ -143,3 +143,6 @@ def test_mistakes_name_the_argument() -> None:
     for name, value in wrong.items():
         with pytest.raises(ValueError, match=rf"^{name} "):
             flat_perturb(**{**good, name: value})
+    for name in ("copy", "grad"):
+        with pytest.raises(ValueError, match=rf"^{name} must be a \[P\] buffer, got None"):
+            flat_perturb(**{**good, name: None})

@@ -97,6 +97,18 @@ def test_sum_of_gradients_is_rounded_once(spec: OpSpec, backend_name: str, imple
     assert dx.item() == 1.5 + 2.0**-10
 
 
+def test_relu_masks_an_infinite_gradient(spec: OpSpec, backend_name: str, implementation: str) -> None:
+    x = torch.tensor([-1.0, 1.0, 2.0, -2.0], device=implementation).view(4, 1, 1, 1)
+    grad = torch.tensor([torch.inf, 1.0, 1.0, -torch.inf], device=implementation).view_as(x)
+    statistics = torch.tensor([[0.0], [0.0], [1.0]], device=implementation)
+    affine = (torch.ones(1, device=implementation), torch.zeros(1, device=implementation))
+    settings = (False, "relu", 0.0)
+    backward = torch.ops.cifarfast.fork_batch_norm_act_backward
+    dx, _, d_bias = backward(grad, torch.ones_like(x), x, statistics, *affine, *settings)
+    assert dx.flatten().tolist() == [1.0, 2.0, 2.0, 1.0]
+    assert d_bias.item() == 2.0
+
+
 @pytest.mark.parametrize("sample", ["relu", "bare", "eval", "batch 1"])
 def test_backward_without_the_other_gradient_passes_opcheck(
     sample: str, spec: OpSpec, backend_name: str, implementation: str
@@ -180,6 +192,8 @@ WRONG = {
     "weight alone": ({"weight": torch.ones(3)}, "bias"),
     "eps": ({"eps": -1.0}, "eps"),
     "act": ({"act": "swish"}, "act"),
+    "sparse": ({"x": torch.zeros(2, 3, 4, 4).to_sparse()}, "x"),
+    "sparse statistics": ({"statistics": (torch.zeros(3), torch.ones(3).to_sparse())}, "statistics"),
 }
 
 

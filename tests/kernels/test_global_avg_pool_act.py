@@ -29,6 +29,17 @@ def test_backward_op_passes_opcheck(spec: OpSpec, backend_name: str, implementat
         torch.library.opcheck(torch.ops.cifarfast.global_avg_pool_act_backward.default, arguments)
 
 
+def test_relu_masks_an_infinite_gradient(spec: OpSpec, backend_name: str, implementation: str) -> None:
+    x = torch.tensor([-1.0, 1.0], device=implementation).view(2, 1, 1, 1).expand(2, 1, 2, 2)
+    grad = torch.tensor([torch.inf, 1.0], device=implementation).view(2, 1)
+    statistics = torch.tensor([[0.0], [0.0], [1.0]], device=implementation)
+    affine = (torch.ones(1, device=implementation), torch.zeros(1, device=implementation))
+    backward = torch.ops.cifarfast.global_avg_pool_act_backward
+    dx, _, d_bias = backward(grad, x, statistics, *affine, False, "relu", 0.0)
+    assert dx.flatten().tolist() == [0.0] * 4 + [0.25] * 4
+    assert d_bias.item() == 1.0
+
+
 def test_module_mirrors_torch(spec: OpSpec, backend_name: str, implementation: str) -> None:
     torchs = nn.Sequential(nn.BatchNorm2d(6), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()).to(implementation)
     ours = GlobalAvgPoolAct2d(6).to(implementation)
@@ -50,5 +61,7 @@ def test_mistakes_name_the_argument() -> None:
     vectors = torch.zeros(3), torch.ones(3)
     with pytest.raises(ValueError, match=r"^x must be \[N, C, H, W\]"):
         global_avg_pool_act(torch.zeros(2, 3), *vectors)
+    with pytest.raises(ValueError, match=r"^x must be a dense tensor"):
+        global_avg_pool_act(torch.zeros(2, 3, 2, 2).to_sparse(), *vectors)
     with pytest.raises(ValueError, match=r"^running_mean must be"):
         global_avg_pool_act(torch.zeros(2, 4, 2, 2), *vectors)

@@ -1,6 +1,7 @@
 """The judge of every op: what it lets pass and what not."""
 
 import dataclasses
+import functools
 from typing import Any
 
 import pytest
@@ -44,6 +45,44 @@ def test_a_half_precision_result_is_judged_by_its_own_roundings() -> None:
 def test_what_is_not_finite_is_wrong(value: float) -> None:
     with pytest.raises(AssertionError, match="not finite"):
         assert_close("x", torch.tensor([value]), torch.ones(1), torch.ones(1), Tolerance())
+
+
+class Stretched(torch.autograd.Function):
+    """The identity with a gradient that is too large by a factor."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, factor: float) -> torch.Tensor:
+        ctx.factor = factor
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None]:
+        return grad * ctx.factor, None
+
+
+@pytest.mark.parametrize("op", all_specs(), ids=lambda spec: spec.name)
+def test_three_percent_are_found_in_half_precision(op: OpSpec) -> None:
+    inputs = next(iter(op.cases.values()))(Maker(torch.bfloat16))
+    expectation = Expectation(op, inputs)
+
+    def too_large(*, forward: float = 1.0, backward: float = 1.0, **arguments: Any) -> Any:
+        result = op.function(**arguments)
+        if result is None:
+            for name in op.mutates:
+                if arguments[name] is not None:
+                    arguments[name].mul_(forward)
+            return None
+        single = isinstance(result, torch.Tensor)
+        results = tuple(out * forward for out in ((result,) if single else result))
+        results = tuple(Stretched.apply(out, backward) if out.requires_grad else out for out in results)
+        return results[0] if single else results
+
+    expectation.check(too_large)
+    with pytest.raises(AssertionError, match="output 0: "):
+        expectation.check(functools.partial(too_large, forward=1.03))
+    if op.differentiable:
+        with pytest.raises(AssertionError, match="gradient of "):
+            expectation.check(functools.partial(too_large, backward=1.03))
 
 
 @pytest.mark.parametrize("scaled", WITH_SCALE, ids=lambda spec: spec.name)

@@ -58,6 +58,17 @@ def test_backward_op_passes_opcheck(spec: OpSpec, backend_name: str, implementat
         torch.library.opcheck(torch.ops.cifarfast.max_pool_bn_act_backward.default, (grad, *arguments))
 
 
+def test_relu_masks_an_infinite_gradient(spec: OpSpec, backend_name: str, implementation: str) -> None:
+    x = torch.tensor([-1.0, 1.0], device=implementation).view(2, 1, 1, 1).expand(2, 1, 2, 2)
+    grad = torch.tensor([torch.inf, 1.0], device=implementation).view(2, 1, 1, 1)
+    statistics = torch.tensor([[0.0], [0.0], [1.0]], device=implementation)
+    affine = (torch.ones(1, device=implementation), torch.zeros(1, device=implementation))
+    backward = torch.ops.cifarfast.max_pool_bn_act_backward
+    dx, _, d_bias = backward(grad, x, statistics, *affine, False, "relu", 0.0)
+    assert dx.flatten().tolist() == [0.0] * 4 + [1.0, 0.0, 0.0, 0.0]
+    assert d_bias.item() == 1.0
+
+
 def test_module_mirrors_torch(spec: OpSpec, backend_name: str, implementation: str) -> None:
     torchs = nn.Sequential(nn.BatchNorm2d(6), nn.ReLU(), nn.MaxPool2d(2)).to(implementation)
     ours = MaxPoolBatchNormAct2d(6).to(implementation)
@@ -79,3 +90,8 @@ def test_module_compiles_fullgraph() -> None:
 def test_an_image_without_a_window(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=r"^x must have H and W of at least 2"):
         max_pool_bn_act(torch.zeros(shape), torch.zeros(3), torch.ones(3))
+
+
+def test_a_sparse_image() -> None:
+    with pytest.raises(ValueError, match=r"^x must be a dense tensor"):
+        max_pool_bn_act(torch.zeros(2, 3, 4, 4).to_sparse(), torch.zeros(3), torch.ones(3))

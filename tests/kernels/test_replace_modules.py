@@ -209,6 +209,40 @@ def test_loss(options: dict[str, object]) -> None:
         torch.testing.assert_close(a.grad, b.grad)
 
 
+@pytest.mark.parametrize("kind", ["LabelSmoothingCrossEntropy", "SoftTargetCrossEntropy"])
+def test_losses_of_timm(kind: str) -> None:
+    torchs = getattr(pytest.importorskip("timm.loss"), kind)()
+    model = nn.ModuleDict({"criterion": copy.deepcopy(torchs)})
+    report = replace_modules(model)
+    assert [str(entry) for entry in report.replaced] == ["criterion: cross_entropy, softmax, loss and gradient"]
+    assert [entry.reason for entry in replace_modules(model).left] == ["it is fused already"]
+    ours = model["criterion"]
+    soft = torch.randn(6, 5).softmax(dim=1)
+    if kind == "SoftTargetCrossEntropy":
+        # the last two are not for the op: one target for all, one that gets a gradient
+        targets = [soft, soft.double(), soft[:1], soft.clone().requires_grad_()]
+    else:
+        targets = [torch.randint(5, (6,))]
+    for dtype in (torch.float32, torch.float64):
+        for target in targets:
+            a, b = (torch.randn(6, 5, generator=torch.manual_seed(0)).to(dtype).requires_grad_() for _ in range(2))
+            loss, expected = ours(a, target), torchs(b, target)
+            torch.testing.assert_close(loss, expected, check_dtype=False)
+            loss.backward()
+            expected.backward()
+            torch.testing.assert_close(a.grad, b.grad)
+        compiled = torch.compile(ours, fullgraph=True, backend="aot_eager")
+        torch.testing.assert_close(compiled(a, targets[0]), torchs(a, targets[0]))
+
+
+def test_losses_of_timm_that_are_left() -> None:
+    loss = pytest.importorskip("timm.loss").LabelSmoothingCrossEntropy
+    model = nn.ModuleList([loss(-0.1), type("MyLoss", (loss,), {})(0.1)])
+    report = replace_modules(model)
+    assert not report.replaced
+    assert [entry.reason for entry in report.left] == ["its smoothing must lie in [0, 1], it is -0.1", "it is a MyLoss"]
+
+
 def test_lone_block_and_lone_loss_are_returned() -> None:
     block = FunctionalBlock()
     report = replace_modules(block)
@@ -245,7 +279,6 @@ def test_same_results_on_a_gpu(name: str) -> None:
     torchs, x = build(name)
     torchs, x = torchs.cuda(), x.cuda()
     ours = replace_modules(copy.deepcopy(torchs)).model
-    torch.backends.cudnn.allow_tf32 = False
     for training in (True, False):
         ours.train(training)
         torchs.train(training)

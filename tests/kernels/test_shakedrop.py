@@ -202,12 +202,17 @@ WRONG = {
     "probability": ({"keep_probability": 1.5}, "keep_probability"),
     "probability nan": ({"keep_probability": float("nan")}, "keep_probability"),
     "layer": ({"layer": -1}, "layer"),
+    "half a layer": ({"layer": 2.5}, "layer"),
+    "no layer": ({"layer": None}, "layer"),
     "level": ({"level": "row"}, "level"),
     "keep_level": ({"keep_level": "pixel"}, "keep_level"),
     "seed shape": ({"seed": torch.zeros(1, dtype=torch.int64)}, "seed"),
     "step dtype": ({"step": torch.zeros((), dtype=torch.int32)}, "step"),
     "step device": ({"step": torch.zeros((), dtype=torch.int64, device="meta")}, "step"),
     "indices length": ({"indices": torch.arange(3)}, "indices"),
+    "sparse indices": ({"indices": torch.arange(4).to_sparse()}, "indices"),
+    "sparse shortcut": ({"shortcut": BRANCH.to_sparse()}, "shortcut"),
+    "sparse branch": ({"branch": BRANCH.to_sparse()}, "branch"),
 }
 
 

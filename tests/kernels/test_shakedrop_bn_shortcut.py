@@ -325,6 +325,11 @@ WRONG = {
     "indices": ({"indices": torch.arange(3)}, "indices"),
     "no true channels": ({"true_channels": 0}, "true_channels"),
     "true channels": ({"true_channels": 5}, "true_channels"),
+    "sparse h": ({"h": H.to_sparse()}, "h"),
+    "sparse x": ({"x": H.to_sparse()}, "x"),
+    "sparse bias": ({"weight": C, "bias": C.to_sparse()}, "bias"),
+    "sparse count": ({"num_batches_tracked": torch.tensor(0).to_sparse()}, "num_batches_tracked"),
+    "layer": ({"layer": 2.5}, "layer"),
 }
 
 

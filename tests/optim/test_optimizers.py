@@ -206,3 +206,11 @@ def test_a_skipped_step_changes_nothing() -> None:
         optimizer.step()
         assert all(torch.equal(v, before[0][k]) for k, v in model.state_dict().items()), name
         assert all(torch.equal(v, before[1][k]) for k, v in optimizer.states.items()), name
+
+
+def test_a_norm_that_overflows_is_not_finite_without_clipping_too() -> None:
+    flat, optimizer = flat_with(network(), Recipe(optimizer="sgd").resolved("cpu"))
+    flat.grad.fill_(3.0)
+    assert optimizer.clip().item() == pytest.approx(3 * len(flat.grad) ** 0.5)
+    flat.grad[:2] = torch.tensor([3e19, -3e19])  # finite, and so is their sum
+    assert optimizer.clip().isinf()
