@@ -69,9 +69,9 @@ def conv2d_bn_act(
 
     Returns:
         [N, K, P, Q] in x's dtype, channels_last (plain torch on a CPU: torch's choice). Products are added in fp32
-        and y is rounded once; BN and activation are fp32 and rounded once. In eval without gradients y is not rounded:
-        BN is folded into the convolution. Sums have a fixed order. Gradients go to x, conv_weight, weight, bias and
-        residual.
+        and y is rounded once; BN and activation are fp32 and rounded once. In eval without gradients the Triton kernel
+        does not round y: BN is folded into it. Sums have a fixed order. Gradients go to x, conv_weight, weight, bias
+        and residual.
 
     Raises:
         ValueError: a shape, dtype, device or setting that does not fit, an empty batch, or a single value per channel
