@@ -6,6 +6,8 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -80,8 +82,12 @@ def test_no_permission(what: str, tmp_path: Path) -> None:
             os.setuid(65534)
             done = run_inline(arguments)
             one_line = done.code == 2 and done.stderr.count("\n") == 1
+            print(done)
             os._exit(10 if one_line and "permission" in done.stderr.lower() else 11)
+        except BaseException:
+            traceback.print_exc()
         finally:
+            sys.stdout.flush()
             os._exit(12)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 10
 
