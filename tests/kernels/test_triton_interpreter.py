@@ -19,10 +19,13 @@ pytest.importorskip("triton")
 FOLDER = Path(__file__).parent
 
 
+SHARED = ("test_op_specs.py",)
+OWN = ("test_kernel_tune_trials.py", "test_last_program.py", *(f"test_{op}.py" for op in backend.registered()))
+
+
 @pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="already interpreted")
-def test_kernels_in_the_interpreter() -> None:
-    files = ("test_op_specs.py", "test_kernel_tune_trials.py", "test_last_program.py")
-    names = (*files, *(f"test_{op}.py" for op in backend.registered()))
+@pytest.mark.parametrize("names", [SHARED, OWN], ids=["shared", "own"])
+def test_kernels_in_the_interpreter(names: tuple[str, ...]) -> None:
     paths = [FOLDER / name for name in names]
     existing = [str(path) for path in paths if path.is_file()]
     options = ["-q", "-k", "triton-cpu", "-m", "not slow", "-p", "no:cacheprovider"]
