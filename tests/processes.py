@@ -82,6 +82,17 @@ class KillAtCall:
 
 
 @dataclass(frozen=True)
+class AnotherUser:
+    """A ``prepare`` that gives up root's rights, once a run has imported what that user may not be able to read."""
+
+    imports: list[str]
+
+    def __call__(self) -> None:
+        run_inline(self.imports)
+        os.setuid(65534)
+
+
+@dataclass(frozen=True)
 class InForeground:
     """A ``prepare`` that undoes what a shell does to a background job: SIGINT ignored, which the trainer respects."""
 

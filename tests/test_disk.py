@@ -6,13 +6,11 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
-import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from processes import KillAtCall, finish, run_inline, start_train, train
+from processes import AnotherUser, KillAtCall, finish, run_inline, start_train, train
 
 from cifarfast.checkpoint import Checkpoint, checkpoint_folders, load_checkpoint, newest_checkpoint, save_checkpoint
 from cifarfast.errors import UserError
@@ -69,27 +67,16 @@ def test_read_only_folder(small_disk: Path, tmp_path: Path) -> None:
 @pytest.mark.skipif(os.getuid() != 0, reason="giving up root's rights needs root")
 @pytest.mark.parametrize("what", ["--out", "--data-dir"])
 def test_no_permission(what: str, tmp_path: Path) -> None:
-    """As another user, in a child that has everything imported: that user may not be able to read the packages."""
     closed = tmp_path / "closed"
     closed.mkdir(mode=0o700)
     arguments = [*SETTINGS, "--epochs=1", f"--out={closed / 'run'}"]
     if what == "--data-dir":
         arguments = ["--dataset=cifar10", f"--data-dir={closed}", "--quiet", "--out=/tmp/never-made"]
-    child = os.fork()
-    if child == 0:
-        try:
-            run_inline([*arguments, f"--data-dir={tmp_path / 'missing'}", f"--out={tmp_path / 'imports'}"])
-            os.setuid(65534)
-            done = run_inline(arguments)
-            one_line = done.code == 2 and done.stderr.count("\n") == 1
-            print(done)
-            os._exit(10 if one_line and "permission" in done.stderr.lower() else 11)
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            sys.stdout.flush()
-            os._exit(12)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 10
+    imports = [*arguments, f"--data-dir={tmp_path / 'missing'}", f"--out={tmp_path / 'imports'}"]
+    done = train(arguments, tmp_path / "log", prepare=AnotherUser(imports))
+    assert done.code == 2
+    assert done.stderr.count("\n") == 1
+    assert "permission" in done.stderr.lower()
 
 
 def test_two_runs_in_one_folder(tmp_path: Path) -> None:
