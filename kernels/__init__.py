@@ -5,7 +5,14 @@ Imported as ``cifarfast.kernels``. Needs torch; on a GPU triton makes it fast. N
 
 from .add_batch_norm_act import AddBatchNormAct2d, add_batch_norm_act
 from .batch_norm_act import BatchNormAct2d, batch_norm_act
-from .bn_act_conv2d import BNActConv2d, bn_act_conv2d, bn_act_conv2d_stats, fork_bn_act_conv2d_stats
+from .bn_act_conv2d import (
+    BNActConv2d,
+    bn_act_conv2d,
+    bn_act_conv2d_for_norm,
+    bn_act_conv2d_stats,
+    fork_bn_act_conv2d_for_norm,
+    fork_bn_act_conv2d_stats,
+)
 from .conv2d_bn_act import ConvBNAct2d, conv2d_bn_act
 from .conv2d_stats import conv2d_stats
 from .cross_entropy import CrossEntropyLoss, cross_entropy
@@ -30,7 +37,12 @@ from .max_pool_bn_act import MaxPoolBatchNormAct2d, max_pool_bn_act
 from .randomness import share_randomness
 from .replace import ReplaceReport, replace_modules
 from .shakedrop import ShakeDrop, linear_keep_probability, shakedrop
-from .shakedrop_bn_shortcut import ShakeDropTail, shakedrop_bn_shortcut, shakedrop_bn_shortcut_stats
+from .shakedrop_bn_shortcut import (
+    ShakeDropTail,
+    shakedrop_bn_shortcut,
+    shakedrop_bn_shortcut_for_norm,
+    shakedrop_bn_shortcut_stats,
+)
 
 __all__ = [
     "FLAT_BLOCK",
@@ -51,6 +63,7 @@ __all__ = [
     "add_batch_norm_act",
     "batch_norm_act",
     "bn_act_conv2d",
+    "bn_act_conv2d_for_norm",
     "bn_act_conv2d_stats",
     "conv2d_bn_act",
     "conv2d_stats",
@@ -72,6 +85,7 @@ __all__ = [
     "flat_sgd_step",
     "flat_table",
     "fork_batch_norm_act",
+    "fork_bn_act_conv2d_for_norm",
     "fork_bn_act_conv2d_stats",
     "global_avg_pool_act",
     "linear_keep_probability",
@@ -79,6 +93,7 @@ __all__ = [
     "replace_modules",
     "shakedrop",
     "shakedrop_bn_shortcut",
+    "shakedrop_bn_shortcut_for_norm",
     "shakedrop_bn_shortcut_stats",
     "share_randomness",
 ]

@@ -76,7 +76,7 @@ def add_batch_norm_act(
     if not training:
         assert running_mean is not None
         assert running_var is not None
-        stats = running_statistics(a, running_mean, running_var, eps)
+        stats = running_statistics(running_mean, running_var, eps)
         return torch.ops.cifarfast.add_batch_norm_act(a, b, stats, weight, bias, act, slope)
     running_mean, running_var, momentum = writable(a, running_mean, running_var, momentum)
     s, stats = torch.ops.cifarfast.add_batch_norm_statistics(

@@ -84,8 +84,8 @@ def _kernels() -> list[KernelBuild]:
     builds = []
     for channels, dtype, act in [*variants, (512, "fp32", "gelu")]:
         tiles = tile(SPEC.name, channels, torch.device("cpu"))
-        settings: dict[str, Any] = {"HAS_RUNNING": True, "HAS_COUNT": True, "CUMULATIVE": False}
-        settings |= {"HAS_AFFINE": True, "ACT": act, "STAGES": stages({"bf16": 2, "fp32": 4}[dtype], tiles)}
+        settings: dict[str, Any] = {"CUMULATIVE": False, "HAS_AFFINE": True, "ACT": act}
+        settings["STAGES"] = stages({"bf16": 2, "fp32": 4}[dtype], tiles)
         for kernel in (triton_impl.add_batch_norm_act_stats_kernel, triton_impl.add_batch_norm_act_fwd_kernel):
             builds.append(kernel_build(kernel, f"{dtype} {act}, C={channels}", channels, dtype, tiles, settings))
     return builds

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..batch_norm_act.activations_triton import activate
 from ..batch_norm_act.arguments import without_gaps
+from ..batch_norm_act.next_norm import NextNorm
 from ..batch_norm_act.triton_moments import finish_moments, moments_arguments, store_moments, welford
 from ..batch_norm_act.triton_statistics import (
     as_matrix,
@@ -40,9 +41,9 @@ def add_batch_norm_act_stats_kernel(
     s_ptr,  # [M, C]
     partials_ptr,  # [2, n_chunks, C] fp32
     stats_ptr,  # [3, C] fp32
-    running_mean_ptr,  # [C] if HAS_RUNNING
-    running_var_ptr,  # [C] if HAS_RUNNING
-    count_ptr,  # [] int64 if HAS_COUNT or CUMULATIVE
+    running_mean_ptr,  # [C] or None
+    running_var_ptr,  # [C] or None
+    count_ptr,  # [] int64 or None
     counters_ptr,
     n_rows,
     n_groups,  # C / ALIGN
@@ -51,8 +52,6 @@ def add_batch_norm_act_stats_kernel(
     first_counter,
     momentum,
     eps,
-    HAS_RUNNING: tl.constexpr,
-    HAS_COUNT: tl.constexpr,
     CUMULATIVE: tl.constexpr,
     ALIGN: tl.constexpr,
     BLOCK_M: tl.constexpr,
@@ -95,8 +94,6 @@ def add_batch_norm_act_stats_kernel(
         col_ok,
         momentum,
         eps,
-        HAS_RUNNING,
-        HAS_COUNT,
         CUMULATIVE,
         BLOCK_C,
     )
@@ -150,7 +147,8 @@ def add_batch_norm_statistics(
     tiles = tile(_OP, channels, a.device)
     plan = schedule(a.numel() // channels, channels, tiles)
     s = torch.empty_like(a, memory_format=torch.channels_last)
-    stats, arguments = moments_arguments(a, plan, running_mean, running_var, num_batches_tracked, momentum, eps)
+    norm = NextNorm(running_mean, running_var, num_batches_tracked, momentum, eps)
+    stats, arguments = moments_arguments(a, plan, norm)
     with torch.cuda.device_of(a):
         add_batch_norm_act_stats_kernel[(plan.programs,)](
             a,

@@ -156,7 +156,14 @@ def statistics(
         )
     assert running_mean is not None
     assert running_var is not None
-    return running_statistics(x, running_mean, running_var, eps)
+    return running_statistics(running_mean, running_var, eps)
+
+
+def running_statistics(running_mean: Tensor, running_var: Tensor, eps: float) -> Tensor:
+    """The statistics that normalise in eval, [3, C]."""
+    if torch.compiler.is_compiling():  # inductor makes one kernel of it, and perhaps of more
+        return torch_impl.running_statistics(running_mean, running_var, eps)
+    return torch.ops.cifarfast.running_statistics(running_mean, running_var, float(eps))
 
 
 def writable(
@@ -170,13 +177,6 @@ def writable(
         running_mean, running_var = x.new_zeros((2, x.shape[1]), dtype=dtype).unbind()
         momentum = 0.0
     return running_mean, running_var, momentum
-
-
-def running_statistics(x: Tensor, running_mean: Tensor, running_var: Tensor, eps: float) -> Tensor:
-    """The statistics that normalise ``x`` in eval, [3, C]."""
-    dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
-    mean = running_mean.to(dtype)
-    return torch.stack([mean, torch.zeros_like(mean), 1 / (running_var.to(dtype) + eps).sqrt()])
 
 
 def _implementation(x: Tensor) -> ModuleType:
@@ -213,6 +213,17 @@ def _batch_norm_statistics_fake(
     eps: float,
 ) -> Tensor:
     return x.new_empty(3, x.shape[1], dtype=torch.float64 if x.dtype == torch.float64 else torch.float32)
+
+
+@torch.library.custom_op("cifarfast::running_statistics", mutates_args=())
+def _running_statistics(running_mean: Tensor, running_var: Tensor, eps: float) -> Tensor:
+    return _implementation(running_mean).running_statistics(running_mean, running_var, eps)
+
+
+@_running_statistics.register_fake
+def _running_statistics_fake(running_mean: Tensor, running_var: Tensor, eps: float) -> Tensor:
+    dtype = torch.float64 if running_mean.dtype == torch.float64 else torch.float32
+    return running_mean.new_empty(3, running_mean.shape[0], dtype=dtype)
 
 
 @torch.library.custom_op("cifarfast::batch_norm_act", mutates_args=())

@@ -97,8 +97,6 @@ def _builds(channels: int, dtype: str, *, act: str, residual: bool, drops: bool 
 
     tiles = tile(SPEC.name, channels, torch.device("cpu"))
     settings = {
-        "HAS_RUNNING": True,
-        "HAS_COUNT": True,
         "CUMULATIVE": False,
         "HAS_AFFINE": True,
         "HAS_RESIDUAL": residual,

@@ -37,6 +37,13 @@ def batch_norm_statistics(
     return torch.stack([mean, low, 1 / (var + eps).sqrt()])
 
 
+def running_statistics(running_mean: Tensor, running_var: Tensor, eps: float) -> Tensor:
+    """The statistics [3, C] of running mean and variance, in fp32 or fp64."""
+    dtype = torch.float64 if running_mean.dtype == torch.float64 else torch.float32
+    mean = running_mean.to(dtype)
+    return torch.stack([mean, torch.zeros_like(mean), 1 / (running_var.to(dtype) + eps).sqrt()])
+
+
 def batch_norm_act_fwd(
     x: Tensor,
     statistics: Tensor,

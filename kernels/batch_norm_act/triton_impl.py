@@ -18,12 +18,13 @@ from .triton_statistics import (
     load_affine,
     normalize,
     per_size,
+    running_statistics,
     schedule,
     share,
     stages,
 )
 
-__all__ = ["batch_norm_act_bwd", "batch_norm_act_fwd", "batch_norm_statistics"]
+__all__ = ["batch_norm_act_bwd", "batch_norm_act_fwd", "batch_norm_statistics", "running_statistics"]
 
 
 @per_size

@@ -10,6 +10,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ..last_program import AT_ONCE, UNDER_WAY, arrive_last, take_counters
+from .next_norm import NextNorm
 
 if TYPE_CHECKING:
     from .triton_statistics import Schedule
@@ -64,9 +65,9 @@ def finish_moments(
     partials_ptr,  # [2, n_chunks, C] fp32
     x_ptr,  # [M, C], whose row 0 was stored before the last program was counted
     stats_ptr,  # [3, C] fp32
-    running_mean_ptr,  # [C] if HAS_RUNNING
-    running_var_ptr,  # [C] if HAS_RUNNING
-    count_ptr,  # [] int64 if HAS_COUNT or CUMULATIVE
+    running_mean_ptr,  # [C] or None
+    running_var_ptr,  # [C] or None
+    count_ptr,  # [] int64 or None
     counter_ptr,
     n_rows,
     rows_per_program,
@@ -76,14 +77,10 @@ def finish_moments(
     col_ok,
     momentum,
     eps,
-    HAS_RUNNING: tl.constexpr,
-    HAS_COUNT: tl.constexpr,
     CUMULATIVE: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
-    """From the moments of all chunks, by the last program of a block of channels: the rows of stats, which are the mean
-    rounded to fp32, what the rounding lost, ``1/√(var + ε)``; ``running = (1 − m) running + m (mean, var · M/(M − 1))``
-    with m = momentum, or 1/count where CUMULATIVE; otherwise ``count += 1``.
+    """From the moments of all chunks, by the last program of a block of channels: what ``store_statistics`` stores.
 
     Of BLOCK_P lanes each adds up every BLOCK_P-th chunk, in one pass, from its own first chunk's mean μ on:
     ``S = Σ n_i (mean_i − μ)``, ``m2 = Σ (m2_i + n_i (mean_i − μ)²) − S²/n``. What cancels is bounded: that chunk alone
@@ -120,54 +117,76 @@ def finish_moments(
         high = origin + mean
         part = high - origin
         low = (origin - (high - part)) + (mean - part)
-        tl.store(stats_ptr + cols, high, mask=col_ok)
-        tl.store(stats_ptr + channels + cols, low, mask=col_ok)
-        tl.store(stats_ptr + 2 * channels + cols, tl.div_rn(1.0, tl.sqrt_rn(var + eps)), mask=col_ok)
-        if CUMULATIVE:
-            momentum = 1.0 / tl.load(count_ptr).to(tl.float32)
-        elif HAS_COUNT and tl.program_id(0) % tl.cdiv(channels, BLOCK_C) == 0:  # one block of channels
-            tl.store(count_ptr, tl.load(count_ptr) + 1)
-        if HAS_RUNNING:
-            unbiased = tl.div_rn(m2, (n_rows - 1).to(tl.float32))
-            old_mean = tl.load(running_mean_ptr + cols, mask=col_ok, other=0.0).to(tl.float32)
-            old_var = tl.load(running_var_ptr + cols, mask=col_ok, other=0.0).to(tl.float32)
-            new_mean = (1.0 - momentum) * old_mean + momentum * high
-            new_var = (1.0 - momentum) * old_var + momentum * unbiased
-            tl.store(running_mean_ptr + cols, new_mean.to(running_mean_ptr.dtype.element_ty), mask=col_ok)
-            tl.store(running_var_ptr + cols, new_var.to(running_var_ptr.dtype.element_ty), mask=col_ok)
+        store_statistics(
+            high,
+            low,
+            var,
+            tl.div_rn(m2, (n_rows - 1).to(tl.float32)),
+            stats_ptr,
+            running_mean_ptr,
+            running_var_ptr,
+            count_ptr,
+            tl.program_id(0) % tl.cdiv(channels, BLOCK_C) == 0,
+            channels,
+            cols,
+            col_ok,
+            momentum,
+            eps,
+            CUMULATIVE,
+        )
 
 
-def moments_arguments(
-    x: Tensor,
-    plan: "Schedule",
-    running_mean: Tensor | None,
-    running_var: Tensor | None,
-    num_batches_tracked: Tensor | None,
-    momentum: float | None,
-    eps: float,
-) -> tuple[Tensor, dict[str, Any]]:
+@triton.jit
+def store_statistics(
+    mean,  # [BLOCK_C]
+    low,  # [BLOCK_C]: the mean's part below its rounding
+    var,  # [BLOCK_C], biased
+    unbiased,  # [BLOCK_C], the variance
+    stats_ptr,  # [3, C] fp32
+    running_mean_ptr,  # [C] or None
+    running_var_ptr,  # [C] or None
+    count_ptr,  # [] int64 or None
+    counts,  # whether it is this block of channels that counts
+    channels,
+    cols,
+    col_ok,
+    momentum,
+    eps,
+    CUMULATIVE: tl.constexpr,
+):
+    """Store the rows of stats, ``mean, low, 1/√(var + ε)``; ``running = (1 − m) running + m (mean, unbiased)`` with
+    m = momentum, or 1/count if CUMULATIVE; otherwise ``count += 1``.
+    """
+    tl.store(stats_ptr + cols, mean, mask=col_ok)
+    tl.store(stats_ptr + channels + cols, low, mask=col_ok)
+    tl.store(stats_ptr + 2 * channels + cols, tl.div_rn(1.0, tl.sqrt_rn(var + eps)), mask=col_ok)
+    if CUMULATIVE:
+        momentum = 1.0 / tl.load(count_ptr).to(tl.float32)
+    elif count_ptr is not None and counts:
+        tl.store(count_ptr, tl.load(count_ptr) + 1)
+    if running_mean_ptr is not None:
+        old_mean = tl.load(running_mean_ptr + cols, mask=col_ok, other=0.0).to(tl.float32)
+        old_var = tl.load(running_var_ptr + cols, mask=col_ok, other=0.0).to(tl.float32)
+        new_mean = (1.0 - momentum) * old_mean + momentum * mean
+        new_var = (1.0 - momentum) * old_var + momentum * unbiased
+        tl.store(running_mean_ptr + cols, new_mean.to(running_mean_ptr.dtype.element_ty), mask=col_ok)
+        tl.store(running_var_ptr + cols, new_var.to(running_var_ptr.dtype.element_ty), mask=col_ok)
+
+
+def moments_arguments(x: Tensor, plan: "Schedule", norm: NextNorm) -> tuple[Tensor, dict[str, Any]]:
     """The statistics [3, C] that a kernel with ``finish_moments`` writes, and its arguments beside matrix and tile."""
     channels = x.shape[1]
     stats = x.new_empty(3, channels, dtype=torch.float32)
-    if momentum is None and num_batches_tracked is not None:
-        num_batches_tracked.add_(1)  # before the kernel: more than one program of it reads the count
     counters, first_counter = take_counters(plan.column_blocks, x.device)
     return stats, {
         "partials_ptr": stats.new_empty(2, plan.n_chunks, channels),
         "stats_ptr": stats,
-        "running_mean_ptr": running_mean,
-        "running_var_ptr": running_var,
-        "count_ptr": num_batches_tracked,
         "counters_ptr": counters,
         "n_rows": plan.n_rows,
         "n_groups": plan.n_groups,
         "rows_per_program": plan.rows_per_program,
         "n_chunks": plan.n_chunks,
         "first_counter": first_counter,
-        "momentum": 0.0 if momentum is None else momentum,
-        "eps": eps,
-        "HAS_RUNNING": running_mean is not None,
-        "HAS_COUNT": num_batches_tracked is not None and momentum is not None,
-        "CUMULATIVE": momentum is None and running_mean is not None,
         "ALIGN": plan.align,
+        **norm.kernel_arguments(),
     }

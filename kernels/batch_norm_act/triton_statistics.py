@@ -14,10 +14,12 @@ import triton.language as tl
 from torch import Tensor
 
 from ..tuning import Tile, tile
+from .next_norm import NextNorm
 from .triton_moments import finish_moments, moments_arguments, store_moments, welford
 
-_SIZES = ("n_rows", "n_groups", "rows_per_program", "n_chunks", "first_counter", "draw_stream", "threshold")
+_SIZES = ("n_rows", "n_groups", "rows_per_program", "n_chunks", "first_counter", "draw_stream", "threshold", "channels")
 per_size = triton.jit(do_not_specialize=list(_SIZES))
+RUNNING_BLOCK = 128
 
 
 @triton.jit
@@ -87,9 +89,9 @@ def batch_norm_act_stats_kernel(
     x_ptr,  # [M, C]
     partials_ptr,  # [2, n_chunks, C] fp32
     stats_ptr,  # [3, C] fp32
-    running_mean_ptr,  # [C] if HAS_RUNNING
-    running_var_ptr,  # [C] if HAS_RUNNING
-    count_ptr,  # [] int64 if HAS_COUNT or CUMULATIVE
+    running_mean_ptr,  # [C] or None
+    running_var_ptr,  # [C] or None
+    count_ptr,  # [] int64 or None
     counters_ptr,
     n_rows,
     n_groups,  # C / ALIGN
@@ -98,8 +100,6 @@ def batch_norm_act_stats_kernel(
     first_counter,
     momentum,
     eps,
-    HAS_RUNNING: tl.constexpr,
-    HAS_COUNT: tl.constexpr,
     CUMULATIVE: tl.constexpr,
     ALIGN: tl.constexpr,
     BLOCK_M: tl.constexpr,
@@ -139,11 +139,28 @@ def batch_norm_act_stats_kernel(
         col_ok,
         momentum,
         eps,
-        HAS_RUNNING,
-        HAS_COUNT,
         CUMULATIVE,
         BLOCK_C,
     )
+
+
+@per_size
+def running_statistics_kernel(
+    running_mean_ptr,  # [C]
+    running_var_ptr,  # [C]
+    stats_ptr,  # [3, C] fp32
+    channels,
+    eps,
+    BLOCK_C: tl.constexpr,
+):
+    """``running_mean, 0, 1/√(running_var + ε)``."""
+    cols = tl.program_id(0) * BLOCK_C + tl.arange(0, BLOCK_C)
+    ok = cols < channels
+    mean = tl.load(running_mean_ptr + cols, mask=ok, other=0.0).to(tl.float32)
+    var = tl.load(running_var_ptr + cols, mask=ok, other=0.0).to(tl.float32)
+    tl.store(stats_ptr + cols, mean, mask=ok)
+    tl.store(stats_ptr + channels + cols, tl.zeros([BLOCK_C], tl.float32), mask=ok)
+    tl.store(stats_ptr + 2 * channels + cols, tl.div_rn(1.0, tl.sqrt_rn(var + eps)), mask=ok)
 
 
 @dataclass(frozen=True)
@@ -194,7 +211,8 @@ def batch_norm_statistics(
     channels = x.shape[1]
     tiles = tile("batch_norm_act", channels, x.device)
     plan = schedule(x.numel() // channels, channels, tiles)
-    stats, arguments = moments_arguments(x, plan, running_mean, running_var, num_batches_tracked, momentum, eps)
+    norm = NextNorm(running_mean, running_var, num_batches_tracked, momentum, eps)
+    stats, arguments = moments_arguments(x, plan, norm)
     with torch.cuda.device_of(x):
         batch_norm_act_stats_kernel[(plan.programs,)](
             x,
@@ -203,5 +221,16 @@ def batch_norm_statistics(
             BLOCK_C=tiles["block_c"],
             STAGES=stages(x.element_size(), tiles),
             num_warps=tiles["num_warps"],
+        )
+    return stats
+
+
+def running_statistics(running_mean: Tensor, running_var: Tensor, eps: float) -> Tensor:
+    """The statistics [3, C] of running mean and variance."""
+    channels = len(running_mean)
+    stats = running_mean.new_empty(3, channels, dtype=torch.float32)
+    with torch.cuda.device_of(running_mean):
+        running_statistics_kernel[(triton.cdiv(channels, RUNNING_BLOCK),)](
+            running_mean, running_var, stats, channels, eps, BLOCK_C=RUNNING_BLOCK, num_warps=4
         )
     return stats

@@ -2,6 +2,7 @@
 
 from torch import Tensor
 
+from ..batch_norm_act.next_norm import Statistics
 from ..conv_bn_act.module import ConvAndBatchNorm
 from .op import bn_act_conv2d
 
@@ -15,6 +16,6 @@ class BNActConv2d(ConvAndBatchNorm):
 
     norm_first = True
 
-    def forward(self, x: Tensor, statistics: tuple[Tensor, Tensor] | None = None) -> Tensor:
+    def forward(self, x: Tensor, statistics: Statistics | None = None) -> Tensor:
         arguments = self._arguments(x)
         return bn_act_conv2d(statistics=statistics if arguments["training"] else None, **arguments)

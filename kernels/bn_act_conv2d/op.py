@@ -9,10 +9,11 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .. import backend
 from ..batch_norm_act.arguments import check_arguments, runs_plain_torch, without_gaps
+from ..batch_norm_act.next_norm import NextNorm, Statistics
 from ..batch_norm_act.op import empty_parameter_gradients
 from ..conv2d_stats.op import moments_gradient
 from ..conv_bn_act.arguments import (
@@ -21,6 +22,7 @@ from ..conv_bn_act.arguments import (
     empty_gradients,
     empty_output,
     implementation,
+    output_like,
     statistics_dtype,
 )
 from ..conv_bn_act.given import check_statistics, statistics_of
@@ -42,7 +44,7 @@ def bn_act_conv2d(
     *,
     stride: int | tuple[int, int] = 1,
     padding: int | tuple[int, int] = 0,
-    statistics: tuple[Tensor, Tensor] | None = None,
+    statistics: Statistics | None = None,
     num_batches_tracked: Tensor | None = None,
     training: bool = False,
     momentum: float | None = 0.1,
@@ -66,7 +68,9 @@ def bn_act_conv2d(
             ``bn_act_conv2d_stats``); only in training. They are trusted, and x's gradient goes through them as if they
             had been computed here: none goes to them. As those ops return them they are used without a copy. The mean
             is rounded to fp32: where |mean| ≫ std, ``(x − mean) / std`` is off by up to ``|mean| · 2⁻²⁴ / std``, which
-            statistics that the op computes itself are not.
+            statistics that the op computes itself are not. Or [3, C] from ``bn_act_conv2d_for_norm`` or
+            ``shakedrop_bn_shortcut_for_norm``, which has updated the running statistics with them, and whose mean is
+            not rounded.
         num_batches_tracked, training, momentum, eps, act, negative_slope: as in ``batch_norm_act``.
 
     Returns:
@@ -93,7 +97,7 @@ def bn_act_conv2d(
         "act": act,
         "negative_slope": negative_slope,
     }
-    return run(*arguments, **settings, with_moments=False)[0]
+    return run(*arguments, **settings)[0]
 
 
 def bn_act_conv2d_stats(
@@ -121,25 +125,28 @@ def run(
     weight: Tensor | None,
     bias: Tensor | None,
     *,
-    with_moments: bool,
-    forked: Callable[..., tuple[Tensor, ...]] | None = None,
+    with_moments: bool = False,
+    next_norm: nn.BatchNorm2d | None = None,
+    apply: Callable[..., tuple[Any, ...]] | None = None,
     stride: int | tuple[int, int] = 1,
     padding: int | tuple[int, int] = 0,
-    statistics: tuple[Tensor, Tensor] | None = None,
+    statistics: Statistics | None = None,
     num_batches_tracked: Tensor | None = None,
     training: bool = False,
     momentum: float | None = 0.1,
     eps: float = 1e-5,
     act: str = "relu",
     negative_slope: float = 0.01,
-) -> tuple[Tensor, ...]:
+) -> tuple[Any, ...]:
     """Check, then run; the output and its moments [2, K], empty where not asked for.
 
-    ``forked`` takes the place of ``cifarfast::bn_act_conv2d`` where kernels run, and has its arguments; what it returns
-    is returned.
+    ``apply`` takes the place of ``cifarfast::bn_act_conv2d`` where kernels run, and has its arguments, with
+    ``next_norm`` what that makes statistics with in the place of ``with_moments``; what it returns is returned.
     """
     stride, padding = check_convolution(x, "conv_weight", conv_weight, stride, padding)
-    buffers = (running_mean, running_var)
+    last: tuple[Any, ...] = (with_moments,)
+    if next_norm is not None:
+        last = NextNorm.of(next_norm, output_like(x, conv_weight, stride, padding)).arguments()
     norm: dict[str, Any] = {
         "training": training,
         "momentum": momentum,
@@ -147,9 +154,12 @@ def run(
         "act": act,
         "negative_slope": negative_slope,
     }
-    check_arguments(x, *buffers, weight, bias, num_batches_tracked, **norm)
+    check_arguments(x, running_mean, running_var, weight, bias, num_batches_tracked, **norm)
     if statistics is not None:
         check_statistics(statistics, x, training)
+        if isinstance(statistics, Tensor):  # with which the running ones were updated
+            running_mean = running_var = num_batches_tracked = None
+    buffers = (running_mean, running_var)
     if runs_plain_torch(_OP, x):
         y = bn_act_conv2d_reference(
             x,
@@ -168,9 +178,9 @@ def run(
         return y, torch.stack([wide.mean(dim=(0, 2, 3)), wide.var(dim=(0, 2, 3), correction=0)])
     x = x.contiguous(memory_format=torch.channels_last)
     stats = statistics_of(x, statistics, *buffers, num_batches_tracked, training, momentum, eps)
-    settings = (training, act, float(negative_slope), stride, padding, with_moments)
-    op = torch.ops.cifarfast.bn_act_conv2d if forked is None else forked
-    return op(x, conv_weight, stats, weight, bias, *settings)
+    settings = (training, act, float(negative_slope), stride, padding)
+    apply = torch.ops.cifarfast.bn_act_conv2d if apply is None else apply
+    return apply(x, conv_weight, stats, weight, bias, *settings, *last)
 
 
 @torch.library.custom_op("cifarfast::bn_act_conv2d", mutates_args=())
@@ -208,6 +218,49 @@ def _bn_act_conv2d_fake(
 ) -> tuple[Tensor, Tensor]:
     moments = statistics.new_empty((2, conv_weight.shape[0]) if with_moments else 0)
     return empty_output(x, conv_weight, stride, padding), moments
+
+
+@torch.library.custom_op(
+    "cifarfast::bn_act_conv2d_for_norm", mutates_args=("running_mean", "running_var", "num_batches_tracked")
+)
+def _bn_act_conv2d_for_norm(
+    x: Tensor,
+    conv_weight: Tensor,
+    statistics: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    training: bool,
+    act: str,
+    negative_slope: float,
+    stride: int,
+    padding: int,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    num_batches_tracked: Tensor | None,
+    momentum: float | None,
+    eps: float,
+) -> tuple[Tensor, Tensor]:
+    norm = Norm(*without_gaps(statistics, weight, bias), training, act, negative_slope)
+    next_norm = NextNorm(running_mean, running_var, num_batches_tracked, momentum, eps)
+    forward = implementation(_OP, x, conv_weight).bn_act_conv2d_for_norm_fwd
+    return forward(_OP, x, conv_weight, norm, next_norm, stride, padding)
+
+
+@_bn_act_conv2d_for_norm.register_fake
+def _bn_act_conv2d_for_norm_fake(
+    x: Tensor,
+    conv_weight: Tensor,
+    statistics: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    training: bool,
+    act: str,
+    negative_slope: float,
+    stride: int,
+    padding: int,
+    *_: Any,
+) -> tuple[Tensor, Tensor]:
+    return empty_output(x, conv_weight, stride, padding), statistics.new_empty(3, conv_weight.shape[0])
 
 
 @torch.library.custom_op("cifarfast::bn_act_conv2d_backward", mutates_args=())

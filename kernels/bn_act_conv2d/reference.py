@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..batch_norm_act.activations import activate
+from ..batch_norm_act.next_norm import Statistics
 from ..batch_norm_act.reference import batch_norm_act_reference
 
 
@@ -19,7 +20,7 @@ def bn_act_conv2d_reference(
     *,
     stride: int = 1,
     padding: int = 0,
-    statistics: tuple[Tensor, Tensor] | None = None,
+    statistics: Statistics | None = None,
     act: str = "relu",
     negative_slope: float = 0.01,
     **settings: Any,

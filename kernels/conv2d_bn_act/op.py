@@ -2,10 +2,13 @@
 
 In training the convolution's epilogue has BN's statistics, so its output is read once, by the kernel that normalises
 and activates it. In eval without gradients BN is folded into the epilogue: one kernel. ``cifarfast::conv2d_bn_act`` has
-the gradient of the whole and keeps x and the convolution's output, with a residual what ``batch_norm_act`` keeps too;
-``cifarfast::moments_statistics`` updates the running statistics.
+the gradient of the whole and keeps x and the convolution's output, with a residual what ``batch_norm_act`` keeps too.
+Running statistics are updated by the epilogue in ``cifarfast::conv2d_bn_act_running``, which as an op that writes to
+them must have no gradient: an ``autograd.Function`` around it has. Under torch.compile the op with a gradient returns
+the moments, and ``cifarfast::moments_statistics`` updates the running statistics.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -13,6 +16,7 @@ from torch import Tensor
 
 from .. import backend
 from ..batch_norm_act.arguments import check_arguments, check_residual, runs_plain_torch, without_gaps
+from ..batch_norm_act.next_norm import NextNorm
 from ..batch_norm_act.op import empty_parameter_gradients
 from ..batch_norm_act.op import statistics as batch_norm_statistics
 from ..conv_bn_act.arguments import (
@@ -97,14 +101,19 @@ def conv2d_bn_act(
         norm |= geometry
         return conv2d_bn_act_reference(x, conv_weight, running_mean, running_var, weight, bias, residual, **norm)
     x = x.contiguous(memory_format=torch.channels_last)
+    settings = (act, float(negative_slope), stride, padding)
+    momentum = None if momentum is None else float(momentum)
+    if training and not torch.compiler.is_compiling():
+        inputs = (x, conv_weight, weight, bias, residual, *settings)
+        z, _, _ = RunningConvolution.apply(*inputs, *buffers, num_batches_tracked, momentum, float(eps))
+        return z
     stats = x.new_empty(0, dtype=statistics_dtype(x))
     if not training:
         stats = batch_norm_statistics(y_like, *buffers, None, False, momentum, eps)
         if not _needs_gradient(x, conv_weight, weight, bias, residual):
-            settings = (act, float(negative_slope), stride, padding)
             return torch.ops.cifarfast.conv2d_bn_act_folded(x, conv_weight, stats, weight, bias, residual, *settings)
     z, _, _, moments = torch.ops.cifarfast.conv2d_bn_act(
-        x, conv_weight, stats, weight, bias, residual, training, float(eps), act, float(negative_slope), stride, padding
+        x, conv_weight, stats, weight, bias, residual, training, float(eps), *settings
     )
     if training and running_mean is not None:
         moments_statistics(moments, *buffers, num_batches_tracked, y_like.numel() // y_like.shape[1], momentum, eps)
@@ -156,6 +165,49 @@ def _conv2d_bn_act_fake(
     channels = conv_weight.shape[0]
     moments = statistics.new_empty((2, channels) if training else 0)
     return torch.empty_like(y), y, statistics.new_empty(3, channels), moments
+
+
+@torch.library.custom_op(
+    "cifarfast::conv2d_bn_act_running", mutates_args=("running_mean", "running_var", "num_batches_tracked")
+)
+def _conv2d_bn_act_running(
+    x: Tensor,
+    conv_weight: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    act: str,
+    negative_slope: float,
+    stride: int,
+    padding: int,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    num_batches_tracked: Tensor | None,
+    momentum: float | None,
+    eps: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    unread = x.new_empty(0, dtype=statistics_dtype(x))
+    norm = Norm(*without_gaps(unread, weight, bias), True, act, negative_slope)
+    own = NextNorm(running_mean, running_var, num_batches_tracked, momentum, eps)
+    forward = implementation(_OP, x, conv_weight).conv2d_bn_act_running_fwd
+    return forward(_OP, x, conv_weight, norm, own, residual, stride, padding)
+
+
+@_conv2d_bn_act_running.register_fake
+def _conv2d_bn_act_running_fake(
+    x: Tensor,
+    conv_weight: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    act: str,
+    negative_slope: float,
+    stride: int,
+    padding: int,
+    *_: Any,
+) -> tuple[Tensor, Tensor, Tensor]:
+    y = empty_output(x, conv_weight, stride, padding)
+    return torch.empty_like(y), y, x.new_empty(3, conv_weight.shape[0], dtype=statistics_dtype(x))
 
 
 @torch.library.custom_op("cifarfast::conv2d_bn_act_folded", mutates_args=())
@@ -242,23 +294,32 @@ def _conv2d_bn_act_backward_fake(
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor, Tensor]) -> None:
-    x, conv_weight, _, weight, bias, residual, training, _, act, negative_slope, stride, padding = inputs
+    x, conv_weight, _, weight, bias, residual, training, _, *settings = inputs
     z, y, statistics, moments = output
     ctx.mark_non_differentiable(y, statistics, moments)
+    _save_for_gradients(ctx, (x, conv_weight, weight, bias, residual), training, settings, (z, y, statistics))
+
+
+def _save_for_gradients(
+    ctx: Any, inputs: tuple[Any, ...], training: bool, settings: Sequence[Any], output: tuple[Tensor, ...]
+) -> None:
+    """Keep what ``_gradients`` reads."""
+    x, conv_weight, weight, bias, residual = inputs
+    z, y, statistics = output
+    ctx.act = settings[0]
     ctx.set_materialize_grads(False)
-    ctx.act = act
-    ctx.settings = (residual is not None, training, act, negative_slope, stride, padding)
+    ctx.settings = (residual is not None, training, *settings)
     saved = None
-    if residual is not None and act != "identity":
-        saved = z if act == "relu" else residual
+    if residual is not None and ctx.act != "identity":
+        saved = z if ctx.act == "relu" else residual
     ctx.save_for_backward(x, y, conv_weight, statistics, weight, bias, saved)
 
 
-def _backward(ctx: Any, dz: Tensor | None, *_: Tensor | None) -> tuple[Tensor | None, ...]:
-    none = (None,) * 6
+def _gradients(ctx: Any, dz: Tensor | None, needed: Sequence[bool]) -> tuple[Tensor | None, ...]:
+    """Gradients of x, the convolution's weight, BN's weight and bias, and the residual."""
     if dz is None:
-        return (None,) * 6 + none
-    need_dx, need_dw, _, need_weight, need_bias, need_residual = ctx.needs_input_grad[:6]
+        return (None,) * 5
+    need_dx, need_dw, need_weight, need_bias, need_residual = needed
     dx, dw, d_weight, d_bias, d_residual = torch.ops.cifarfast.conv2d_bn_act_backward(
         dz, *ctx.saved_tensors, *ctx.settings, need_dx, need_dw
     )
@@ -267,12 +328,34 @@ def _backward(ctx: Any, dz: Tensor | None, *_: Tensor | None) -> tuple[Tensor | 
     return (
         dx if need_dx else None,
         dw if need_dw else None,
-        None,
         d_weight if need_weight else None,
         d_bias if need_bias else None,
         d_residual if need_residual else None,
-        *none,
     )
+
+
+def _backward(ctx: Any, dz: Tensor | None, *_: Tensor | None) -> tuple[Tensor | None, ...]:
+    need_dx, need_dw, _, *others = ctx.needs_input_grad[:6]
+    dx, dw, *gradients = _gradients(ctx, dz, (need_dx, need_dw, *others))
+    return dx, dw, None, *gradients, *(None,) * 6
+
+
+class RunningConvolution(torch.autograd.Function):
+    """``cifarfast::conv2d_bn_act_running`` with the gradient of ``cifarfast::conv2d_bn_act``."""
+
+    @staticmethod
+    def forward(*inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
+        z, y, statistics = torch.ops.cifarfast.conv2d_bn_act_running(*inputs)
+        return z, y, statistics
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+        ctx.mark_non_differentiable(*output[1:])
+        _save_for_gradients(ctx, inputs[:5], True, inputs[5:9], output)
+
+    @staticmethod
+    def backward(ctx: Any, dz: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
+        return *_gradients(ctx, dz, ctx.needs_input_grad[:5]), *(None,) * 9
 
 
 _conv2d_bn_act.register_autograd(_backward, setup_context=_setup_context)

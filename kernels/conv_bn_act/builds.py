@@ -11,7 +11,6 @@ from .tiles import Tiling, fit, kernel_row
 
 _WITHOUT_DESCRIPTORS = ("sm_80",)
 _IMAGE = (128, 32, 32)
-_SIZES = ("n_images", "height", "width", "channel_groups", "out_height", "out_width", "out_channel_groups")
 
 
 def convolution_builds(op: str, *, prologue: bool) -> list[KernelBuild]:
@@ -82,10 +81,12 @@ def _build(
         function = triton_fwd.conv_fwd_kernel
         types = _types(tiling, "x_ptr", ("w_ptr", (tiling.channels, tiling.depth)), "y_ptr")
         types |= norm if prologue or fold else {}
-        types |= {} if fold else {**rows, "moments_ptr": "*fp32", **({} if prologue else {"y_stats_ptr": "*fp32"})}
-        types |= {"first_counter": "i32", "eps": "fp32"}
+        # with a batch norm after it, which is more than moments alone
+        running = dict.fromkeys(("y_stats_ptr", "running_mean_ptr", "running_var_ptr"), "*fp32")
+        types |= {} if fold else {**rows, **running, "count_ptr": "*i64"}
+        types |= {"first_counter": "i32", "momentum": "fp32", "eps": "fp32"}
         types |= {"residual_ptr": "*bf16"} if "residual" in fold else {}
-        common |= {"TAPS": taps, "PROLOGUE": prologue, "STATISTICS": not fold, "FOLD": bool(fold)}
+        common |= {"TAPS": taps, "PROLOGUE": prologue, "STATISTICS": not fold, "CUMULATIVE": False, "FOLD": bool(fold)}
         common |= {"PIXELS_RIGHT": right and not prologue, "BLOCK_K": tiling.channels, "BLOCK_C": tiling.depth}
     elif kernel == "dgrad":
         function = triton_dgrad.conv_dgrad_kernel
@@ -120,12 +121,14 @@ def _build(
 
 def _types(tiling: Tiling, image: str, matrix: tuple[str, tuple[int, int]], *pointers: str) -> dict[str, Any]:
     """Types of the arguments that every kernel has: what it loads tiles from, what it writes, sizes."""
+    from .triton_launch import SIZES
+
     name, block = matrix
     types = dict.fromkeys((image, name, *pointers), "*bf16")
     if tiling.descriptors:
         types[image] = f"tensordesc<bf16{[*tiling.box, tiling.depth]}>"
         types[name] = f"tensordesc<bf16{list(block)}>"
-    return {**types, **dict.fromkeys(_SIZES, "i32"), "slope": "fp32"}
+    return {**types, **dict.fromkeys(SIZES, "i32"), "slope": "fp32"}
 
 
 def small_builds() -> list[KernelBuild]:
@@ -136,7 +139,7 @@ def small_builds() -> list[KernelBuild]:
     buffers |= {"count_ptr": "*i64"}
     types = {**buffers, "dw_ptr": "*bf16", **dict.fromkeys(("channels", "out_channels", "splits"), "i32")}
     types |= dict.fromkeys(("momentum", "eps", "unbias"), "fp32")
-    running = {"HAS_RUNNING": True, "HAS_COUNT": True, "CUMULATIVE": False, "BLOCK_C": triton_impl.BLOCK_CHANNELS}
+    running = {"CUMULATIVE": False, "BLOCK_C": triton_impl.BLOCK_CHANNELS}
     launches: list[tuple[Any, dict[str, Any]]] = [
         (triton_reduce.conv_running_kernel, running),
         (triton_wgrad.conv_wgrad_reduce_kernel, {"TAPS": 9, "BLOCK_C": 32, "BLOCK_K": 32}),

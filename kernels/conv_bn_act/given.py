@@ -2,28 +2,40 @@
 
 from torch import Tensor
 
+from ..batch_norm_act.next_norm import Statistics
 from ..batch_norm_act.op import statistics as batch_norm_statistics
 from ..layout import check_strided
 from .arguments import statistics_dtype
 from .moments import as_moments, moments_statistics
 
 
-def check_statistics(statistics: tuple[Tensor, Tensor], x: Tensor, training: bool) -> None:
-    """Raise a ValueError if these cannot be mean and variance of x."""
+def check_statistics(statistics: Statistics, x: Tensor, training: bool) -> None:
+    """Raise a ValueError if these cannot be x's."""
     if not training:
         raise ValueError("statistics must be None when training is False: the running ones are used")
+    channels = x.shape[1]
+    if isinstance(statistics, Tensor):
+        _check(statistics, (3, channels), x, "")
+        if statistics.requires_grad:
+            raise ValueError("statistics must not require a gradient: x's goes through them")
+        return
     if len(statistics) != 2:
         raise ValueError(f"statistics must be mean and variance, got {len(statistics)} tensors")
     for row in statistics:
-        check_strided("statistics", row)
-        if row.shape != x.shape[1:2] or row.dtype != statistics_dtype(x) or row.device != x.device:
-            wanted = f"[{x.shape[1]}] {statistics_dtype(x)} on {x.device}"
-            raise ValueError(f"statistics must be two of {wanted}, got {list(row.shape)} {row.dtype} on {row.device}")
+        _check(row, (channels,), x, "two of ")
+
+
+def _check(statistics: Tensor, shape: tuple[int, ...], x: Tensor, number: str) -> None:
+    check_strided("statistics", statistics)
+    dtype = statistics_dtype(x)
+    if statistics.shape != shape or statistics.dtype != dtype or statistics.device != x.device:
+        found = f"{list(statistics.shape)} {statistics.dtype} on {statistics.device}"
+        raise ValueError(f"statistics must be {number}{list(shape)} {dtype} on {x.device}, got {found}")
 
 
 def statistics_of(
     x: Tensor,
-    given: tuple[Tensor, Tensor] | None,
+    given: Statistics | None,
     running_mean: Tensor | None,
     running_var: Tensor | None,
     num_batches_tracked: Tensor | None,
@@ -32,7 +44,9 @@ def statistics_of(
     eps: float,
 ) -> Tensor:
     """The statistics [3, C] that normalise x, from its mean and variance where they are given; in training the running
-    ones are updated."""
+    ones are updated, unless who gives [3, C] did that."""
+    if isinstance(given, Tensor):
+        return given
     buffers = (running_mean, running_var, num_batches_tracked)
     if given is None:
         return batch_norm_statistics(x, *buffers, training, momentum, eps)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..batch_norm_act import torch_impl as batch_norm_torch
 from ..batch_norm_act.arguments import runs_torch
+from ..batch_norm_act.next_norm import NextNorm
 from ..fork_batch_norm_act import torch_impl as fork_torch
 from .norm import Norm
 
@@ -43,6 +44,14 @@ def bn_act_conv2d_fwd(
     """
     y = _conv2d(_activated(x, norm), weight, stride, padding)
     return y, _moments(y) if with_moments else norm.stats.new_empty(0)
+
+
+def bn_act_conv2d_for_norm_fwd(
+    op: str, x: Tensor, weight: Tensor, norm: Norm, next_norm: NextNorm, stride: int, padding: int
+) -> tuple[Tensor, Tensor]:
+    """Return y and its statistics [3, K], for which y is read again; the running ones of ``next_norm`` are updated."""
+    y = _conv2d(_activated(x, norm), weight, stride, padding)
+    return y, _batch_norm(y).batch_norm_statistics(y, *next_norm.arguments())
 
 
 def bn_act_conv2d_bwd(
@@ -89,6 +98,19 @@ def conv2d_bn_act_fwd(
         stats = torch.stack([mean, low, 1 / (moments[1] + eps).sqrt()])
     z = _batch_norm(y).batch_norm_act_fwd(y, stats, norm.weight, norm.bias, residual, norm.act, norm.negative_slope)
     return z, y, stats, moments
+
+
+def conv2d_bn_act_running_fwd(
+    op: str, x: Tensor, weight: Tensor, norm: Norm, own: NextNorm, residual: Tensor | None, stride: int, padding: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return z, y and BN's statistics [3, K] in training; its running statistics, of ``own``, are updated.
+
+    ``norm.stats`` is not read.
+    """
+    y = _conv2d(x, weight, stride, padding)
+    stats = _batch_norm(y).batch_norm_statistics(y, *own.arguments())
+    z = _batch_norm(y).batch_norm_act_fwd(y, stats, norm.weight, norm.bias, residual, norm.act, norm.negative_slope)
+    return z, y, stats
 
 
 def conv2d_bn_act_bwd(

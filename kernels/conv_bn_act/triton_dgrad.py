@@ -5,7 +5,7 @@
 
 import triton.language as tl
 
-from ..batch_norm_act.activations_triton import derivative
+from ..batch_norm_act.triton_backward import through_activation
 from ..batch_norm_act.triton_statistics import load_affine
 from .triton_common import multiply_add, normalize, per_size, pixel_coordinates, tile_origin
 from .triton_reduce import arrive_in_group, finish_sums, own_counters, store_row
@@ -125,7 +125,7 @@ def conv_dgrad_kernel(
             stats_ptr, weight_ptr, bias_ptr, cs, c_ok, channels, weight_ptr is not None
         )
         a = normalize(x, mean, scale, shift)
-        dx = tl.where(ok, dx * derivative(a, a.to(x_ptr.dtype.element_ty) > 0, slope, ACT), 0.0)
+        dx = tl.where(ok, through_activation(dx, a, slope, x_ptr.dtype.element_ty, ACT), 0.0)
     stored = dx * scale if BN and FROZEN else dx
     tl.store(dx_ptr + offsets, stored.to(dx_ptr.dtype.element_ty), mask=ok)
     if BN:  # after dx is stored: meanwhile its stores arrive, which being counted waits for

@@ -4,6 +4,7 @@ import torch
 import triton
 from torch import Tensor
 
+from ..batch_norm_act.next_norm import NextNorm
 from ..batch_norm_act.triton_backward import input_gradient
 from ..batch_norm_act.triton_impl import batch_norm_act_bwd, batch_norm_act_fwd
 from ..batch_norm_act.triton_sums import as_parameters
@@ -19,8 +20,7 @@ BLOCK_CHANNELS = 128
 def conv2d_stats_fwd(op: str, x: Tensor, weight: Tensor, stride: int, padding: int) -> tuple[Tensor, Tensor]:
     """Return y and its moments [2, K]."""
     g = geometry(x.shape, weight.shape, stride, padding)
-    y, moments, _ = conv_fwd(op, x, weight, g, statistics=True)
-    assert moments is not None
+    y, moments, _ = conv_fwd(op, x, weight, g, with_moments=True)
     return y, moments
 
 
@@ -39,8 +39,17 @@ def bn_act_conv2d_fwd(
 ) -> tuple[Tensor, Tensor]:
     """Return y and, if asked for, its moments [2, K] (else empty)."""
     g = geometry(x.shape, weight.shape, stride, padding)
-    y, moments, _ = conv_fwd(op, x, weight, g, prologue=norm, statistics=with_moments)
-    return y, norm.stats.new_empty(0) if moments is None else moments
+    y, moments, _ = conv_fwd(op, x, weight, g, prologue=norm, with_moments=with_moments)
+    return y, moments
+
+
+def bn_act_conv2d_for_norm_fwd(
+    op: str, x: Tensor, weight: Tensor, norm: Norm, next_norm: NextNorm, stride: int, padding: int
+) -> tuple[Tensor, Tensor]:
+    """Return y and its statistics [3, K]; the running ones of ``next_norm`` are updated."""
+    g = geometry(x.shape, weight.shape, stride, padding)
+    y, _, stats = conv_fwd(op, x, weight, g, prologue=norm, next_norm=next_norm)
+    return y, stats
 
 
 def bn_act_conv2d_bwd(
@@ -94,11 +103,25 @@ def conv2d_bn_act_fwd(
     In training ``norm.stats`` is not read.
     """
     g = geometry(x.shape, weight.shape, stride, padding)
-    y, moments, stats = conv_fwd(op, x, weight, g, statistics=norm.training, eps=eps)
-    if moments is None or stats is None:  # ops must not return what they were given
-        moments, stats = norm.stats.new_empty(0), norm.stats.clone()
+    own = NextNorm(None, None, None, 0.0, eps) if norm.training else None
+    y, moments, stats = conv_fwd(op, x, weight, g, with_moments=norm.training, next_norm=own)
+    if own is None:
+        stats = norm.stats.clone()  # ops must not return what they were given
     z = batch_norm_act_fwd(y, stats, norm.weight, norm.bias, residual, norm.act, norm.negative_slope)
     return z, y, stats, moments
+
+
+def conv2d_bn_act_running_fwd(
+    op: str, x: Tensor, weight: Tensor, norm: Norm, own: NextNorm, residual: Tensor | None, stride: int, padding: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return z, y and BN's statistics [3, K] in training; its running statistics, of ``own``, are updated.
+
+    ``norm.stats`` is not read.
+    """
+    g = geometry(x.shape, weight.shape, stride, padding)
+    y, _, stats = conv_fwd(op, x, weight, g, next_norm=own)
+    z = batch_norm_act_fwd(y, stats, norm.weight, norm.bias, residual, norm.act, norm.negative_slope)
+    return z, y, stats
 
 
 def conv2d_bn_act_bwd(
@@ -145,22 +168,14 @@ def statistics_from_moments(
     """BN's statistics [3, C]; the running ones are updated."""
     channels = moments.shape[1]
     stats = moments.new_empty(3, channels)
-    if momentum is None and num_batches_tracked is not None:
-        num_batches_tracked.add_(1)  # before the kernel: every program of it reads the count
+    norm = NextNorm(running_mean, running_var, num_batches_tracked, momentum, eps)
     with torch.cuda.device_of(moments):
         conv_running_kernel[(triton.cdiv(channels, BLOCK_CHANNELS),)](
             moments,
             stats,
-            running_mean,
-            running_var,
-            num_batches_tracked,
-            channels,
-            pixels / max(pixels - 1, 1),
-            0.0 if momentum is None else momentum,
-            eps,
-            HAS_RUNNING=running_mean is not None,
-            HAS_COUNT=num_batches_tracked is not None and momentum is not None,
-            CUMULATIVE=momentum is None and running_mean is not None,
+            channels=channels,
+            unbias=pixels / max(pixels - 1, 1),
+            **norm.kernel_arguments(),
             BLOCK_C=BLOCK_CHANNELS,
             num_warps=4,
         )

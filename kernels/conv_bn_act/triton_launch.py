@@ -7,6 +7,7 @@ import triton
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
+from ..batch_norm_act.next_norm import NOTHING, NextNorm
 from ..last_program import take_counters
 from .norm import Norm
 from .tiles import Geometry, Tiling, tiling
@@ -15,6 +16,7 @@ from .triton_fwd import conv_fwd_kernel
 from .triton_reduce import counters_of, rows_of
 from .triton_wgrad import conv_wgrad_kernel, conv_wgrad_reduce_kernel
 
+SIZES = ("n_images", "height", "width", "channel_groups", "out_height", "out_width", "out_channel_groups")
 # fewer rows than this do not fill the tensor cores' instruction, so then pixels are the left operand
 LEAST_LEFT_CHANNELS = 64
 _REDUCE_BLOCK = 32
@@ -29,10 +31,10 @@ def conv_fwd(
     prologue: Norm | None = None,
     fold: Norm | None = None,
     residual: Tensor | None = None,
-    statistics: bool = False,
-    eps: float | None = None,
-) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """Return y; with ``statistics`` its moments [2, K], and with ``eps`` too BN's statistics [3, K] of it.
+    with_moments: bool = False,
+    next_norm: NextNorm | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return y, if asked for its moments [2, K], with ``next_norm`` BN's statistics [3, K] of it; else empty ones.
 
     ``prologue`` is the norm of x, ``fold`` that of y; at most one is given. ``residual`` [N, K, P, Q] is for ``fold``.
     """
@@ -44,8 +46,9 @@ def conv_fwd(
     t = tiling(op, "fwd", g.k, g.c, (g.n, g.p, g.q), (x, weight), descriptors=g.stride == 1, act=act)
     n_tiles, columns = _pixel_tiles(t, g.n, g.p, g.q), triton.cdiv(g.k, t.channels)
     y = torch.empty((g.n, g.k, g.p, g.q), dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
-    moments = x.new_empty(2, g.k, dtype=torch.float32) if statistics else None
-    y_stats = None if moments is None or eps is None else moments.new_empty(3, g.k)
+    moments = x.new_empty((2, g.k) if with_moments else 0, dtype=torch.float32)
+    y_stats = moments.new_empty(0 if next_norm is None else (3, g.k))
+    statistics = with_moments or next_norm is not None
     partials, counters, first_counter = _rows(x, n_tiles, columns, g.k) if statistics else (None, None, 0)
     with torch.cuda.device_of(x):
         conv_fwd_kernel[(n_tiles * columns,)](
@@ -54,14 +57,14 @@ def conv_fwd(
             y,
             *_norm_pointers(norm),
             partials,
-            moments,
-            y_stats,
-            counters,
-            residual if residual is None else channels_last(residual),
-            *_sizes(g),
-            first_counter,
-            0.0 if eps is None else eps,
-            0.0 if norm is None else norm.negative_slope,
+            moments if with_moments else None,
+            y_stats if next_norm is not None else None,
+            counters_ptr=counters,
+            residual_ptr=residual if residual is None else channels_last(residual),
+            **_sizes(g),
+            first_counter=first_counter,
+            slope=0.0 if norm is None else norm.negative_slope,
+            **(next_norm or NOTHING).kernel_arguments(),
             TAPS=g.r * g.s,
             KERNEL_W=g.s,
             STRIDE=g.stride,
@@ -107,9 +110,9 @@ def conv_dgrad(
             partials,
             *sums,
             counters,
-            *_sizes(g),
-            first_counter,
-            0.0 if norm is None else norm.negative_slope,
+            **_sizes(g),
+            first_counter=first_counter,
+            slope=0.0 if norm is None else norm.negative_slope,
             KERNEL_H=g.r,
             KERNEL_W=g.s,
             STRIDE=g.stride,
@@ -143,10 +146,10 @@ def conv_wgrad(op: str, x: Tensor, dy: Tensor, g: Geometry, norm: Norm | None = 
             _matrix(dy, (g.pixels, g.k), (t.pixels, t.channels), t),
             partial,
             *_norm_pointers(norm),
-            *_sizes(g),
-            n_tiles,
-            per_split,
-            0.0 if norm is None else norm.negative_slope,
+            **_sizes(g),
+            n_tiles=n_tiles,
+            tiles_per_split=per_split,
+            slope=0.0 if norm is None else norm.negative_slope,
             TAPS=taps,
             KERNEL_W=g.s,
             STRIDE=g.stride,
@@ -179,9 +182,9 @@ def _rows(x: Tensor, n_tiles: int, columns: int, channels: int) -> tuple[Tensor,
     return partials, *take_counters(counters_of(n_tiles, columns), x.device)
 
 
-def _sizes(g: Geometry) -> tuple[int, ...]:
-    """The sizes that every kernel takes, in order; channels in groups of 8."""
-    return g.n, g.h, g.w, g.c // 8, g.p, g.q, g.k // 8
+def _sizes(g: Geometry) -> dict[str, int]:
+    """The sizes that every kernel takes; channels in groups of 8."""
+    return dict(zip(SIZES, (g.n, g.h, g.w, g.c // 8, g.p, g.q, g.k // 8), strict=True))
 
 
 def _common(t: Tiling, x: Tensor) -> dict[str, Any]:

@@ -12,6 +12,7 @@ another kernel would with its launch. Rows are added in the order of the tiles, 
 import triton
 import triton.language as tl
 
+from ..batch_norm_act.triton_moments import store_statistics
 from ..last_program import arrive_last
 from .triton_common import per_size
 
@@ -113,16 +114,21 @@ def _join_moments(
 @triton.jit
 def finish_moments(
     partials_ptr,  # [2, tiles and groups of tiles, C] fp32: mean and Σ (y − mean)²
-    moments_ptr,  # [2, C] fp32: mean and biased variance
-    stats_ptr,  # [3, C] fp32 or None: mean, its part below rounding, 1/√(var + ε)
+    moments_ptr,  # [2, C] fp32 or None: mean and biased variance
+    stats_ptr,  # [3, C] fp32 or None: what store_statistics stores
+    running_mean_ptr,  # [C] or None
+    running_var_ptr,  # [C] or None
+    count_ptr,  # [] int64 or None
     counters_ptr,  # as own_counters has them
     tile,
     n_tiles,
     pixels,
+    momentum,
     eps,
     channels,
     cs,
     c_ok,
+    CUMULATIVE: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
@@ -142,12 +148,27 @@ def finish_moments(
             partials_ptr, n_tiles, groups, pixels, GROUP * BLOCK_M, n_tiles, channels, cs, c_ok, BLOCK_C
         )
         var = square / pixels
-        tl.store(moments_ptr + cs, mean, mask=c_ok)
-        tl.store(moments_ptr + channels + cs, var, mask=c_ok)
+        if moments_ptr is not None:
+            tl.store(moments_ptr + cs, mean, mask=c_ok)
+            tl.store(moments_ptr + channels + cs, var, mask=c_ok)
         if stats_ptr is not None:
-            tl.store(stats_ptr + cs, mean, mask=c_ok)
-            tl.store(stats_ptr + channels + cs, low, mask=c_ok)
-            tl.store(stats_ptr + 2 * channels + cs, tl.div_rn(1.0, tl.sqrt_rn(var + eps)), mask=c_ok)
+            store_statistics(
+                mean,
+                low,
+                var,
+                square / (pixels - 1),
+                stats_ptr,
+                running_mean_ptr,
+                running_var_ptr,
+                count_ptr,
+                tl.program_id(0) % tl.cdiv(channels, BLOCK_C) == 0,
+                channels,
+                cs,
+                c_ok,
+                momentum,
+                eps,
+                CUMULATIVE,
+            )
 
 
 @triton.jit
@@ -195,36 +216,35 @@ def finish_sums(
 def conv_running_kernel(
     moments_ptr,  # [2, C] fp32: mean and biased variance
     stats_ptr,  # [3, C] fp32
-    running_mean_ptr,  # [C] if HAS_RUNNING
-    running_var_ptr,  # [C] if HAS_RUNNING
-    count_ptr,  # [] int64 if HAS_COUNT
+    running_mean_ptr,  # [C] or None
+    running_var_ptr,  # [C] or None
+    count_ptr,  # [] int64 or None
     channels,
     unbias,
     momentum,
     eps,
-    HAS_RUNNING: tl.constexpr,
-    HAS_COUNT: tl.constexpr,
     CUMULATIVE: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
-    """``stats = (mean, 0, 1/√(var + ε))`` and ``running = (1 − m) · running + m · (mean, unbias · var)`` with
-    m = momentum, or 1/count if CUMULATIVE; otherwise ``count += 1``.
-    """
+    """What ``store_statistics`` makes of moments, whose mean has lost what its rounding cost; unbias is M/(M − 1)."""
     cs = tl.program_id(0) * BLOCK_C + tl.arange(0, BLOCK_C)
     ok = cs < channels
     mean = tl.load(moments_ptr + cs, mask=ok, other=0.0)
     var = tl.load(moments_ptr + channels + cs, mask=ok, other=0.0)
-    tl.store(stats_ptr + cs, mean, mask=ok)
-    tl.store(stats_ptr + channels + cs, tl.zeros([BLOCK_C], tl.float32), mask=ok)
-    tl.store(stats_ptr + 2 * channels + cs, tl.div_rn(1.0, tl.sqrt_rn(var + eps)), mask=ok)
-    if CUMULATIVE:
-        momentum = 1.0 / tl.load(count_ptr).to(tl.float32)
-    elif HAS_COUNT and tl.program_id(0) == 0:
-        tl.store(count_ptr, tl.load(count_ptr) + 1)
-    if HAS_RUNNING:
-        old_mean = tl.load(running_mean_ptr + cs, mask=ok, other=0.0).to(tl.float32)
-        old_var = tl.load(running_var_ptr + cs, mask=ok, other=0.0).to(tl.float32)
-        new_mean = (1.0 - momentum) * old_mean + momentum * mean
-        new_var = (1.0 - momentum) * old_var + momentum * (var * unbias)
-        tl.store(running_mean_ptr + cs, new_mean.to(running_mean_ptr.dtype.element_ty), mask=ok)
-        tl.store(running_var_ptr + cs, new_var.to(running_var_ptr.dtype.element_ty), mask=ok)
+    store_statistics(
+        mean,
+        tl.zeros([BLOCK_C], tl.float32),
+        var,
+        var * unbias,
+        stats_ptr,
+        running_mean_ptr,
+        running_var_ptr,
+        count_ptr,
+        tl.program_id(0) == 0,
+        channels,
+        cs,
+        ok,
+        momentum,
+        eps,
+        CUMULATIVE,
+    )

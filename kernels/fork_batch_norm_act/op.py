@@ -18,6 +18,7 @@ from torch import Tensor
 
 from .. import backend
 from ..batch_norm_act.arguments import check_arguments, runs_plain_torch, runs_torch
+from ..batch_norm_act.next_norm import Statistics
 from ..batch_norm_act.op import double_backward, empty_parameter_gradients
 from ..conv_bn_act.given import check_statistics, statistics_of
 from . import torch_impl
@@ -35,7 +36,7 @@ def fork_batch_norm_act(
     weight: Tensor | None = None,
     bias: Tensor | None = None,
     *,
-    statistics: tuple[Tensor, Tensor] | None = None,
+    statistics: Statistics | None = None,
     num_batches_tracked: Tensor | None = None,
     training: bool = False,
     momentum: float | None = 0.1,
@@ -67,6 +68,8 @@ def fork_batch_norm_act(
     check_arguments(x, running_mean, running_var, weight, bias, num_batches_tracked, **settings)
     if statistics is not None:
         check_statistics(statistics, x, training)
+        if isinstance(statistics, Tensor):  # with which the running ones were updated
+            running_mean = running_var = num_batches_tracked = None
     if runs_plain_torch(_OP, x):
         return fork_batch_norm_act_reference(
             x, running_mean, running_var, weight, bias, num_batches_tracked=num_batches_tracked, **settings

@@ -10,13 +10,15 @@ h fits), 2 and x if the statistics are given, the same with the output's moments
 write grad_h). The gradient of an x that is not pooled is a view of grad.
 """
 
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .. import backend
+from ..batch_norm_act.next_norm import NextNorm, Statistics
 from ..batch_norm_act.op import double_backward, empty_parameter_gradients
 from ..conv2d_stats.op import moments_gradient
 from ..conv_bn_act.given import check_statistics, statistics_of
@@ -50,7 +52,7 @@ def shakedrop_bn_shortcut(
     level: str = "image",
     keep_level: str = "image",
     true_channels: int | None = None,
-    statistics: tuple[Tensor, Tensor] | None = None,
+    statistics: Statistics | None = None,
 ) -> Tensor:
     """The tail of a PyramidNet block: the branch's last batch norm, ShakeDrop, and the shortcut without parameters.
 
@@ -80,7 +82,8 @@ def shakedrop_bn_shortcut(
         statistics: mean and biased variance of h, [C] fp32, from the op that made h (``bn_act_conv2d_stats``); only in
             training. They are trusted, and h's gradient goes through them as if they had been computed here. The mean
             is rounded to fp32: where |mean| ≫ std, ``(h − mean) / std`` is off by up to ``|mean| · 2⁻²⁴ / std``, which
-            statistics that the op computes itself are not.
+            statistics that the op computes itself are not. Or [3, C] from ``bn_act_conv2d_for_norm``, which has updated
+            the running statistics with them, and whose mean is not rounded.
 
     Returns:
         [N, C, H, W] in h's dtype, channels_last, computed in fp32 and rounded once. Gradients go to h, x, weight and
@@ -109,7 +112,7 @@ def shakedrop_bn_shortcut(
         "true_channels": true_channels,
         "statistics": statistics,
     }
-    return _run(h, x, running_mean, running_var, weight, bias, **settings, with_moments=False)[0]
+    return run(h, x, running_mean, running_var, weight, bias, **settings)[0]
 
 
 def shakedrop_bn_shortcut_stats(
@@ -131,11 +134,11 @@ def shakedrop_bn_shortcut_stats(
     Variances of parts are joined by Chan, Golub, LeVeque, "Updating formulae and a pairwise algorithm for computing
     sample variances", 1979.
     """
-    y, moments = _run(h, x, running_mean, running_var, weight, bias, **settings, with_moments=True)
+    y, moments = run(h, x, running_mean, running_var, weight, bias, **settings, with_moments=True)
     return y, moments[0], moments[1]
 
 
-def _run(
+def run(
     h: Tensor,
     x: Tensor,
     running_mean: Tensor | None,
@@ -143,7 +146,9 @@ def _run(
     weight: Tensor | None,
     bias: Tensor | None,
     *,
-    with_moments: bool,
+    with_moments: bool = False,
+    next_norm: nn.BatchNorm2d | None = None,
+    apply: Callable[..., tuple[Tensor, Any]] | None = None,
     num_batches_tracked: Tensor | None = None,
     training: bool = False,
     momentum: float | None = 0.1,
@@ -156,32 +161,31 @@ def _run(
     level: str = "image",
     keep_level: str = "image",
     true_channels: int | None = None,
-    statistics: tuple[Tensor, Tensor] | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Check, then run; the output and its moments [2, C], empty where not asked for."""
+    statistics: Statistics | None = None,
+) -> tuple[Tensor, Any]:
+    """Check, then run; the output and its moments [2, C], empty where not asked for.
+
+    ``apply`` takes the place of ``cifarfast::shakedrop_bn_shortcut`` and has its arguments, with ``next_norm`` what
+    that makes statistics with in the place of ``with_moments``; what it returns is returned.
+    """
     check_tensors(h, x, training or running_mean is None)
     check_batch_norm(h, running_mean, running_var, weight, bias, num_batches_tracked, training, momentum, eps)
     check_scaling("h", h, keep_probability, seed, step, layer, indices, level, keep_level)
     true_channels = check_true_channels(true_channels, h)
     if statistics is not None:
         check_statistics(statistics, h, training)
+    last = (with_moments,) if next_norm is None else NextNorm.of(next_norm, h).arguments()
     seed = drawing_seed(h, keep_probability, training, seed)
     h = h.contiguous(memory_format=torch.channels_last)
     by_batch = training or running_mean is None
     buffers = (running_mean, running_var, num_batches_tracked if training else None)
     stats = statistics_of(h, statistics, *buffers, by_batch, momentum, eps)
     scaling = (seed, step, indices, float(keep_probability), layer, level, keep_level)
-    return torch.ops.cifarfast.shakedrop_bn_shortcut(
-        h, x, stats, weight, bias, by_batch, *scaling, true_channels, with_moments
-    )
+    apply = torch.ops.cifarfast.shakedrop_bn_shortcut if apply is None else apply
+    return apply(h, x, stats, weight, bias, by_batch, *scaling, true_channels, *last)
 
 
-def finds_statistics(h: Tensor) -> bool:
-    """Whether ``shakedrop_bn_shortcut_stats`` has the statistics of its output at no further pass, for such an h."""
-    return _implementation(h) is not torch_impl
-
-
-def _implementation(h: Tensor) -> ModuleType:
+def implementation(h: Tensor) -> ModuleType:
     """The module with ``shakedrop_bn_shortcut_fwd`` and ``shakedrop_bn_shortcut_bwd`` for this h."""
     if h.dtype == torch.float64 or backend.choose(_OP, h.device).backend == "torch":
         return torch_impl
@@ -209,7 +213,7 @@ def _shakedrop_bn_shortcut(
     with_moments: bool,
 ) -> tuple[Tensor, Tensor]:
     scaling = Scaling(seed, step, indices, keep_probability, layer, level, keep_level)
-    return _implementation(h).shakedrop_bn_shortcut_fwd(h, x, statistics, weight, bias, scaling, with_moments)
+    return implementation(h).shakedrop_bn_shortcut_fwd(h, x, statistics, weight, bias, scaling, with_moments)
 
 
 @_shakedrop_bn_shortcut.register_fake
@@ -237,7 +241,7 @@ def _shakedrop_bn_shortcut_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     scaling = Scaling(seed, step, indices, keep_probability, layer, level, keep_level)
     shape = None if in_shape is None else tuple(in_shape)
-    backward = _implementation(h).shakedrop_bn_shortcut_bwd
+    backward = implementation(h).shakedrop_bn_shortcut_bwd
     return backward(grad, h, statistics, weight, shape, by_batch, scaling, true_channels)
 
 
@@ -253,13 +257,19 @@ def _shakedrop_bn_shortcut_backward_fake(
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    h, x, statistics, weight, _, ctx.by_batch, seed, step, indices, *ctx.settings, with_moments = inputs
+    save_for_gradients(ctx, inputs[:-1], *(output if inputs[-1] else (None, None)))
+
+
+def save_for_gradients(ctx: Any, inputs: tuple[Any, ...], y: Tensor | None, moments: Tensor | None) -> None:
+    """Keep what ``gradients`` reads: of the op's inputs but ``with_moments``, and of its results if it has moments."""
+    h, x, statistics, weight, _, ctx.by_batch, seed, step, indices, *ctx.settings = inputs
     ctx.set_materialize_grads(False)
-    ctx.save_for_backward(h, statistics, weight, seed, step, indices, *(output if with_moments else (None, None)))
+    ctx.save_for_backward(h, statistics, weight, seed, step, indices, y, moments)
     ctx.in_shape = list(x.shape)
 
 
-def _backward(ctx: Any, grad: Tensor | None, d_moments: Tensor | None) -> tuple[Tensor | None, ...]:
+def gradients(ctx: Any, grad: Tensor | None, d_moments: Tensor | None) -> tuple[Tensor | None, ...]:
+    """Gradients of the op's inputs."""
     h, statistics, weight, *counters, y, moments = ctx.saved_tensors
     if moments is not None:
         grad = moments_gradient(grad, d_moments, y, moments[0])
@@ -275,5 +285,5 @@ def _backward(ctx: Any, grad: Tensor | None, d_moments: Tensor | None) -> tuple[
     return grad_h, grad_x, None, *parameters, *(None,) * 10
 
 
-_shakedrop_bn_shortcut.register_autograd(_backward, setup_context=_setup_context)
+_shakedrop_bn_shortcut.register_autograd(gradients, setup_context=_setup_context)
 _shakedrop_bn_shortcut_backward.register_autograd(double_backward)

@@ -199,7 +199,7 @@ def _variant(dtype: str, level: int, pool: bool, channels: int) -> list[KernelBu
     builds = []
     for kernel, constexprs in (
         (kernels.shakedrop_bn_shortcut_fwd_kernel, lanes),
-        (shakedrop_bn_shortcut_fwd_stats_kernel, {**moments, "POOL": pool}),
+        (shakedrop_bn_shortcut_fwd_stats_kernel, {**moments, "POOL": pool, "CUMULATIVE": False}),
         (kernels.shakedrop_bn_shortcut_bwd_sums_kernel, sums),
         (kernels.shakedrop_bn_shortcut_bwd_kernel, {**lanes, "BY_BATCH": True}),
     ):
@@ -212,8 +212,9 @@ def _variant(dtype: str, level: int, pool: bool, channels: int) -> list[KernelBu
 def _signature(kernel: Any, dtype: str, level: int, pool: bool) -> dict[str, str]:
     """Types of the runtime arguments, in order."""
     types = dict.fromkeys(("h_ptr", "x_ptr", "out_ptr", "grad_ptr", "grad_h_ptr", "grad_x_ptr"), f"*{dtype}")
-    wide = ("stats", "weight", "bias", "partials", "moments", "sums", "sums_x")
-    types |= {f"{name}_ptr": "*fp32" for name in wide} | {"counters_ptr": "*i32"}
+    wide = ("stats", "weight", "bias", "partials", "y_stats", "running_mean", "running_var", "sums", "sums_x")
+    types |= {f"{name}_ptr": "*fp32" for name in wide} | {"counters_ptr": "*i32", "count_ptr": "*i64"}
+    types |= {"moments_ptr": "constexpr", "momentum": "fp32", "eps": "fp32"}  # what a batch norm needs is more
     types |= SCALE_SIGNATURE
     if level == 0:
         types |= {"seed_ptr": "constexpr", "step_ptr": "constexpr", "indices_ptr": "constexpr", "keep": "fp32"}

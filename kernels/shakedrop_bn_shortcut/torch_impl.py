@@ -4,7 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..batch_norm_act.torch_impl import input_gradients
+from ..batch_norm_act.next_norm import NextNorm
+from ..batch_norm_act.torch_impl import batch_norm_statistics, input_gradients
 from ..shakedrop.draws import Scaling, draw_coefficients
 
 
@@ -38,6 +39,20 @@ def shakedrop_bn_shortcut_fwd(
         return rounded, statistics.new_empty(0)
     var, mean = torch.var_mean(rounded.to(statistics.dtype), dim=(0, 2, 3), correction=0)
     return rounded, torch.stack([mean, var])
+
+
+def shakedrop_bn_shortcut_for_norm_fwd(
+    h: Tensor,
+    x: Tensor,
+    statistics: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    scaling: Scaling,
+    next_norm: NextNorm,
+) -> tuple[Tensor, Tensor]:
+    """The output and its statistics [3, C]; the running ones of ``next_norm`` are updated."""
+    y, _ = shakedrop_bn_shortcut_fwd(h, x, statistics, weight, bias, scaling, False)
+    return y, batch_norm_statistics(y, *next_norm.arguments())
 
 
 def shakedrop_bn_shortcut_bwd(

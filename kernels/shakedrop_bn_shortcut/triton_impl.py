@@ -7,6 +7,7 @@ import triton
 from torch import Tensor
 
 from ..batch_norm_act.arguments import without_gaps
+from ..batch_norm_act.next_norm import NOTHING, NextNorm
 from ..batch_norm_act.triton_sums import as_parameters
 from ..last_program import take_counters
 from ..shakedrop.draws import Scaling
@@ -41,15 +42,43 @@ def shakedrop_bn_shortcut_fwd(
     arguments = scaling_arguments(scaling)
     pool = x.shape[2:] != h.shape[2:]
     if with_moments:
-        return out, _forward_with_moments(tensors, arguments, pool)
+        moments = statistics.new_empty(2, h.shape[1])
+        _forward_with_statistics(tensors, moments, None, NOTHING, arguments, pool)
+        return out, moments
     grid, shape = _elementwise(h, x.shape, arguments["LEVEL"])
     with torch.cuda.device_of(h):
         shakedrop_bn_shortcut_fwd_kernel[grid](*tensors, **shape, **arguments, POOL=pool)
     return out, statistics.new_empty(0)
 
 
-def _forward_with_moments(tensors: tuple[Tensor | None, ...], arguments: dict[str, Any], pool: bool) -> Tensor:
-    """Write the output, the last of ``tensors``, and return its moments."""
+def shakedrop_bn_shortcut_for_norm_fwd(
+    h: Tensor,
+    x: Tensor,
+    statistics: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    scaling: Scaling,
+    next_norm: NextNorm,
+) -> tuple[Tensor, Tensor]:
+    """The output and its statistics [3, C]; the running ones of ``next_norm`` are updated."""
+    h, x = _channels_last(h), _channels_last(x)
+    out = torch.empty_like(h, memory_format=torch.channels_last)
+    tensors = (h, x, *without_gaps(statistics, weight, bias), out)
+    y_stats = statistics.new_empty(3, h.shape[1])
+    pool = x.shape[2:] != h.shape[2:]
+    _forward_with_statistics(tensors, None, y_stats, next_norm, scaling_arguments(scaling), pool)
+    return out, y_stats
+
+
+def _forward_with_statistics(
+    tensors: tuple[Tensor | None, ...],
+    moments: Tensor | None,
+    y_stats: Tensor | None,
+    next_norm: NextNorm,
+    arguments: dict[str, Any],
+    pool: bool,
+) -> None:
+    """Write the output, the last of ``tensors``, and its moments or what ``next_norm`` makes of them."""
     h, x, statistics = tensors[:3]
     assert h is not None
     assert x is not None
@@ -57,14 +86,14 @@ def _forward_with_moments(tensors: tuple[Tensor | None, ...], arguments: dict[st
     grid, shape = _reduction(h, moments_tile(h.shape[1], arguments["LEVEL"], h.device), x.shape[1])
     channels, in_channels = h.shape[1], x.shape[1]
     partials = statistics.new_empty(2, grid[0] * grid[1], channels)
-    moments = statistics.new_empty(2, channels)
     counters, first_counter = take_counters(grid[2], h.device)
     with torch.cuda.device_of(h):
         shakedrop_bn_shortcut_fwd_stats_kernel[grid](
             *tensors,
             partials,
             moments,
-            counters,
+            y_stats,
+            counters_ptr=counters,
             n_in_groups=in_channels // shape["GROUP"],
             width=h.shape[3],
             in_height=x.shape[2],
@@ -72,9 +101,9 @@ def _forward_with_moments(tensors: tuple[Tensor | None, ...], arguments: dict[st
             first_counter=first_counter,
             **shape,
             **arguments,
+            **next_norm.kernel_arguments(),
             POOL=pool,
         )
-    return moments
 
 
 def shakedrop_bn_shortcut_bwd(

@@ -6,6 +6,7 @@
 import triton
 import triton.language as tl
 
+from ..batch_norm_act.triton_moments import store_statistics
 from ..last_program import arrive_last
 from ..shakedrop.triton_draws import PIXEL, coefficient
 from .triton_kernels import draw_block, pool, share_of_samples, sized
@@ -24,7 +25,11 @@ def shakedrop_bn_shortcut_fwd_stats_kernel(
     bias_ptr,  # [C] or None
     out_ptr,  # [N, C, H, W]
     partials_ptr,  # [2, programs of a block of channels, C] fp32
-    moments_ptr,  # [2, C] fp32: mean and biased variance
+    moments_ptr,  # [2, C] fp32 or None: mean and biased variance
+    y_stats_ptr,  # [3, C] fp32 or None: what store_statistics stores
+    running_mean_ptr,  # [C] or None: of the batch norm that normalises out
+    running_var_ptr,  # [C] or None
+    count_ptr,  # [] int64 or None
     counters_ptr,
     seed_ptr,
     step_ptr,
@@ -41,15 +46,19 @@ def shakedrop_bn_shortcut_fwd_stats_kernel(
     first_counter,
     keep,
     draw_stream,
+    momentum,
+    eps,
     LEVEL: tl.constexpr,
     KEEP_BATCH: tl.constexpr,
     POOL: tl.constexpr,
+    CUMULATIVE: tl.constexpr,
     GROUP: tl.constexpr,
     CHUNK: tl.constexpr,
     BLOCK_P: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
-    """``out`` as ``shakedrop_bn_shortcut_fwd_kernel`` writes it, and of the rounded ``out`` mean and variance.
+    """``out`` as ``shakedrop_bn_shortcut_fwd_kernel`` writes it, and of the rounded ``out`` mean and variance,
+    or what ``store_statistics`` makes of them.
 
     A program takes CHUNK pixels of each of ``samples`` samples; each row of its tile follows Welford, "Note on a method
     for calculating corrected sums of squares and products", Technometrics 1962.
@@ -113,15 +122,38 @@ def shakedrop_bn_shortcut_fwd_stats_kernel(
     tl.store(partials_ptr + at, total, mask=cols < n_channels)
     tl.store(partials_ptr + parts * n_channels + at, spread, mask=cols < n_channels)
     if arrive_last(counters_ptr + first_counter + tl.program_id(2), parts):
-        _finish_moments(
-            partials_ptr, moments_ptr, n_pixels, n_samples, samples, n_chunks, parts, n_channels, cols, CHUNK, BLOCK_C
+        joined, lost, squares = _join_moments(
+            partials_ptr, n_pixels, n_samples, samples, n_chunks, parts, n_channels, cols, CHUNK, BLOCK_C
         )
+        all_pixels = n_samples * 1.0 * n_pixels
+        col_ok = cols < n_channels
+        var = squares / all_pixels
+        if moments_ptr is not None:
+            tl.store(moments_ptr + cols, joined, mask=col_ok)
+            tl.store(moments_ptr + n_channels + cols, var, mask=col_ok)
+        if y_stats_ptr is not None:
+            store_statistics(
+                joined,
+                lost,
+                var,
+                squares / (all_pixels - 1),
+                y_stats_ptr,
+                running_mean_ptr,
+                running_var_ptr,
+                count_ptr,
+                tl.program_id(2) == 0,
+                n_channels,
+                cols,
+                col_ok,
+                momentum,
+                eps,
+                CUMULATIVE,
+            )
 
 
 @triton.jit
-def _finish_moments(
+def _join_moments(
     partials_ptr,
-    moments_ptr,
     n_pixels,
     n_samples,
     samples,
@@ -132,10 +164,10 @@ def _finish_moments(
     CHUNK: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
-    """``mean = Σ n_i mean_i / M``, ``var = Σ (square_i + n_i (mean_i − mean)²) / M`` over the parts, in one pass.
+    """Mean, its part below rounding and ``Σ (out − mean)²`` over the parts, in one pass.
 
-    Means are taken as differences d_i from part 0's: ``var = Σ (square_i + n_i d_i²) / M − (Σ n_i d_i / M)²``, whose
-    terms are of the variance's size.
+    Means are taken as differences d_i from part 0's: ``Σ (out − mean)² = Σ (square_i + n_i d_i²) − (Σ n_i d_i)² / M``,
+    whose terms are of the result's size.
     """
     BLOCK_P: tl.constexpr = max(AT_ONCE // BLOCK_C, 1)
     col_ok = cols < n_channels
@@ -154,9 +186,10 @@ def _finish_moments(
             spread = tl.load(pointers + parts * n_channels, mask=ok, other=0.0, cache_modifier=".cg")
             shifts += tl.where(ok, weight * shift, 0.0)
             squares += tl.where(ok, spread + weight * shift * shift, 0.0)
-    count = n_samples * 1.0 * n_pixels
-    offset = tl.sum(shifts, axis=0) / count
-    var = tl.sum(squares, axis=0) / count - offset * offset
-    var = tl.where(var < 0, 0.0, var)  # NaN stays
-    tl.store(moments_ptr + cols, origin + offset, mask=col_ok)
-    tl.store(moments_ptr + n_channels + cols, var, mask=col_ok)
+    total = tl.sum(shifts, axis=0)
+    offset = total / (n_samples * 1.0 * n_pixels)
+    mean = origin + offset
+    part_of_mean = mean - origin
+    low = (origin - (mean - part_of_mean)) + (offset - part_of_mean)
+    square = tl.sum(squares, axis=0) - total * offset
+    return mean, low, tl.where(square < 0, 0.0, square)  # NaN stays

@@ -4,12 +4,15 @@ from typing import Any
 
 import pytest
 import torch
+import triton
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from cifarfast.kernels.check import assert_matches, run, to_float64
 from cifarfast.kernels.spec import Maker, OpSpec
+
+INTERPRETED = bool(triton.knobs.runtime.interpret)
 
 
 class Recorded(TorchDispatchMode):
@@ -50,7 +53,9 @@ def test_gradcheck_of_reference(spec: OpSpec, case: str) -> None:
 
 
 def test_opcheck(spec: OpSpec, case: str, backend_name: str, implementation: str) -> None:
-    interpreted = (backend_name, implementation) == ("triton", "cpu")
+    # autograd and torch.compile see the same op over every backend, and the interpreter is slow
+    checks = ["test_schema", "test_faketensor"]
+    everything = checks if INTERPRETED else [*checks, "test_autograd_registration", "test_aot_dispatch_dynamic"]
     # with statistics in fp32 beside inputs in bf16 a wrong dtype shows
     inputs = spec.cases[case](Maker(torch.bfloat16, implementation))
     for name in spec.differentiable:
@@ -58,7 +63,7 @@ def test_opcheck(spec: OpSpec, case: str, backend_name: str, implementation: str
             inputs[name] = inputs[name].detach().requires_grad_()
     namespace, name = spec.compiled_ops[0].split("::")
     op = getattr(getattr(torch.ops, namespace), name).default
-    torch.library.opcheck(op, spec.op_arguments(inputs))
+    torch.library.opcheck(op, spec.op_arguments(inputs), test_utils=everything)
     # its backward op, with the arguments that autograd gives it
     results = op(*spec.op_arguments(inputs))
     results = results if isinstance(results, tuple) else (results,)
@@ -67,19 +72,16 @@ def test_opcheck(spec: OpSpec, case: str, backend_name: str, implementation: str
         if outputs:
             torch.autograd.backward(outputs, [torch.ones_like(out) for out in outputs])
     assert bool(recorded.calls) == bool(outputs)
-    # what it may write is the same for every backend, and the interpreter is slow
-    checks = ("test_faketensor",) if interpreted else ("test_schema", "test_faketensor")
     for backward, args, kwargs in recorded.calls:
         torch.library.opcheck(backward, args, kwargs, test_utils=checks)
 
 
 # in half precision kernels take other ways, such as tensor descriptors
+@pytest.mark.skipif(INTERPRETED, reason="the interpreter runs programs one after the other")
 @pytest.mark.parametrize("compute_dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
 def test_deterministic(
     spec: OpSpec, case: str, compute_dtype: torch.dtype, backend_name: str, implementation: str
 ) -> None:
-    if (backend_name, implementation, compute_dtype) == ("triton", "cpu", torch.float32):
-        pytest.skip("the interpreter runs programs in order whatever the dtype")
     inputs = spec.cases[case](Maker(compute_dtype, implementation))
     first, second = (run(spec, spec.function, inputs) for _ in range(2))
     for a, b in zip([*first[0], *first[1]], [*second[0], *second[1]], strict=True):
@@ -87,7 +89,8 @@ def test_deterministic(
 
 
 @settings(
-    max_examples=5 if torch.cuda.is_available() else 25,  # a GPU compiles kernels for each
+    # a GPU compiles kernels for each
+    max_examples=5 if torch.cuda.is_available() else 15 if INTERPRETED else 25,
     deadline=None,
     derandomize=True,  # what fails has changed
     suppress_health_check=[HealthCheck.function_scoped_fixture],

@@ -10,23 +10,22 @@ from cifarfast.kernels import (
     BatchNormAct2d,
     add_batch_norm_act,
     bn_act_conv2d,
-    bn_act_conv2d_stats,
+    bn_act_conv2d_for_norm,
     conv2d_bn_act,
     conv2d_stats,
     fork_batch_norm_act,
+    fork_bn_act_conv2d_for_norm,
     fork_bn_act_conv2d_stats,
     global_avg_pool_act,
     max_pool_bn_act,
 )
+from cifarfast.kernels.batch_norm_act.next_norm import Statistics
 from cifarfast.kernels.conv_bn_act import torch_impl as library
 from cifarfast.kernels.conv_bn_act.arguments import implementation
 
 from ..layers import BatchNormReLU2d
 from .padding import Fused, stored_width
 from .switch import fuses
-
-Statistics = tuple[Tensor, Tensor]
-"""Mean and biased variance [C] of an op's output, which the batch norm after it need not compute again."""
 
 Terms = tuple[Tensor, Tensor]
 """Branch and shortcut of a block, whose sum is left to the batch norm after them."""
@@ -106,14 +105,15 @@ class FusedNorm(Fused, BatchNormAct2d):
         ``statistics`` are those of a tensor x, where the op that made it had them; in eval they are not used.
         """
         if isinstance(x, Tensor):
-            return fork_batch_norm_act(x, **self._with(statistics))
+            return fork_batch_norm_act(x, **self.with_statistics(statistics))
         return add_batch_norm_act(*x, **self.arguments())
 
     def global_avg_pool(self, x: Tensor, statistics: Statistics | None = None) -> Tensor:
         """Mean of ``act(BN(x))`` over the image, [N, C]; ``statistics`` as in ``fork``."""
-        return global_avg_pool_act(x, **self._with(statistics))
+        return global_avg_pool_act(x, **self.with_statistics(statistics))
 
-    def _with(self, statistics: Statistics | None) -> dict[str, Any]:
+    def with_statistics(self, statistics: Statistics | None) -> dict[str, Any]:
+        """``arguments``, with the statistics of x where training has a use for them."""
         arguments = self.arguments()
         return {**arguments, "statistics": statistics if arguments["training"] else None}
 
@@ -139,25 +139,23 @@ def conv_norm(x: Tensor, conv: FusedConv2d, norm: FusedNorm) -> Tensor:
     return conv2d_bn_act(x, weight, stride=conv.stride, padding=conv.padding, **norm.arguments())
 
 
-def norm_conv(x: Tensor, norm: FusedNorm, conv: FusedConv2d, statistics: Statistics | None = None) -> Tensor:
-    """``conv(act(BN(x)))``; ``statistics`` are those of x, where the op that made x had them."""
-    return norm_conv_stats(x, norm, conv, statistics, wanted=False)[0]
-
-
-def norm_conv_stats(
-    x: Tensor, norm: FusedNorm, conv: FusedConv2d, statistics: Statistics | None = None, *, wanted: bool = True
+def norm_conv(
+    x: Tensor,
+    norm: FusedNorm,
+    conv: FusedConv2d,
+    statistics: Statistics | None = None,
+    then: nn.BatchNorm2d | None = None,
 ) -> tuple[Tensor, Statistics | None]:
-    """``norm_conv``, and the result's statistics where training wants them and the op has them at no cost."""
+    """``conv(act(BN(x)))``, and its statistics where ``then``, the batch norm after it, is in training and the op has
+    them at no cost; ``statistics`` are those of x, where the op that made x had them."""
     x, weight = conv.operands(x)
     if not _has_kernel("bn_act_conv2d", x, weight, conv):
-        return conv.convolve(norm(x), weight), None
-    settings = {"stride": conv.stride, "padding": conv.padding, **norm.arguments()}
-    if not settings["training"]:
+        activated = norm(x) if statistics is None else norm.fork(x, statistics)[1]
+        return conv.convolve(activated, weight), None
+    settings = {"stride": conv.stride, "padding": conv.padding, **norm.with_statistics(statistics)}
+    if then is None or not then.training:
         return bn_act_conv2d(x, weight, **settings), None
-    if not wanted:
-        return bn_act_conv2d(x, weight, statistics=statistics, **settings), None
-    y, mean, var = bn_act_conv2d_stats(x, weight, statistics=statistics, **settings)
-    return y, (mean, var)
+    return bn_act_conv2d_for_norm(x, weight, next_norm=then, **settings)
 
 
 def fork_norm_conv(
@@ -165,20 +163,21 @@ def fork_norm_conv(
     norm: FusedNorm,
     conv: FusedConv2d,
     statistics: Statistics | None = None,
-    *,
-    wanted: bool = True,
+    then: nn.BatchNorm2d | None = None,
 ) -> tuple[Tensor, Tensor, Statistics | None]:
-    """x, or the sum of its terms, for the shortcut; then as ``norm_conv_stats``. Terms have no ``statistics``."""
+    """x, or the sum of its terms, for the shortcut; then as ``norm_conv``. Terms have no ``statistics``."""
     a = x if isinstance(x, Tensor) else x[0]
     if not _has_kernel("bn_act_conv2d", a, conv.weight, conv):
         x, y = norm.fork(x, statistics)
         return x, conv(y), None
-    settings = {"stride": conv.stride, "padding": conv.padding, **norm.arguments()}
+    settings = {"stride": conv.stride, "padding": conv.padding, **norm.with_statistics(statistics)}
     shortcut, weight = conv.operands(added(x))
+    if then is not None and then.training:
+        return fork_bn_act_conv2d_for_norm(shortcut, weight, next_norm=then, **settings)
     if not settings["training"]:
         return shortcut, bn_act_conv2d(shortcut, weight, **settings), None
-    shortcut, y, mean, var = fork_bn_act_conv2d_stats(shortcut, weight, statistics=statistics, **settings)
-    return shortcut, y, (mean, var) if wanted else None
+    shortcut, y, _, _ = fork_bn_act_conv2d_stats(shortcut, weight, **settings)
+    return shortcut, y, None
 
 
 def added(x: Tensor | Terms) -> Tensor:

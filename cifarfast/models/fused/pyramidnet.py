@@ -8,14 +8,13 @@ many of its channels are true, and leaves it out.
 
 from typing import Any
 
-import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from cifarfast.kernels import ShakeDrop, ShakeDropTail, shakedrop_bn_shortcut, shakedrop_bn_shortcut_stats
-from cifarfast.kernels.shakedrop_bn_shortcut.op import finds_statistics
+from cifarfast.kernels import ShakeDrop, ShakeDropTail, shakedrop_bn_shortcut, shakedrop_bn_shortcut_for_norm
+from cifarfast.kernels.batch_norm_act.next_norm import Statistics
 
 from ..pyramidnet import PyramidBasicBlock, PyramidBlock, PyramidBottleneck, PyramidNet
-from .layers import FusedConv2d, FusedNorm, Statistics, conv_norm, fork_norm_conv, norm_conv_stats
+from .layers import FusedConv2d, FusedNorm, conv_norm, fork_norm_conv, norm_conv
 from .padding import Fused
 from .switch import fuses
 
@@ -31,9 +30,11 @@ class FusedTail(Fused, ShakeDropTail):
         for name in ("keep_probability", "level", "keep_level", "seed", "step", "indices", "layer"):
             setattr(self, name, getattr(shakedrop, name))
 
-    def forward(self, h: Tensor, x: Tensor, statistics: Statistics | None) -> tuple[Tensor, Statistics | None]:
-        """The result, and its statistics where training wants them and the op has them at no cost; ``statistics`` are
-        h's, where the convolution had them."""
+    def forward(
+        self, h: Tensor, x: Tensor, statistics: Statistics | None, then: nn.BatchNorm2d
+    ) -> tuple[Tensor, Statistics | None]:
+        """The result, and its statistics where ``then``, the batch norm after it, is in training and the op has them at
+        no cost; ``statistics`` are h's, where the convolution had them."""
         # as in BatchNorm2d, training leaves buffers alone that are not tracked
         updates = self.training and self.track_running_stats
         reads = updates or not self.training
@@ -50,10 +51,9 @@ class FusedTail(Fused, ShakeDropTail):
             "statistics": statistics if self.training else None,
             **ShakeDropTail._scale_arguments(self),
         }
-        if not self.training or not (torch.compiler.is_compiling() or finds_statistics(h)):
+        if not then.training:
             return shakedrop_bn_shortcut(h, x, **arguments), None
-        y, mean, var = shakedrop_bn_shortcut_stats(h, x, **arguments)
-        return y, (mean, var)
+        return shakedrop_bn_shortcut_for_norm(h, x, next_norm=then, **arguments)
 
 
 class FusedPyramidBlock(Fused, PyramidBlock):
@@ -68,15 +68,17 @@ class FusedPyramidBlock(Fused, PyramidBlock):
         self.shakedrop = None
 
     def forward(  # type: ignore[override]
-        self, x: Tensor, statistics: Statistics | None
+        self, x: Tensor, statistics: Statistics | None, then: nn.BatchNorm2d
     ) -> tuple[Tensor, Statistics | None]:
-        """``statistics`` are x's, where the block before had them; those of the result are returned with it."""
+        """``statistics`` are x's, where the block before had them; those of the result, which ``then`` normalises, are
+        returned with it."""
         layers: list[Any] = list(self.branch)
-        first_norm, first_conv, *layers, tail = layers
-        x, out, statistics = fork_norm_conv(x, first_norm, first_conv, statistics)
-        for norm, conv in zip(layers[::2], layers[1::2], strict=True):
-            out, statistics = norm_conv_stats(out, norm, conv, statistics)
-        return tail(out, x, statistics)
+        *norms, tail = layers[::2]
+        convs = layers[1::2]
+        x, out, statistics = fork_norm_conv(x, norms[0], convs[0], statistics, layers[2])
+        for norm, conv, next_norm in zip(norms[1:], convs[1:], layers[4::2], strict=True):
+            out, statistics = norm_conv(out, norm, conv, statistics, next_norm)
+        return tail(out, x, statistics, then)
 
 
 @fuses(PyramidBasicBlock)
@@ -100,6 +102,8 @@ class FusedPyramidNet(Fused, PyramidNet):
     def forward(self, x: Tensor) -> Tensor:
         x, statistics = conv_norm(x, self.conv1, self.bn1), None
         groups: Any = self.groups
-        for block in (block for group in groups for block in group):
-            x, statistics = block(x, statistics)
+        blocks = [block for group in groups for block in group]
+        next_norms = [*(block.branch[0] for block in blocks[1:]), self.bn2]
+        for block, then in zip(blocks, next_norms, strict=True):
+            x, statistics = block(x, statistics, then)
         return self.fc(self.bn2.global_avg_pool(x, statistics))

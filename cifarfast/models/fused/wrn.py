@@ -24,7 +24,7 @@ class FusedWideBlock(Fused, WideBlock):
     def forward(self, x: Tensor | Terms) -> Tensor | Terms:  # type: ignore[override]
         drops = self.dropout.drops
         if self.shortcut is None:
-            shortcut, out, statistics = fork_norm_conv(x, self.bn1, self.conv1, wanted=not drops)
+            shortcut, out, statistics = fork_norm_conv(x, self.bn1, self.conv1, then=None if drops else self.bn2)
         else:
             first = self.bn1(x) if isinstance(x, Tensor) else self.bn1.fork(x)[1]
             shortcut = self.shortcut(first)
@@ -32,7 +32,7 @@ class FusedWideBlock(Fused, WideBlock):
         if drops:
             out = self.conv2(self.bn2(out, dropout=self.dropout))
         else:
-            out = norm_conv(out, self.bn2, self.conv2, statistics)
+            out, _ = norm_conv(out, self.bn2, self.conv2, statistics)
         return (out, shortcut) if self.bn3 is None else self.bn3(out, shortcut)
 
 
