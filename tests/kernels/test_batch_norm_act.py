@@ -171,6 +171,19 @@ def test_backward_keeps_little(act: str, extra: int, spec: OpSpec, backend_name:
         assert len(kept) == images + 3
 
 
+@pytest.mark.parametrize("kept", [torch.float32, torch.bfloat16, torch.float64])
+def test_statistics_of_eval(kept: torch.dtype, spec: OpSpec, backend_name: str, implementation: str) -> None:
+    """In one kernel, of buffers of any dtype, for more channels than a program has."""
+    make = Maker(torch.float64, implementation)
+    mean, var = make.randn(300).to(kept), (make.rand(300) + 0.5).to(kept)
+    op = torch.ops.cifarfast.running_statistics.default
+    found = op(mean, var, 1e-3)
+    assert found.dtype == (torch.float64 if kept == torch.float64 else torch.float32)
+    expected = torch.stack([mean.double(), torch.zeros_like(mean.double()), (var.double() + 1e-3).rsqrt()])
+    torch.testing.assert_close(found.double(), expected, rtol=3e-7, atol=0)
+    torch.library.opcheck(op, (mean, var, 1e-3))
+
+
 @pytest.mark.parametrize(
     "sample",
     [

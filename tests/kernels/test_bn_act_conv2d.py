@@ -1,5 +1,7 @@
 """Properties, agreement with torch's modules, and errors of ``bn_act_conv2d``, beyond what its OpSpec generates."""
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -11,8 +13,10 @@ from cifarfast.kernels import (
     BNActConv2d,
     batch_norm_act,
     bn_act_conv2d,
+    bn_act_conv2d_for_norm,
     bn_act_conv2d_stats,
     conv2d_stats,
+    fork_bn_act_conv2d_for_norm,
     fork_bn_act_conv2d_stats,
 )
 from cifarfast.kernels.batch_norm_act.cases import with_gaps
@@ -93,6 +97,147 @@ def test_statistics_of_the_convolution_before(spec: OpSpec, backend_name: str, i
     gradients = [torch.autograd.grad((out.square().sum() + mean.sum()), leaves) for out, mean, _ in (chained, separate)]
     for a, b in zip(*gradients, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-3)
+
+
+def _norm(channels: int, device: str, momentum: float | None = 0.3, *, dtype: torch.dtype | None = None) -> nn.Module:
+    make = Maker(torch.float32, device, 7)
+    norm = nn.BatchNorm2d(channels, 1e-3, momentum, device=device, dtype=dtype)
+    with torch.no_grad():
+        for tensor in (norm.weight, norm.bias, norm.running_mean, norm.running_var):
+            tensor.copy_(make.rand(channels) + 0.5)
+    return norm
+
+
+def _arguments_of(norm: nn.Module) -> dict[str, Any]:
+    names = ("running_mean", "running_var", "weight", "bias", "num_batches_tracked", "momentum", "eps")
+    return {name: getattr(norm, name) for name in names}
+
+
+@pytest.mark.usefixtures("poisoned_memory")
+@pytest.mark.parametrize("momentum", [0.3, None])
+@pytest.mark.parametrize("op", [bn_act_conv2d_for_norm, fork_bn_act_conv2d_for_norm])
+def test_statistics_for_the_norm_after(
+    op: Any, momentum: float | None, spec: OpSpec, backend_name: str, implementation: str
+) -> None:
+    """Two batches: the output, what the next batch norm makes of it, its running statistics and all gradients are those
+    of torch's modules, and who takes the statistics does not update again."""
+    first, second = _draw(0, implementation, k=16, h=9, w=8), _draw(1, implementation, c=16, k=8)
+    found = []
+    for fused in (True, False):
+        norm = _norm(16, implementation, momentum)
+        inputs = {name: value.clone() if "running" in name else value for name, value in first.items()}
+        shortcut, leaves = first["x"], [*_leaves(first), second["conv_weight"], norm.weight, norm.bias]
+        for batch in range(2):
+            if fused:
+                *forked, y, statistics = op(**inputs, training=True, padding=1, next_norm=norm)
+                assert (statistics is None) == (backend_name == "torch")
+                assert norm.num_batches_tracked.item() == batch + (backend_name != "torch")
+                shortcut = forked[0] if forked else shortcut
+                settings = {**_arguments_of(norm), "statistics": statistics}
+                z = bn_act_conv2d(y, second["conv_weight"], **settings, training=True, padding=1, act="silu")
+            else:
+                y = bn_act_conv2d(**inputs, training=True, padding=1)
+                z = F.conv2d(F.silu(norm(y)), second["conv_weight"], padding=1)
+        assert norm.num_batches_tracked.item() == 2
+        loss = z.square().sum() + y.sum() + (shortcut * 2).square().sum()
+        buffers = [norm.running_mean, norm.running_var, inputs["running_mean"], inputs["running_var"]]
+        found.append([y, z, *buffers, *torch.autograd.grad(loss, leaves)])
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-3)
+
+
+def test_statistics_for_the_norm_after_are_those_of_the_rounded_output(
+    dtype: torch.dtype, spec: OpSpec, backend_name: str, implementation: str
+) -> None:
+    """A mean far from zero keeps its digits; buffers may have the output's dtype; one more program joins than a group
+    has tiles."""
+    if backend_name == "torch":
+        pytest.skip("the op that normalises has them")
+    make = Maker(dtype, implementation)
+    x, conv_weight = make.randn(2, 8, 33, 33), make.randn(8, 8, 1, 1, scale=1e-2)
+    x[:, 0], conv_weight[:, 0] = 100.0, 1.0
+    norm = _norm(8, implementation, 1.0, dtype=dtype)
+    parameters = {"running_mean": x.new_zeros(8), "running_var": x.new_ones(8), "act": "identity", "eps": 0.0}
+    y, statistics = bn_act_conv2d_for_norm(x, conv_weight, **parameters, next_norm=norm)
+    var, mean = torch.var_mean(y.double(), dim=(0, 2, 3), correction=0)
+    assert statistics.shape == (3, 8)
+    assert statistics.dtype == torch.float32
+    found = statistics[0].double() + statistics[1].double()
+    torch.testing.assert_close(found, mean, rtol=0, atol=1e-3 * var.sqrt().max().item())
+    torch.testing.assert_close(statistics[2].double(), 1 / (var + 1e-3).sqrt(), rtol=1e-5, atol=0)
+    m = y.numel() // 8
+    torch.testing.assert_close(norm.running_mean.double(), mean, rtol=1e-6 if dtype == torch.float32 else 4e-3, atol=0)
+    torch.testing.assert_close(norm.running_var.double(), var * m / (m - 1), rtol=4e-3, atol=0)
+
+
+def test_opcheck_for_the_norm_after(spec: OpSpec, backend_name: str, implementation: str) -> None:
+    inputs = {name: value.detach() for name, value in _draw(0, implementation).items()}
+    x, conv_weight, mean, var, weight, bias = inputs.values()
+    statistics = torch.stack([mean, torch.zeros_like(mean), var.rsqrt()])
+    settings = (True, "relu", 0.0, 1, 1)
+    count = torch.tensor(3, device=implementation)
+    buffers = (torch.zeros(16, device=implementation), torch.ones(16, device=implementation), count)
+    op = torch.ops.cifarfast.bn_act_conv2d_for_norm.default
+    for momentum in (0.1, None):
+        arguments = (x, conv_weight, statistics, weight, bias, *settings, *buffers, momentum, 1e-5)
+        torch.library.opcheck(op, arguments, test_utils=("test_schema", "test_faketensor"))
+
+
+@pytest.mark.parametrize("op", [bn_act_conv2d_for_norm, fork_bn_act_conv2d_for_norm])
+def test_for_norm_compiles_fullgraph(op: Any, spec: OpSpec, backend_name: str, implementation: str) -> None:
+    first = {name: value.detach() for name, value in _draw(4, implementation).items()}
+    second = _draw(5, implementation, c=16, k=8)["conv_weight"].detach()
+
+    def unit(norm: nn.Module, x: Tensor) -> Tensor:
+        *_, y, statistics = op(**{**first, "x": x}, training=True, padding=1, next_norm=norm)
+        return bn_act_conv2d(y, second, **_arguments_of(norm), training=True, statistics=statistics)
+
+    torch.compiler.reset()
+    results = []
+    for run in (torch.compile(unit, fullgraph=True, backend="aot_eager"), unit):
+        norm, x = _norm(16, implementation), first["x"].clone().requires_grad_()
+        z = run(norm, x)
+        assert norm.num_batches_tracked.item() == 1
+        results.append([z, norm.running_mean, norm.running_var, torch.autograd.grad(z.square().sum(), x)[0]])
+    for a, b in zip(*results, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+
+
+def test_second_derivative(spec: OpSpec, backend_name: str, implementation: str) -> None:
+    if backend_name == "torch":
+        pytest.skip("plain torch has it")
+    inputs = _draw(3, implementation)
+    after = {"next_norm": _norm(16, implementation)}
+    for op, more in (
+        (bn_act_conv2d, {}),
+        (bn_act_conv2d_for_norm, after),
+        (fork_bn_act_conv2d_for_norm, after),
+    ):
+        result = op(**inputs, training=True, padding=1, **more)
+        y = result if isinstance(result, Tensor) else result[-2]
+        (gradient,) = torch.autograd.grad(y.square().sum(), inputs["x"], create_graph=True)
+        with pytest.raises(RuntimeError, match="no second derivative"):
+            gradient.square().sum().backward()
+
+
+def test_relu_masks_an_infinite_gradient(spec: OpSpec, backend_name: str, implementation: str) -> None:
+    inputs = {**_draw(6, implementation, size=1), "running_mean": torch.zeros(8, device=implementation)}
+    leaves = _leaves(inputs)
+    results = []
+    for fused in (True, False):
+        if fused:
+            y = bn_act_conv2d(**inputs)
+        else:
+            bn = {name: value for name, value in inputs.items() if name != "conv_weight"}
+            y = F.conv2d(batch_norm_act(**bn), inputs["conv_weight"])
+        cotangent = torch.zeros_like(y)
+        cotangent[0, 0, 1, 1] = torch.inf
+        results.append(torch.autograd.grad(y, [leaves[0], *leaves[2:]], cotangent))
+    masked = results[0][0] == 0
+    assert masked[0, :, 1, 1].any()
+    assert not masked[0, :, 1, 1].all()
+    for a, b in zip(*results, strict=True):
+        torch.testing.assert_close(a, b, equal_nan=True)
 
 
 def test_sums_over_groups_of_tiles(spec: OpSpec, backend_name: str, implementation: str) -> None:
@@ -252,6 +397,8 @@ WRONG = {
     "shape of statistics": (_arguments(statistics=(ROW, torch.zeros(16)), training=True), "statistics"),
     "dtype of statistics": (_arguments(statistics=(ROW, ROW.half()), training=True), "statistics"),
     "layout of statistics": (_arguments(statistics=(ROW, ROW.to_sparse()), training=True), "statistics"),
+    "shape of three": (_arguments(statistics=torch.zeros(3, 16), training=True), "statistics"),
+    "gradient of statistics": (_arguments(statistics=torch.zeros(3, 8).requires_grad_(), training=True), "statistics"),
     "sparse x": (_arguments(x=torch.zeros(2, 8, 5, 5).to_sparse()), "x"),
     "sparse conv_weight": (_arguments(conv_weight=torch.zeros(16, 8, 3, 3).to_sparse()), "conv_weight"),
 }
@@ -262,6 +409,23 @@ def test_mistakes_name_the_argument(mistake: str) -> None:
     arguments, name = WRONG[mistake]
     with pytest.raises(ValueError, match=rf"^{name} "):
         bn_act_conv2d(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("norm", "message"),
+    [
+        (nn.BatchNorm2d(8), r"next_norm.running_mean must be \[16\]"),
+        (nn.BatchNorm2d(16).eval(), "next_norm must be in training"),
+        (nn.GroupNorm(2, 16), "next_norm must be a torch.nn.BatchNorm2d, got GroupNorm"),
+        (nn.BatchNorm2d(16).double(), "next_norm.running_mean must be torch.float32"),
+    ],
+)
+def test_mistakes_of_the_norm_after(norm: nn.Module, message: str) -> None:
+    for op in (bn_act_conv2d_for_norm, fork_bn_act_conv2d_for_norm):
+        with pytest.raises(ValueError, match=f"^{message}"):
+            op(**_arguments(), padding=1, training=True, next_norm=norm)
+    with pytest.raises(ValueError, match="next_norm must get more than one value per channel"):
+        bn_act_conv2d_for_norm(**_arguments(x=torch.zeros(1, 8, 3, 3)), training=True, next_norm=nn.BatchNorm2d(16))
 
 
 @pytest.mark.parametrize(

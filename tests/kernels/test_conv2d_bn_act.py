@@ -78,6 +78,11 @@ def test_opcheck_of_the_other_ops(spec: OpSpec, backend_name: str, implementatio
     count = torch.zeros((), dtype=torch.int64, device=implementation)
     moments = torch.stack([inputs["running_mean"], inputs["running_var"]])
     buffers = (inputs["running_mean"].clone(), inputs["running_var"].clone(), count)
+    for momentum in (0.1, None):
+        for residual in (None, y):
+            arguments = (x, conv_weight, weight, bias, residual, "relu", 0.0, 1, 1, *buffers, momentum, 1e-5)
+            running = torch.ops.cifarfast.conv2d_bn_act_running.default
+            torch.library.opcheck(running, arguments, test_utils=("test_schema", "test_faketensor"))
     torch.library.opcheck(torch.ops.cifarfast.moments_statistics.default, (moments, *buffers, 40, None, 1e-5))
 
 

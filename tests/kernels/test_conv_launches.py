@@ -11,23 +11,28 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from cifarfast.kernels import (
     backend,
+    bn_act_conv2d,
+    bn_act_conv2d_for_norm,
     bn_act_conv2d_stats,
     conv2d_bn_act,
     conv2d_stats,
+    fork_bn_act_conv2d_for_norm,
     fork_bn_act_conv2d_stats,
     tuning,
 )
+from cifarfast.kernels.conv2d_bn_act import op as conv2d_bn_act_op
+from cifarfast.kernels.conv_bn_act import torch_impl as library
 from cifarfast.kernels.spec import all_specs
 
 pytest.importorskip("triton")
 
 # what takes no launch: memory, views, and copies that find nothing to do
 FREE = {
-    *("empty", "empty_like", "empty_strided", "new_empty", "result_type"),
+    *("empty", "empty_like", "empty_strided", "new_empty", "resize_", "result_type"),
     *("select", "as_strided", "detach", "view", "view_as", "alias", "contiguous", "to", "expand"),
 }
 
@@ -92,6 +97,28 @@ def test_launches_of_conv2d_stats(launched: Counter[str]) -> None:
     assert not torch_launches(profile)
 
 
+@pytest.mark.parametrize("fork", [False, True])
+def test_launches_for_the_norm_after(fork: bool, launched: Counter[str]) -> None:
+    """Its statistics and their running average take no launch, and the unit that is given them launches two kernels."""
+    x, first, second = image(16), weight(16, 16), weight(16, 16)
+    norm, buffers, parameters = nn.BatchNorm2d(16), rows(16), rows(16, gradient=True)
+    settings: dict[str, Any] = {"training": True, "padding": 1}
+    op = fork_bn_act_conv2d_for_norm if fork else bn_act_conv2d_for_norm
+    given = torch.zeros(3, 16)
+    with torch.profiler.profile() as profile:
+        *_, y, statistics = op(x, first, *buffers, *parameters, statistics=given, next_norm=norm, **settings)
+        assert launched == {"conv_fwd_kernel": 1}
+        launched.clear()
+        own = (norm.running_mean, norm.running_var, norm.weight, norm.bias)
+        z = bn_act_conv2d(y, second, *own, statistics=statistics, **settings)
+        assert launched == {"conv_fwd_kernel": 1}
+        launched.clear()
+        torch.autograd.grad(z, (x, first, second, norm.weight, *parameters), z.detach())
+    unit = ("conv_dgrad_kernel", "batch_norm_act_bwd_kernel", "conv_wgrad_kernel", "conv_wgrad_reduce_kernel")
+    assert launched == dict.fromkeys(unit, 2)
+    assert not torch_launches(profile)
+
+
 @pytest.mark.parametrize("momentum", [0.1, 0.0])
 @pytest.mark.parametrize("fork", [False, True])
 def test_launches_of_bn_act_conv2d(fork: bool, momentum: float, launched: Counter[str]) -> None:
@@ -122,11 +149,33 @@ def test_launches_of_conv2d_bn_act(launched: Counter[str]) -> None:
     buffers, parameters = rows(16), rows(16, gradient=True)
     with torch.profiler.profile() as profile:
         z = conv2d_bn_act(x, kernel, *buffers, *parameters, padding=1, training=True)
-        assert launched == dict.fromkeys(("conv_fwd_kernel", "batch_norm_act_fwd_kernel", "conv_running_kernel"), 1)
+        assert launched == dict.fromkeys(("conv_fwd_kernel", "batch_norm_act_fwd_kernel"), 1)
         launched.clear()
         torch.autograd.grad(z, (x, kernel, *parameters), z.detach())
     norm = ("batch_norm_act_bwd_sums_kernel", "batch_norm_act_bwd_kernel")
     assert launched == dict.fromkeys((*norm, "conv_dgrad_kernel", "conv_wgrad_kernel", "conv_wgrad_reduce_kernel"), 1)
+    assert not torch_launches(profile)
+
+
+def test_launches_of_conv2d_bn_act_by_the_library(launched: Counter[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A convolution, and what ``batch_norm_act`` launches in training."""
+    monkeypatch.setattr(conv2d_bn_act_op, "implementation", lambda op, x, weight: library)
+    arguments = (image(16), weight(16, 16), *rows(16), *rows(16, gradient=True))
+    with torch.profiler.profile() as profile:
+        conv2d_bn_act(*arguments, padding=1, training=True)
+    assert launched == dict.fromkeys(("batch_norm_act_stats_kernel", "batch_norm_act_fwd_kernel"), 1)
+    assert {name for name in torch_launches(profile) if "conv" not in name} == set()
+
+
+def test_launches_in_eval(launched: Counter[str]) -> None:
+    """Statistics of the running ones take one, and with no gradient asked for the convolution does the rest."""
+    arguments = (image(16).detach(), weight(16, 16).detach(), *rows(16), *rows(16))
+    with torch.profiler.profile() as profile:
+        conv2d_bn_act(*arguments, padding=1)
+        assert launched == dict.fromkeys(("running_statistics_kernel", "conv_fwd_kernel"), 1)
+        launched.clear()
+        bn_act_conv2d(*arguments, padding=1)
+        assert launched == dict.fromkeys(("running_statistics_kernel", "conv_fwd_kernel"), 1)
     assert not torch_launches(profile)
 
 

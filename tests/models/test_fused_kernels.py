@@ -15,8 +15,9 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from cifarfast.kernels import backend, share_randomness
+from cifarfast.kernels.shakedrop_bn_shortcut import for_norm
 from cifarfast.models import create_model, fuse
-from cifarfast.models.fused import layers, pyramidnet
+from cifarfast.models.fused import layers
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 ROOT = Path(__file__).parents[2]
@@ -68,10 +69,23 @@ def test_ops_of_a_wide_resnet() -> None:
         assert not apart & set(forward)
 
 
-def test_ops_of_a_wide_resnet_with_convolution_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def convolution_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Convolutions by the ops' own kernels, wherever they fit."""
     monkeypatch.setattr(layers, "_has_kernel", lambda op, x, weight, conv: conv.fits_ops)
+
+
+@pytest.fixture
+def tail_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A block's tail by its own kernel."""
+    monkeypatch.setattr(for_norm, "implementation", lambda h: None)
+
+
+@pytest.mark.usefixtures("convolution_kernels")
+def test_ops_of_a_wide_resnet_with_convolution_kernels() -> None:
     forward, _ = ops_of_a_step("wrn16_8", dropout=0.0)
-    assert forward["cifarfast::bn_act_conv2d"] == 9
+    assert forward["cifarfast::bn_act_conv2d"] == 9 - 3
+    assert forward["cifarfast::bn_act_conv2d_for_norm"] == 3  # first of a block without projection
     assert forward["cifarfast::conv2d_stats"] == 3
     assert forward["cifarfast::batch_norm_act"] == 3  # first of a projecting block
     assert forward["aten::convolution"] == 4  # stem and projections
@@ -85,9 +99,11 @@ def test_ops_of_a_wide_resnet_with_convolution_kernels(monkeypatch: pytest.Monke
     assert forward["cifarfast::batch_norm_statistics"] == 13 - 2
 
 
-def test_ops_of_a_pyramidnet(monkeypatch: pytest.MonkeyPatch) -> None:
-    name = "pyramidnet20_a24_shakedrop"
-    forward, backward = ops_of_a_step(name)
+PYRAMIDNET = "pyramidnet20_a24_shakedrop"
+
+
+def test_ops_of_a_pyramidnet() -> None:
+    forward, backward = ops_of_a_step(PYRAMIDNET)
     assert forward["aten::convolution"] == 19
     assert forward["cifarfast::batch_norm_act"] == 19
     assert forward["cifarfast::shakedrop_bn_shortcut"] == 9
@@ -97,27 +113,59 @@ def test_ops_of_a_pyramidnet(monkeypatch: pytest.MonkeyPatch) -> None:
     assert backward["aten::add"] + backward["aten::add_"] == 0
     for calls in (forward, backward):
         assert not {"aten::native_batch_norm", "aten::constant_pad_nd", "aten::avg_pool2d", "aten::relu"} & set(calls)
-    monkeypatch.setattr(layers, "_has_kernel", lambda op, x, weight, conv: conv.fits_ops)
-    forward, _ = ops_of_a_step(name)
-    assert forward["cifarfast::bn_act_conv2d"] == 18
-    assert forward["cifarfast::conv2d_bn_act"] == 1
+
+
+@pytest.mark.usefixtures("convolution_kernels")
+def test_ops_of_a_pyramidnet_with_convolution_kernels() -> None:
+    forward, _ = ops_of_a_step(PYRAMIDNET)
+    assert forward["cifarfast::bn_act_conv2d_for_norm"] == 18
+    assert forward["cifarfast::conv2d_bn_act_running"] == 1
     assert forward["cifarfast::batch_norm_act"] == forward["aten::convolution"] == 0
     assert forward["cifarfast::batch_norm_statistics"] == 19 - 9
+    assert not forward["cifarfast::moments_statistics"]
 
 
-def test_ops_of_a_pyramidnet_with_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tails hand the statistics of their sums on: the first block's batch norms find their own, and with convolutions
-    by the library those inside the branches."""
-    monkeypatch.setattr(pyramidnet, "finds_statistics", lambda h: True)
-    forward, backward = ops_of_a_step("pyramidnet20_a24_shakedrop")
+@pytest.mark.usefixtures("tail_kernels")
+def test_ops_of_a_pyramidnet_with_tail_kernels() -> None:
+    """Tails hand the statistics of their sums on: what is left is the first block's, and those inside the branches,
+    where the library's convolution comes before."""
+    forward, backward = ops_of_a_step(PYRAMIDNET)
+    assert forward["cifarfast::shakedrop_bn_shortcut_for_norm"] == 9
     assert forward["cifarfast::batch_norm_statistics"] == 19 + 9 + 1 - 9
-    assert forward["cifarfast::moments_statistics"] == 9
-    assert not {"aten::stack", "aten::cat"} & set(forward)
+    assert not {"aten::stack", "aten::cat", "cifarfast::moments_statistics"} & set(forward)
     assert not {"aten::stack", "aten::add", "aten::mul"} & set(backward)
-    monkeypatch.setattr(layers, "_has_kernel", lambda op, x, weight, conv: conv.fits_ops)
-    forward, backward = ops_of_a_step("pyramidnet20_a24_shakedrop")
+
+
+@pytest.mark.usefixtures("convolution_kernels", "tail_kernels")
+def test_ops_of_a_pyramidnet_with_all_kernels() -> None:
+    forward, backward = ops_of_a_step(PYRAMIDNET)
     assert forward["cifarfast::batch_norm_statistics"] == 1
+    assert not forward["cifarfast::moments_statistics"]
     assert backward["aten::add"] + backward["aten::add_"] == 0
+
+
+@pytest.mark.usefixtures("convolution_kernels", "tail_kernels")
+def test_a_frozen_norm_is_handed_no_statistics() -> None:
+    """In evaluation a batch norm normalises by its running statistics, which stay as they are."""
+    with torch.device("meta"):
+        model = fuse(create_model(PYRAMIDNET))
+        share_randomness(model, *torch.zeros(2, dtype=torch.int64).unbind())
+        images = torch.empty(4, 8, 32, 32)
+    freeze_first_norms(model)
+    with CountOps() as forward:
+        model(images)
+    assert forward.calls["cifarfast::running_statistics"] == 9
+    assert forward.calls["cifarfast::shakedrop_bn_shortcut"] == 9 - 1
+    assert forward.calls["cifarfast::shakedrop_bn_shortcut_for_norm"] == 1
+    assert forward.calls["cifarfast::bn_act_conv2d_for_norm"] == 18
+    assert not forward.calls["cifarfast::batch_norm_statistics"]
+
+
+def freeze_first_norms(model: nn.Module) -> None:
+    """Those that begin a PyramidNet's blocks."""
+    for name, module in model.named_modules():
+        if name.endswith(".branch.0"):
+            module.eval()
 
 
 def test_ops_of_other_networks() -> None:
@@ -141,7 +189,7 @@ def test_in_the_interpreter() -> None:
     environment = {**os.environ, "TRITON_INTERPRET": "1", backend.BACKEND_VARIABLE: "triton"}
     result = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stdout + result.stderr
-    assert f"{2 * len(INTERPRETED_MODELS)} passed" in result.stdout, result.stdout
+    assert f"{2 * len(INTERPRETED_MODELS) + 1} passed" in result.stdout, result.stdout
 
 
 @pytest.mark.skipif(not INTERPRETED, reason="needs TRITON_INTERPRET=1; test_in_the_interpreter sets it")
@@ -155,6 +203,19 @@ def test_interpreted(name: str, settings: dict[str, float], convolutions: str, m
     truth = run(copy.deepcopy(plain).double(), images.double())
     assert_within_error(run(fused, images), run(plain, images), truth, tiny=1e-5, kinks=0.02)
     assert_padding_is_zero(fused)
+
+
+@pytest.mark.skipif(not INTERPRETED, reason="needs TRITON_INTERPRET=1; test_in_the_interpreter sets it")
+def test_interpreted_with_frozen_norms() -> None:
+    """Their running statistics stay, and those of the others move once, as in the plain model."""
+    plain, fused = create_pair("pyramidnet8_a5_shakedrop")
+    for model in (plain, fused):
+        freeze_first_norms(model)
+    images = make_images(8, count=2).contiguous(memory_format=torch.channels_last)
+    truth = run(copy.deepcopy(plain).double(), images.double())
+    assert_within_error(run(fused, images), run(plain, images), truth, tiny=1e-5, kinks=0.02)
+    counts = {name: value.item() for name, value in fused.state_dict().items() if name.endswith("tracked")}
+    assert counts == {name: int(".branch.0." not in name) for name in counts}
 
 
 @pytest.mark.gpu
