@@ -122,7 +122,7 @@ def check_vectors(vectors: dict[str, Tensor | None], x: Tensor, of: str) -> None
             raise ValueError(f"{name} must have the other parameters' dtype {first}, got {vector.dtype}")
         if vector.device != device:
             raise ValueError(f"{name} must be on the device of {of} {device}, got {vector.device}")
-        if name.startswith("running") and (vector.requires_grad or not vector.is_contiguous()):
+        if "running" in name and (vector.requires_grad or not vector.is_contiguous()):
             raise ValueError(f"{name} must be contiguous and must not require a gradient")
 
 

@@ -1,8 +1,9 @@
 """``bn_act_conv2d``: conv(act(BN(x))), the unit of pre-activation networks; torch ops, their autograd, the function.
 
-``cifarfast::batch_norm_statistics`` or, where the convolution before has them, ``cifarfast::moments_statistics`` give
-the statistics and update the running ones; ``cifarfast::bn_act_conv2d`` has the gradient of the whole. The activated
-input is never in memory: the backward keeps x and [3, C] of statistics.
+``cifarfast::batch_norm_statistics`` or, where the op before has mean and variance, ``cifarfast::moments_statistics``
+give the statistics and update the running ones, unless the op before did both (``…_for_norm``).
+``cifarfast::bn_act_conv2d`` has the gradient of the whole. The activated input is never in memory: the backward keeps x
+and [3, C] of statistics.
 """
 
 from collections.abc import Callable

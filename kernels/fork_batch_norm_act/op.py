@@ -55,7 +55,8 @@ def fork_batch_norm_act(
             ``conv2d_stats``, ``bn_act_conv2d_stats``); only in training. They are trusted, and x's gradient goes
             through them as if they had been computed here: none goes to them. The mean is rounded to fp32: where
             |mean| ≫ std, ``(x − mean) / std`` is off by up to ``|mean| · 2⁻²⁴ / std``, which statistics that the op
-            computes itself are not.
+            computes itself are not. Or [3, C] from ``shakedrop_bn_shortcut_for_norm`` or ``bn_act_conv2d_for_norm``,
+            which has updated the running statistics with them.
 
     Returns:
         x, which shares its memory (on a GPU channels_last, copied if it was not) and must not be modified in place, and

@@ -1,9 +1,10 @@
 """``shakedrop_bn_shortcut``: the tail of a PyramidNet block in one kernel; the torch op, its autograd and the function.
 
-The statistics of the batch norm come from ``cifarfast::batch_norm_statistics`` or, where the op before has them, from
-``cifarfast::moments_statistics``; both update the running ones. The op here takes them and has the gradient of the
-whole, in training through the statistics too. The backward keeps h and [3, C] of statistics; the coefficients are drawn
-again from their counters. With the output's moments it keeps the output too, which the next op keeps anyway.
+The statistics of the batch norm come from ``cifarfast::batch_norm_statistics`` or, where the op before has mean and
+variance, from ``cifarfast::moments_statistics``; both update the running ones. Or the op before made them, and updated
+those (``bn_act_conv2d_for_norm``). The op here takes them and has the gradient of the whole, in training through the
+statistics too. The backward keeps h and [3, C] of statistics; the coefficients are drawn again from their counters.
+With the output's moments it keeps the output too, which the next op keeps anyway.
 
 Bytes moved, in units of h: forward in training 3 and x (read h twice, write y; the second read hits the L2 cache where
 h fits), 2 and x if the statistics are given, the same with the output's moments; backward 5 (read h and grad twice,

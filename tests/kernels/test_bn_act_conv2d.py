@@ -411,6 +411,11 @@ def test_mistakes_name_the_argument(mistake: str) -> None:
         bn_act_conv2d(**arguments)
 
 
+def _with_gaps(norm: nn.BatchNorm2d) -> nn.BatchNorm2d:
+    norm.running_var = torch.ones(32)[::2]
+    return norm
+
+
 @pytest.mark.parametrize(
     ("norm", "message"),
     [
@@ -418,6 +423,7 @@ def test_mistakes_name_the_argument(mistake: str) -> None:
         (nn.BatchNorm2d(16).eval(), "next_norm must be in training"),
         (nn.GroupNorm(2, 16), "next_norm must be a torch.nn.BatchNorm2d, got GroupNorm"),
         (nn.BatchNorm2d(16).double(), "next_norm.running_mean must be torch.float32"),
+        (_with_gaps(nn.BatchNorm2d(16)), "next_norm.running_var must be contiguous"),
     ],
 )
 def test_mistakes_of_the_norm_after(norm: nn.Module, message: str) -> None:
