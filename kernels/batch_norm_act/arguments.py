@@ -58,8 +58,8 @@ def check_arguments(
     if running_mean is None and not training:
         raise ValueError("running_mean must be given when training is False")
     vectors = {"running_mean": running_mean, "running_var": running_var, "weight": weight, "bias": bias}
-    check_vectors(vectors, x, name)
-    check_count(num_batches_tracked, x, name)
+    _check_vectors(vectors, x, name)
+    _check_count(num_batches_tracked, x, name)
     if momentum is None and training and running_mean is not None and num_batches_tracked is None:
         raise ValueError("num_batches_tracked must be given for a cumulative average (momentum=None)")
     check_momentum(momentum)
@@ -103,8 +103,7 @@ def _check_input(name: str, x: Tensor, training: bool) -> None:
         raise ValueError(f"{name} must have more than one value per channel in training, got {list(x.shape)}")
 
 
-def check_vectors(vectors: dict[str, Tensor | None], x: Tensor, of: str) -> None:
-    """They must be [C], of x's device, of one dtype that goes with x's; the caller calls x ``of``."""
+def _check_vectors(vectors: dict[str, Tensor | None], x: Tensor, of: str) -> None:
     shape, device = x.shape[1:2], x.device
     allowed = (x.dtype,) if x.dtype == torch.float64 else (torch.float32, x.dtype)
     first = None
@@ -122,12 +121,11 @@ def check_vectors(vectors: dict[str, Tensor | None], x: Tensor, of: str) -> None
             raise ValueError(f"{name} must have the other parameters' dtype {first}, got {vector.dtype}")
         if vector.device != device:
             raise ValueError(f"{name} must be on the device of {of} {device}, got {vector.device}")
-        if "running" in name and (vector.requires_grad or not vector.is_contiguous()):
+        if name.startswith("running") and (vector.requires_grad or not vector.is_contiguous()):
             raise ValueError(f"{name} must be contiguous and must not require a gradient")
 
 
-def check_count(num_batches_tracked: Tensor | None, x: Tensor, of: str) -> None:
-    """It must be a number that kernels can count up."""
+def _check_count(num_batches_tracked: Tensor | None, x: Tensor, of: str) -> None:
     if num_batches_tracked is None:
         return
     check_strided("num_batches_tracked", num_batches_tracked)

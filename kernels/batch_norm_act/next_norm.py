@@ -5,13 +5,11 @@ from typing import Any, Self
 
 from torch import Tensor, nn
 
-from .arguments import check_count, check_momentum, check_settings, check_vectors
+from .arguments import check_arguments
 
 Statistics = tuple[Tensor, Tensor] | Tensor
 """Of a tensor [N, C, H, W], from the op that made it: mean and biased variance, [C] each; or [3, C], the mean, its part
 below its rounding and ``1/√(var + ε)``, with which that op has updated the running ones of the batch norm to come."""
-
-_BUFFERS = ("running_mean", "running_var")
 
 
 @dataclass(frozen=True)
@@ -40,18 +38,18 @@ class NextNorm:
         """
         if not isinstance(module, nn.BatchNorm2d):
             raise ValueError(f"next_norm must be a torch.nn.BatchNorm2d, got {type(module).__name__}")
-        if y.shape[0] * y.shape[2] * y.shape[3] < 2:
-            raise ValueError(f"next_norm must get more than one value per channel, got {list(y.shape)}")
         if not module.training and module.running_mean is not None:
             raise ValueError("next_norm must be in training: in evaluation it reads no statistics of its input")
         # as in BatchNorm2d, training leaves buffers alone that are not tracked
         updates = module.training and module.track_running_stats
         buffers = (module.running_mean, module.running_var) if updates else (None, None)
         count = module.num_batches_tracked if updates else None
-        check_vectors({f"next_norm.{name}": b for name, b in zip(_BUFFERS, buffers, strict=True)}, y, "the result")
-        check_count(count, y, "the result")
-        check_momentum(module.momentum)
-        check_settings(module.eps, "identity", 0.0)
+        settings: dict[str, Any] = {"momentum": module.momentum, "eps": module.eps, "training": True}
+        settings |= {"act": "identity", "negative_slope": 0.0, "name": "input"}
+        try:
+            check_arguments(y, *buffers, None, None, count, **settings)
+        except ValueError as error:
+            raise ValueError(f"next_norm's {error}") from None
         momentum = None if module.momentum is None else float(module.momentum)
         return cls(*buffers, count, momentum, float(module.eps))
 

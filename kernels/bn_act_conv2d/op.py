@@ -26,7 +26,7 @@ from ..conv_bn_act.arguments import (
     output_like,
     statistics_dtype,
 )
-from ..conv_bn_act.given import check_statistics, statistics_of
+from ..conv_bn_act.given import check_statistics, own_buffers, statistics_of
 from ..conv_bn_act.norm import Norm
 from .reference import bn_act_conv2d_reference
 
@@ -67,11 +67,10 @@ def bn_act_conv2d(
         padding: zeros around the activated x.
         statistics: mean and biased variance of x, [C] fp32, from the op that made x (``conv2d_stats``,
             ``bn_act_conv2d_stats``); only in training. They are trusted, and x's gradient goes through them as if they
-            had been computed here: none goes to them. As those ops return them they are used without a copy. The mean
-            is rounded to fp32: where |mean| ≫ std, ``(x − mean) / std`` is off by up to ``|mean| · 2⁻²⁴ / std``, which
-            statistics that the op computes itself are not. Or [3, C] from ``bn_act_conv2d_for_norm`` or
-            ``shakedrop_bn_shortcut_for_norm``, which has updated the running statistics with them, and whose mean is
-            not rounded.
+            had been computed here: none goes to them. As those ops return them they are used without a copy. Or [3, C]
+            from ``bn_act_conv2d_for_norm`` or ``shakedrop_bn_shortcut_for_norm``, which has updated the running
+            statistics with them. Means are joined in fp32: where |mean| ≫ std, ``(x − mean) / std`` is off by up to
+            ``3 |mean| · 2⁻²⁴ / std``, which with statistics that the op computes itself it is not.
         num_batches_tracked, training, momentum, eps, act, negative_slope: as in ``batch_norm_act``.
 
     Returns:
@@ -158,8 +157,9 @@ def run(
     check_arguments(x, running_mean, running_var, weight, bias, num_batches_tracked, **norm)
     if statistics is not None:
         check_statistics(statistics, x, training)
-        if isinstance(statistics, Tensor):  # with which the running ones were updated
-            running_mean = running_var = num_batches_tracked = None
+    running_mean, running_var, num_batches_tracked = own_buffers(
+        statistics, running_mean, running_var, num_batches_tracked
+    )
     buffers = (running_mean, running_var)
     if runs_plain_torch(_OP, x):
         y = bn_act_conv2d_reference(

@@ -4,6 +4,7 @@ from torch import Tensor
 
 from ..batch_norm_act.next_norm import Statistics
 from ..batch_norm_act.op import statistics as batch_norm_statistics
+from ..batch_norm_act.op import writable
 from ..layout import check_strided
 from .arguments import statistics_dtype
 from .moments import as_moments, moments_statistics
@@ -15,7 +16,7 @@ def check_statistics(statistics: Statistics, x: Tensor, training: bool) -> None:
         raise ValueError("statistics must be None when training is False: the running ones are used")
     channels = x.shape[1]
     if isinstance(statistics, Tensor):
-        _check(statistics, (3, channels), x, "")
+        _check(statistics, (3, channels), x, "mean and variance, or ")
         if statistics.requires_grad:
             raise ValueError("statistics must not require a gradient: x's goes through them")
         return
@@ -33,6 +34,16 @@ def _check(statistics: Tensor, shape: tuple[int, ...], x: Tensor, number: str) -
         raise ValueError(f"statistics must be {number}{list(shape)} {dtype} on {x.device}, got {found}")
 
 
+def own_buffers(
+    statistics: Statistics | None,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    num_batches_tracked: Tensor | None,
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """What is left to update: nothing where who gives [3, C] did."""
+    return (None, None, None) if isinstance(statistics, Tensor) else (running_mean, running_var, num_batches_tracked)
+
+
 def statistics_of(
     x: Tensor,
     given: Statistics | None,
@@ -44,10 +55,12 @@ def statistics_of(
     eps: float,
 ) -> Tensor:
     """The statistics [3, C] that normalise x, from its mean and variance where they are given; in training the running
-    ones are updated, unless who gives [3, C] did that."""
+    ones are updated, unless who gives [3, C] did that.
+    """
     if isinstance(given, Tensor):
         return given
-    buffers = (running_mean, running_var, num_batches_tracked)
     if given is None:
-        return batch_norm_statistics(x, *buffers, training, momentum, eps)
+        return batch_norm_statistics(x, running_mean, running_var, num_batches_tracked, training, momentum, eps)
+    running_mean, running_var, momentum = writable(x, running_mean, running_var, momentum)
+    buffers = (running_mean, running_var, num_batches_tracked)
     return moments_statistics(as_moments(*given), *buffers, x.numel() // x.shape[1], momentum, eps)

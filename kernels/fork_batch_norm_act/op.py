@@ -20,7 +20,7 @@ from .. import backend
 from ..batch_norm_act.arguments import check_arguments, runs_plain_torch, runs_torch
 from ..batch_norm_act.next_norm import Statistics
 from ..batch_norm_act.op import double_backward, empty_parameter_gradients
-from ..conv_bn_act.given import check_statistics, statistics_of
+from ..conv_bn_act.given import check_statistics, own_buffers, statistics_of
 from . import torch_impl
 from .reference import fork_batch_norm_act_reference
 
@@ -53,10 +53,10 @@ def fork_batch_norm_act(
     Args:
         statistics: mean and biased variance of x, [C] fp32, from the op that made x (``shakedrop_bn_shortcut_stats``,
             ``conv2d_stats``, ``bn_act_conv2d_stats``); only in training. They are trusted, and x's gradient goes
-            through them as if they had been computed here: none goes to them. The mean is rounded to fp32: where
-            |mean| ≫ std, ``(x − mean) / std`` is off by up to ``|mean| · 2⁻²⁴ / std``, which statistics that the op
-            computes itself are not. Or [3, C] from ``shakedrop_bn_shortcut_for_norm`` or ``bn_act_conv2d_for_norm``,
-            which has updated the running statistics with them.
+            through them as if they had been computed here: none goes to them. Or [3, C] from
+            ``shakedrop_bn_shortcut_for_norm`` or ``bn_act_conv2d_for_norm``, which has updated the running statistics
+            with them. Means are joined in fp32: where |mean| ≫ std, ``(x − mean) / std`` is off by up to
+            ``3 |mean| · 2⁻²⁴ / std``, which with statistics that the op computes itself it is not.
 
     Returns:
         x, which shares its memory (on a GPU channels_last, copied if it was not) and must not be modified in place, and
@@ -69,8 +69,9 @@ def fork_batch_norm_act(
     check_arguments(x, running_mean, running_var, weight, bias, num_batches_tracked, **settings)
     if statistics is not None:
         check_statistics(statistics, x, training)
-        if isinstance(statistics, Tensor):  # with which the running ones were updated
-            running_mean = running_var = num_batches_tracked = None
+    running_mean, running_var, num_batches_tracked = own_buffers(
+        statistics, running_mean, running_var, num_batches_tracked
+    )
     if runs_plain_torch(_OP, x):
         return fork_batch_norm_act_reference(
             x, running_mean, running_var, weight, bias, num_batches_tracked=num_batches_tracked, **settings

@@ -34,8 +34,9 @@ def shakedrop_bn_shortcut_for_norm(
         y, z = fork_batch_norm_act(y, norm.running_mean, norm.running_var, …, statistics=statistics, training=True)
 
     As in ``bn_act_conv2d_for_norm`` the kernel updates the running statistics of ``next_norm`` and returns [3, C]; the
-    op that takes them leaves those alone, and no other op may normalise y with ``next_norm``. Under torch.compile mean
-    and variance are returned, on plain torch None, and the running statistics are left to the op that normalises.
+    op that takes them leaves those alone, and does not use its eps. Pass it next_norm's own buffers and settings; no
+    other op may normalise y with ``next_norm``. Under torch.compile mean and variance are returned, on plain torch
+    None, and the running statistics are left to the op that normalises.
 
     Raises:
         ValueError: as in ``shakedrop_bn_shortcut``, or next_norm is not in training or its buffers do not fit y.
@@ -43,8 +44,9 @@ def shakedrop_bn_shortcut_for_norm(
     arguments = (h, x, running_mean, running_var, weight, bias)
     if torch.compiler.is_compiling():
         y, mean, var = shakedrop_bn_shortcut_stats(*arguments, **settings)
+        NextNorm.of(next_norm, y)
         return y, (mean.detach(), var.detach())
-    y, statistics = run(*arguments, **settings, next_norm=next_norm, apply=_apply)
+    y, statistics = run(*arguments, **settings, with_moments=False, next_norm=next_norm, apply=_apply)
     return y, statistics
 
 

@@ -81,10 +81,10 @@ def shakedrop_bn_shortcut(
         true_channels: channels from this one on are padding: their weight and bias must be zero, and get gradients of
             zero whatever the gradient of y is; None for C.
         statistics: mean and biased variance of h, [C] fp32, from the op that made h (``bn_act_conv2d_stats``); only in
-            training. They are trusted, and h's gradient goes through them as if they had been computed here. The mean
-            is rounded to fp32: where |mean| ≫ std, ``(h − mean) / std`` is off by up to ``|mean| · 2⁻²⁴ / std``, which
-            statistics that the op computes itself are not. Or [3, C] from ``bn_act_conv2d_for_norm``, which has updated
-            the running statistics with them, and whose mean is not rounded.
+            training. They are trusted, and h's gradient goes through them as if they had been computed here. Or [3, C]
+            from ``bn_act_conv2d_for_norm``, which has updated the running statistics with them. Means are joined in
+            fp32: where |mean| ≫ std, ``(h − mean) / std`` is off by up to ``3 |mean| · 2⁻²⁴ / std``, which with
+            statistics that the op computes itself it is not.
 
     Returns:
         [N, C, H, W] in h's dtype, channels_last, computed in fp32 and rounded once. Gradients go to h, x, weight and

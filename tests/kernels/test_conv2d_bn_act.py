@@ -133,6 +133,17 @@ def test_module_equals_torchs(momentum: float | None, spec: OpSpec, backend_name
         torch.testing.assert_close(ours.state_dict()[name], value, msg=name)
 
 
+def test_counts_once(spec: OpSpec, backend_name: str, implementation: str) -> None:
+    """However many blocks of channels there are."""
+    make = Maker(torch.float32, implementation)
+    x, conv_weight = make.randn(2, 8, 4, 4), make.randn(264, 8, 1, 1)
+    count = torch.tensor(3, device=implementation)
+    buffers = (torch.zeros(264, device=implementation), torch.ones(264, device=implementation))
+    for batch in range(2):
+        conv2d_bn_act(x, conv_weight, *buffers, num_batches_tracked=count, training=True)
+        assert count.item() == 4 + batch
+
+
 def test_module_without_running_statistics() -> None:
     module = ConvBNAct2d(8, 8, 1, track_running_stats=False, affine=False).eval()
     x = torch.randn(3, 8, 2, 2)

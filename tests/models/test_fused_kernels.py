@@ -1,6 +1,7 @@
 """Fused models on the ops' kernels: which ops run, in Triton's interpreter, and on a GPU."""
 
 import copy
+import itertools
 import os
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from cifarfast.kernels import backend, share_randomness
 from cifarfast.kernels.shakedrop_bn_shortcut import for_norm
 from cifarfast.models import create_model, fuse
 from cifarfast.models.fused import layers
+from cifarfast.optim import unmoved_statistics
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 ROOT = Path(__file__).parents[2]
@@ -151,21 +153,25 @@ def test_a_frozen_norm_is_handed_no_statistics() -> None:
         model = fuse(create_model(PYRAMIDNET))
         share_randomness(model, *torch.zeros(2, dtype=torch.int64).unbind())
         images = torch.empty(4, 8, 32, 32)
-    freeze_first_norms(model)
+    freeze_norms(model)
     with CountOps() as forward:
         model(images)
-    assert forward.calls["cifarfast::running_statistics"] == 9
+    assert forward.calls["cifarfast::running_statistics"] == 9 + 3
     assert forward.calls["cifarfast::shakedrop_bn_shortcut"] == 9 - 1
     assert forward.calls["cifarfast::shakedrop_bn_shortcut_for_norm"] == 1
-    assert forward.calls["cifarfast::bn_act_conv2d_for_norm"] == 18
+    assert forward.calls["cifarfast::bn_act_conv2d_for_norm"] == 18 - 3
     assert not forward.calls["cifarfast::batch_norm_statistics"]
 
 
-def freeze_first_norms(model: nn.Module) -> None:
-    """Those that begin a PyramidNet's blocks."""
+def freeze_norms(model: nn.Module) -> None:
+    """Those that begin a PyramidNet's blocks, in the second group those between its convolutions too."""
     for name, module in model.named_modules():
-        if name.endswith(".branch.0"):
+        if is_frozen(name):
             module.eval()
+
+
+def is_frozen(name: str) -> bool:
+    return ".branch.0" in name or (name.startswith("groups.1.") and ".branch.2" in name)
 
 
 def test_ops_of_other_networks() -> None:
@@ -189,15 +195,19 @@ def test_in_the_interpreter() -> None:
     environment = {**os.environ, "TRITON_INTERPRET": "1", backend.BACKEND_VARIABLE: "triton"}
     result = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stdout + result.stderr
-    assert f"{2 * len(INTERPRETED_MODELS) + 1} passed" in result.stdout, result.stdout
+    assert f"{4 * len(INTERPRETED_MODELS) + 1} passed" in result.stdout, result.stdout
 
 
 @pytest.mark.skipif(not INTERPRETED, reason="needs TRITON_INTERPRET=1; test_in_the_interpreter sets it")
-@pytest.mark.parametrize("convolutions", ["kernels", "library"])
+@pytest.mark.parametrize("convolutions", ["kernels", "library", "first kernels", "last kernels"])
 @pytest.mark.parametrize(("name", "settings"), INTERPRETED_MODELS)
 def test_interpreted(name: str, settings: dict[str, float], convolutions: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    if convolutions == "library":
-        monkeypatch.setattr(layers, "_has_kernel", lambda op, x, weight, conv: False)
+    calls = itertools.count()
+    if convolutions != "kernels":  # of two convolutions in a row both, one or the other may have a kernel
+        has_one = {"library": (), "first kernels": (1,), "last kernels": (0,)}[convolutions]
+        monkeypatch.setattr(
+            layers, "_has_kernel", lambda op, x, weight, conv: conv.fits_ops and next(calls) % 2 in has_one
+        )
     plain, fused = create_pair(name, **settings)
     images = make_images(8, count=2).contiguous(memory_format=torch.channels_last)
     truth = run(copy.deepcopy(plain).double(), images.double())
@@ -210,12 +220,18 @@ def test_interpreted_with_frozen_norms() -> None:
     """Their running statistics stay, and those of the others move once, as in the plain model."""
     plain, fused = create_pair("pyramidnet8_a5_shakedrop")
     for model in (plain, fused):
-        freeze_first_norms(model)
+        freeze_norms(model)
     images = make_images(8, count=2).contiguous(memory_format=torch.channels_last)
     truth = run(copy.deepcopy(plain).double(), images.double())
     assert_within_error(run(fused, images), run(plain, images), truth, tiny=1e-5, kinks=0.02)
     counts = {name: value.item() for name, value in fused.state_dict().items() if name.endswith("tracked")}
-    assert counts == {name: int(".branch.0." not in name) for name in counts}
+    assert counts == {name: int(not is_frozen(name)) for name in counts}
+    before = {name: value.clone() for name, value in fused.state_dict().items() if "running" in name}
+    with unmoved_statistics(fused):
+        run(fused, images)
+    state = fused.state_dict()
+    assert all(torch.equal(state[name], value) for name, value in before.items())
+    assert {name: state[name].item() for name in counts} == counts
 
 
 @pytest.mark.gpu
