@@ -2,7 +2,8 @@
 
 Of an op the smallest cases of its OpSpec run, forward and backward, until each of its Triton kernels has been launched.
 A line for each op says which; the exit code is 1 if an op fails. Set PYTORCH_NO_CUDA_MEMORY_CACHING=1, so that each
-tensor is an allocation of its own and an access beside it is noticed.
+tensor is an allocation of its own and an access beside it is noticed. After the ops come what they launch only one
+after the other, and the augmentation.
 """
 
 import os
@@ -14,9 +15,18 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from cifarfast.augment import Augment, AutoAugment, CutMix, Cutout, RandomCrop, RandomFlip, RandomRotation
+from cifarfast.kernels import (
+    bn_act_conv2d,
+    bn_act_conv2d_for_norm,
+    conv2d_stats,
+    fork_batch_norm_act,
+    fork_bn_act_conv2d_for_norm,
+    global_avg_pool_act,
+    shakedrop_bn_shortcut_for_norm,
+)
 from cifarfast.kernels.backend import BACKEND_VARIABLE
 from cifarfast.kernels.check import run
 from cifarfast.kernels.spec import Maker, OpSpec, all_specs
@@ -112,7 +122,32 @@ def augment_once() -> None:
         )
         augment(images, labels, indices, 1)
         augment.check()
-    torch.cuda.synchronize()
+
+
+def hand_statistics_on(device: str) -> None:
+    """What no op's own cases launch: convolutions and tails that make statistics for the batch norm after them, with
+    both kinds of running average; such statistics made of moments; those of eval.
+    """
+    make = Maker(torch.bfloat16, device)
+    norms = [nn.BatchNorm2d(16, momentum=momentum, device=device) for momentum in (0.1, None, 0.1, None, 0.1)]
+    buffers = ("running_mean", "running_var", "num_batches_tracked")
+    first, second, third, fourth, last = (
+        {**{name: getattr(norm, name) for name in (*buffers, "weight", "bias", "momentum")}, "training": True}
+        for norm in norms
+    )
+    x = make.randn(2, 16, 4, 4).contiguous(memory_format=torch.channels_last).requires_grad_()
+    kernel = make.randn(16, 16, 3, 3, scale=0.1).contiguous(memory_format=torch.channels_last).requires_grad_()
+    y, mean, var = conv2d_stats(x, kernel, padding=1)
+    shortcut, y, given = fork_bn_act_conv2d_for_norm(
+        y, kernel, **first, padding=1, statistics=(mean, var), next_norm=norms[1]
+    )
+    h, given = bn_act_conv2d_for_norm(y, kernel, **second, padding=1, statistics=given, next_norm=norms[2])
+    y, given = shakedrop_bn_shortcut_for_norm(h, shortcut, **third, statistics=given, next_norm=norms[3])
+    y, branch = fork_batch_norm_act(y, **fourth, statistics=given)
+    y, given = shakedrop_bn_shortcut_for_norm(branch, y, **third, next_norm=norms[4])
+    global_avg_pool_act(y, **last, statistics=given).sum().backward()
+    with torch.no_grad():
+        bn_act_conv2d(x, kernel, **{**first, "training": False}, padding=1)
 
 
 def main() -> int:
@@ -121,24 +156,28 @@ def main() -> int:
     for spec in all_specs():
         # also where the tuning table says that a library is faster
         os.environ[BACKEND_VARIABLE] = "triton" if "triton" in spec.backends else spec.backends[0]
-        try:
-            # what the memory checker prints from here on is about this op
-            print(f"{spec.name} begins", flush=True)
-            print(check_op(spec, run_on_gpu(spec)).line(), flush=True)
-        except Exception as error:
-            failed = True
-            traceback.print_exc()
-            print(f"{spec.name}: failed: {type(error).__name__}: {error}", flush=True)
+        failed |= not _succeeds(spec.name, lambda spec=spec: print(check_op(spec, run_on_gpu(spec)).line(), flush=True))
+    os.environ[BACKEND_VARIABLE] = "triton"
+    failed |= not _succeeds("statistics handed on", lambda: hand_statistics_on("cuda"))
     os.environ.pop(BACKEND_VARIABLE)
-    try:
-        augment_once()
-        print("augmentation: 2 programs", flush=True)
-    except Exception as error:
-        failed = True
-        traceback.print_exc()
-        print(f"augmentation: failed: {type(error).__name__}: {error}", flush=True)
+    failed |= not _succeeds("augmentation", augment_once)
     print("all ops done", flush=True)
     return int(failed)
+
+
+def _succeeds(name: str, launch: Callable[[], None]) -> bool:
+    """Launch, and say so; an error is printed, and False."""
+    # what the memory checker prints from here on is about this
+    print(f"{name} begins", flush=True)
+    try:
+        launch()
+        torch.cuda.synchronize()
+    except Exception as error:
+        traceback.print_exc()
+        print(f"{name}: failed: {type(error).__name__}: {error}", flush=True)
+        return False
+    print(f"{name} done", flush=True)
+    return True
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ _INTEGERS = (
     "width",
     "other_groups",
     "first_counter",
+    "channels",
     "draw_stream",
     "threshold",
 )

@@ -81,6 +81,8 @@ def _bytes_moved(inputs: Inputs) -> int:
 
 def _kernels() -> list[KernelBuild]:
     """bf16 with relu at every tile; fp32 with the heaviest settings, and unaligned channels, at the widest tile."""
+    from .triton_statistics import RUNNING_BLOCK, running_statistics_kernel
+
     builds = []
     for channels in sizes(SPEC.name, 512):
         builds += _builds(channels, "bf16", act="relu", residual=False)
@@ -88,7 +90,8 @@ def _kernels() -> list[KernelBuild]:
     builds += _builds(512, "fp32", act="gelu", residual=True)
     builds += _builds(512, "fp32", act="gelu", residual=True, drops=True)
     builds += _builds(510, "bf16", act="relu", residual=True)
-    return builds
+    tiles = {"block_c": RUNNING_BLOCK, "num_warps": 4}
+    return [*builds, kernel_build(running_statistics_kernel, "fp32", 512, "fp32", tiles, {})]
 
 
 def _builds(channels: int, dtype: str, *, act: str, residual: bool, drops: bool = False) -> list[KernelBuild]:

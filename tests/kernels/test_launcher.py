@@ -67,3 +67,11 @@ def test_a_training_step(settings: dict[str, Any]) -> None:
         predict_logits(model.eval(), step.data, prepare, batch_size=BATCH, precision=step.recipe.precision)
     assert {"batch_norm_act_fwd_kernel", "cross_entropy_fwd_kernel"} <= names
     assert any(name.startswith(("flat_optimizer", "flat_sgd")) for name in names)
+
+
+def test_statistics_handed_on() -> None:
+    from bench.memcheck import hand_statistics_on
+
+    with launches(compiles=False) as names:
+        hand_statistics_on("cpu")
+    assert {"conv_running_kernel", "running_statistics_kernel", "shakedrop_bn_shortcut_fwd_stats_kernel"} <= names
