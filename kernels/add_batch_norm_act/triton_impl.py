@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..batch_norm_act.activations_triton import activate
 from ..batch_norm_act.arguments import without_gaps
-from ..batch_norm_act.next_norm import NextNorm
+from ..batch_norm_act.norm_buffers import NormBuffers
 from ..batch_norm_act.triton_moments import finish_moments, moments_arguments, store_moments, welford
 from ..batch_norm_act.triton_statistics import (
     as_matrix,
@@ -147,7 +147,7 @@ def add_batch_norm_statistics(
     tiles = tile(_OP, channels, a.device)
     plan = schedule(a.numel() // channels, channels, tiles)
     s = torch.empty_like(a, memory_format=torch.channels_last)
-    norm = NextNorm(running_mean, running_var, num_batches_tracked, momentum, eps)
+    norm = NormBuffers(running_mean, running_var, num_batches_tracked, momentum, eps)
     stats, arguments = moments_arguments(a, plan, norm)
     with torch.cuda.device_of(a):
         add_batch_norm_act_stats_kernel[(plan.programs,)](

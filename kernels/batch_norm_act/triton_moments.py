@@ -10,7 +10,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ..last_program import AT_ONCE, UNDER_WAY, arrive_last, take_counters
-from .next_norm import NextNorm
+from .norm_buffers import NormBuffers
 
 if TYPE_CHECKING:
     from .triton_statistics import Schedule
@@ -173,7 +173,7 @@ def store_statistics(
         tl.store(running_var_ptr + cols, new_var.to(running_var_ptr.dtype.element_ty), mask=col_ok)
 
 
-def moments_arguments(x: Tensor, plan: "Schedule", norm: NextNorm) -> tuple[Tensor, dict[str, Any]]:
+def moments_arguments(x: Tensor, plan: "Schedule", norm: NormBuffers) -> tuple[Tensor, dict[str, Any]]:
     """The statistics [3, C] that a kernel with ``finish_moments`` writes, and its arguments beside matrix and tile."""
     channels = x.shape[1]
     stats = x.new_empty(3, channels, dtype=torch.float32)

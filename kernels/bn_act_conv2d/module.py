@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from ..batch_norm_act.next_norm import Statistics
+from ..batch_norm_act.norm_buffers import Statistics
 from ..conv_bn_act.module import ConvAndBatchNorm
 from .op import bn_act_conv2d
 
@@ -10,7 +10,7 @@ from .op import bn_act_conv2d
 class BNActConv2d(ConvAndBatchNorm):
     """``conv(act(BN(x)))``; replaces ``torch.nn.BatchNorm2d``, its activation and the ``Conv2d`` after them.
 
-    ``forward(x, statistics=None)`` takes [N, C, H, W] and, where the op that made x has them, x's mean and variance.
+    ``forward(x, statistics=None)`` takes [N, C, H, W] and, where the op that made x has them, x's statistics.
     See ``ConvAndBatchNorm`` for the settings, ``bn_act_conv2d`` for dtypes, layouts and errors.
     """
 

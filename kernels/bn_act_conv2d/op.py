@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from .. import backend
 from ..batch_norm_act.arguments import check_arguments, runs_plain_torch, without_gaps
-from ..batch_norm_act.next_norm import NextNorm, Statistics
+from ..batch_norm_act.norm_buffers import NormBuffers, Statistics
 from ..batch_norm_act.op import empty_parameter_gradients
 from ..conv2d_stats.op import moments_gradient
 from ..conv_bn_act.arguments import (
@@ -146,7 +146,7 @@ def run(
     stride, padding = check_convolution(x, "conv_weight", conv_weight, stride, padding)
     last: tuple[Any, ...] = (with_moments,)
     if next_norm is not None:
-        last = NextNorm.of(next_norm, output_like(x, conv_weight, stride, padding)).arguments()
+        last = NormBuffers.of(next_norm, output_like(x, conv_weight, stride, padding)).arguments()
     norm: dict[str, Any] = {
         "training": training,
         "momentum": momentum,
@@ -242,7 +242,7 @@ def _bn_act_conv2d_for_norm(
     eps: float,
 ) -> tuple[Tensor, Tensor]:
     norm = Norm(*without_gaps(statistics, weight, bias), training, act, negative_slope)
-    next_norm = NextNorm(running_mean, running_var, num_batches_tracked, momentum, eps)
+    next_norm = NormBuffers(running_mean, running_var, num_batches_tracked, momentum, eps)
     forward = implementation(_OP, x, conv_weight).bn_act_conv2d_for_norm_fwd
     return forward(_OP, x, conv_weight, norm, next_norm, stride, padding)
 

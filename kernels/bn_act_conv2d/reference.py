@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..batch_norm_act.activations import activate
-from ..batch_norm_act.next_norm import Statistics
+from ..batch_norm_act.norm_buffers import Statistics
 from ..batch_norm_act.reference import batch_norm_act_reference
 
 

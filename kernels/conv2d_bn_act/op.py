@@ -16,7 +16,7 @@ from torch import Tensor
 
 from .. import backend
 from ..batch_norm_act.arguments import check_arguments, check_residual, runs_plain_torch, without_gaps
-from ..batch_norm_act.next_norm import NextNorm
+from ..batch_norm_act.norm_buffers import NormBuffers
 from ..batch_norm_act.op import empty_parameter_gradients
 from ..batch_norm_act.op import statistics as batch_norm_statistics
 from ..conv_bn_act.arguments import (
@@ -188,7 +188,7 @@ def _conv2d_bn_act_running(
 ) -> tuple[Tensor, Tensor, Tensor]:
     unread = x.new_empty(0, dtype=statistics_dtype(x))
     norm = Norm(*without_gaps(unread, weight, bias), True, act, negative_slope)
-    own = NextNorm(running_mean, running_var, num_batches_tracked, momentum, eps)
+    own = NormBuffers(running_mean, running_var, num_batches_tracked, momentum, eps)
     forward = implementation(_OP, x, conv_weight).conv2d_bn_act_running_fwd
     return forward(_OP, x, conv_weight, norm, own, residual, stride, padding)
 

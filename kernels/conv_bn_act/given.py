@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from ..batch_norm_act.next_norm import Statistics
+from ..batch_norm_act.norm_buffers import Statistics
 from ..batch_norm_act.op import statistics as batch_norm_statistics
 from ..batch_norm_act.op import writable
 from ..layout import check_strided

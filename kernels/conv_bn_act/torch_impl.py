@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..batch_norm_act import torch_impl as batch_norm_torch
 from ..batch_norm_act.arguments import runs_torch
-from ..batch_norm_act.next_norm import NextNorm
+from ..batch_norm_act.norm_buffers import NormBuffers
 from ..fork_batch_norm_act import torch_impl as fork_torch
 from .norm import Norm
 
@@ -47,7 +47,7 @@ def bn_act_conv2d_fwd(
 
 
 def bn_act_conv2d_for_norm_fwd(
-    op: str, x: Tensor, weight: Tensor, norm: Norm, next_norm: NextNorm, stride: int, padding: int
+    op: str, x: Tensor, weight: Tensor, norm: Norm, next_norm: NormBuffers, stride: int, padding: int
 ) -> tuple[Tensor, Tensor]:
     """Return y and its statistics [3, K], for which y is read again; the running ones of ``next_norm`` are updated."""
     y = _conv2d(_activated(x, norm), weight, stride, padding)
@@ -101,7 +101,7 @@ def conv2d_bn_act_fwd(
 
 
 def conv2d_bn_act_running_fwd(
-    op: str, x: Tensor, weight: Tensor, norm: Norm, own: NextNorm, residual: Tensor | None, stride: int, padding: int
+    op: str, x: Tensor, weight: Tensor, norm: Norm, own: NormBuffers, residual: Tensor | None, stride: int, padding: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return z, y and BN's statistics [3, K] in training; its running statistics, of ``own``, are updated.
 

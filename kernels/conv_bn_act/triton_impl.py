@@ -4,7 +4,7 @@ import torch
 import triton
 from torch import Tensor
 
-from ..batch_norm_act.next_norm import NextNorm
+from ..batch_norm_act.norm_buffers import NormBuffers
 from ..batch_norm_act.triton_backward import input_gradient
 from ..batch_norm_act.triton_impl import batch_norm_act_bwd, batch_norm_act_fwd
 from ..batch_norm_act.triton_sums import as_parameters
@@ -20,8 +20,8 @@ BLOCK_CHANNELS = 128
 def conv2d_stats_fwd(op: str, x: Tensor, weight: Tensor, stride: int, padding: int) -> tuple[Tensor, Tensor]:
     """Return y and its moments [2, K]."""
     g = geometry(x.shape, weight.shape, stride, padding)
-    y, moments, _ = conv_fwd(op, x, weight, g, with_moments=True)
-    return y, moments
+    moments = x.new_empty(2, g.k, dtype=torch.float32)
+    return conv_fwd(op, x, weight, g, moments=moments), moments
 
 
 def conv2d_bwd(
@@ -39,17 +39,17 @@ def bn_act_conv2d_fwd(
 ) -> tuple[Tensor, Tensor]:
     """Return y and, if asked for, its moments [2, K] (else empty)."""
     g = geometry(x.shape, weight.shape, stride, padding)
-    y, moments, _ = conv_fwd(op, x, weight, g, prologue=norm, with_moments=with_moments)
-    return y, moments
+    moments = norm.stats.new_empty((2, g.k) if with_moments else 0)
+    return conv_fwd(op, x, weight, g, prologue=norm, moments=moments if with_moments else None), moments
 
 
 def bn_act_conv2d_for_norm_fwd(
-    op: str, x: Tensor, weight: Tensor, norm: Norm, next_norm: NextNorm, stride: int, padding: int
+    op: str, x: Tensor, weight: Tensor, norm: Norm, next_norm: NormBuffers, stride: int, padding: int
 ) -> tuple[Tensor, Tensor]:
     """Return y and its statistics [3, K]; the running ones of ``next_norm`` are updated."""
     g = geometry(x.shape, weight.shape, stride, padding)
-    y, _, stats = conv_fwd(op, x, weight, g, prologue=norm, next_norm=next_norm)
-    return y, stats
+    stats = norm.stats.new_empty(3, g.k)
+    return conv_fwd(op, x, weight, g, prologue=norm, y_stats=stats, next_norm=next_norm), stats
 
 
 def bn_act_conv2d_bwd(
@@ -103,23 +103,27 @@ def conv2d_bn_act_fwd(
     In training ``norm.stats`` is not read.
     """
     g = geometry(x.shape, weight.shape, stride, padding)
-    own = NextNorm(None, None, None, 0.0, eps) if norm.training else None
-    y, moments, stats = conv_fwd(op, x, weight, g, with_moments=norm.training, next_norm=own)
-    if own is None:
-        stats = norm.stats.clone()  # ops must not return what they were given
+    if norm.training:
+        moments, stats = norm.stats.new_empty(2, g.k), norm.stats.new_empty(3, g.k)
+        own = NormBuffers(None, None, None, 0.0, eps)
+        y = conv_fwd(op, x, weight, g, moments=moments, y_stats=stats, next_norm=own)
+    else:
+        moments, stats = norm.stats.new_empty(0), norm.stats.clone()  # ops must not return what they were given
+        y = conv_fwd(op, x, weight, g)
     z = batch_norm_act_fwd(y, stats, norm.weight, norm.bias, residual, norm.act, norm.negative_slope)
     return z, y, stats, moments
 
 
 def conv2d_bn_act_running_fwd(
-    op: str, x: Tensor, weight: Tensor, norm: Norm, own: NextNorm, residual: Tensor | None, stride: int, padding: int
+    op: str, x: Tensor, weight: Tensor, norm: Norm, own: NormBuffers, residual: Tensor | None, stride: int, padding: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return z, y and BN's statistics [3, K] in training; its running statistics, of ``own``, are updated.
 
     ``norm.stats`` is not read.
     """
     g = geometry(x.shape, weight.shape, stride, padding)
-    y, _, stats = conv_fwd(op, x, weight, g, next_norm=own)
+    stats = norm.stats.new_empty(3, g.k)
+    y = conv_fwd(op, x, weight, g, y_stats=stats, next_norm=own)
     z = batch_norm_act_fwd(y, stats, norm.weight, norm.bias, residual, norm.act, norm.negative_slope)
     return z, y, stats
 
@@ -153,7 +157,7 @@ def conv2d_bn_act_folded(
 ) -> Tensor:
     """``act(BN(conv(x)) [+ residual])`` in one kernel."""
     g = geometry(x.shape, weight.shape, stride, padding)
-    return conv_fwd(op, x, weight, g, fold=norm, residual=residual)[0]
+    return conv_fwd(op, x, weight, g, fold=norm, residual=residual)
 
 
 def statistics_from_moments(
@@ -168,7 +172,7 @@ def statistics_from_moments(
     """BN's statistics [3, C]; the running ones are updated."""
     channels = moments.shape[1]
     stats = moments.new_empty(3, channels)
-    norm = NextNorm(running_mean, running_var, num_batches_tracked, momentum, eps)
+    norm = NormBuffers(running_mean, running_var, num_batches_tracked, momentum, eps)
     with torch.cuda.device_of(moments):
         conv_running_kernel[(triton.cdiv(channels, BLOCK_CHANNELS),)](
             moments,

@@ -7,7 +7,7 @@ import triton
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from ..batch_norm_act.next_norm import NOTHING, NextNorm
+from ..batch_norm_act.norm_buffers import NOTHING, NormBuffers
 from ..last_program import take_counters
 from .norm import Norm
 from .tiles import Geometry, Tiling, tiling
@@ -31,10 +31,11 @@ def conv_fwd(
     prologue: Norm | None = None,
     fold: Norm | None = None,
     residual: Tensor | None = None,
-    with_moments: bool = False,
-    next_norm: NextNorm | None = None,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return y, if asked for its moments [2, K], with ``next_norm`` BN's statistics [3, K] of it; else empty ones.
+    moments: Tensor | None = None,
+    y_stats: Tensor | None = None,
+    next_norm: NormBuffers = NOTHING,
+) -> Tensor:
+    """Return y; write its moments [2, K] and BN's statistics [3, K] of it, as ``next_norm`` makes them, where given.
 
     ``prologue`` is the norm of x, ``fold`` that of y; at most one is given. ``residual`` [N, K, P, Q] is for ``fold``.
     """
@@ -46,9 +47,7 @@ def conv_fwd(
     t = tiling(op, "fwd", g.k, g.c, (g.n, g.p, g.q), (x, weight), descriptors=g.stride == 1, act=act)
     n_tiles, columns = _pixel_tiles(t, g.n, g.p, g.q), triton.cdiv(g.k, t.channels)
     y = torch.empty((g.n, g.k, g.p, g.q), dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
-    moments = x.new_empty((2, g.k) if with_moments else 0, dtype=torch.float32)
-    y_stats = moments.new_empty(0 if next_norm is None else (3, g.k))
-    statistics = with_moments or next_norm is not None
+    statistics = moments is not None or y_stats is not None
     partials, counters, first_counter = _rows(x, n_tiles, columns, g.k) if statistics else (None, None, 0)
     with torch.cuda.device_of(x):
         conv_fwd_kernel[(n_tiles * columns,)](
@@ -57,14 +56,14 @@ def conv_fwd(
             y,
             *_norm_pointers(norm),
             partials,
-            moments if with_moments else None,
-            y_stats if next_norm is not None else None,
+            moments,
+            y_stats,
             counters_ptr=counters,
             residual_ptr=residual if residual is None else channels_last(residual),
             **_sizes(g),
             first_counter=first_counter,
             slope=0.0 if norm is None else norm.negative_slope,
-            **(next_norm or NOTHING).kernel_arguments(),
+            **next_norm.kernel_arguments(),
             TAPS=g.r * g.s,
             KERNEL_W=g.s,
             STRIDE=g.stride,
@@ -78,7 +77,7 @@ def conv_fwd(
             BLOCK_C=t.depth,
             **_common(t, x),
         )
-    return y, moments, y_stats
+    return y
 
 
 def conv_dgrad(

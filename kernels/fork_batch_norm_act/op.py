@@ -18,7 +18,7 @@ from torch import Tensor
 
 from .. import backend
 from ..batch_norm_act.arguments import check_arguments, runs_plain_torch, runs_torch
-from ..batch_norm_act.next_norm import Statistics
+from ..batch_norm_act.norm_buffers import Statistics
 from ..batch_norm_act.op import double_backward, empty_parameter_gradients
 from ..conv_bn_act.given import check_statistics, own_buffers, statistics_of
 from . import torch_impl

@@ -7,7 +7,7 @@ import triton
 from torch import Tensor
 
 from ..batch_norm_act.arguments import without_gaps
-from ..batch_norm_act.next_norm import NOTHING, NextNorm
+from ..batch_norm_act.norm_buffers import NOTHING, NormBuffers
 from ..batch_norm_act.triton_sums import as_parameters
 from ..last_program import take_counters
 from ..shakedrop.draws import Scaling
@@ -36,19 +36,11 @@ def shakedrop_bn_shortcut_fwd(
     with_moments: bool,
 ) -> tuple[Tensor, Tensor]:
     """``shortcut(x) + (b + α − bα) · BN(h)``, channels_last, and if asked for its moments [2, C] (else empty)."""
-    h, x = _channels_last(h), _channels_last(x)
-    out = torch.empty_like(h, memory_format=torch.channels_last)
-    tensors = (h, x, *without_gaps(statistics, weight, bias), out)
-    arguments = scaling_arguments(scaling)
-    pool = x.shape[2:] != h.shape[2:]
-    if with_moments:
-        moments = statistics.new_empty(2, h.shape[1])
-        _forward_with_statistics(tensors, moments, None, NOTHING, arguments, pool)
-        return out, moments
-    grid, shape = _elementwise(h, x.shape, arguments["LEVEL"])
-    with torch.cuda.device_of(h):
-        shakedrop_bn_shortcut_fwd_kernel[grid](*tensors, **shape, **arguments, POOL=pool)
-    return out, statistics.new_empty(0)
+    norm = without_gaps(statistics, weight, bias)
+    if not with_moments:
+        return _forward(h, x, norm, scaling), statistics.new_empty(0)
+    moments = statistics.new_empty(2, h.shape[1])
+    return _forward(h, x, norm, scaling, moments=moments), moments
 
 
 def shakedrop_bn_shortcut_for_norm_fwd(
@@ -58,38 +50,43 @@ def shakedrop_bn_shortcut_for_norm_fwd(
     weight: Tensor | None,
     bias: Tensor | None,
     scaling: Scaling,
-    next_norm: NextNorm,
+    next_norm: NormBuffers,
 ) -> tuple[Tensor, Tensor]:
     """The output and its statistics [3, C]; the running ones of ``next_norm`` are updated."""
+    y_stats = statistics.new_empty(3, h.shape[1])
+    norm = without_gaps(statistics, weight, bias)
+    return _forward(h, x, norm, scaling, y_stats=y_stats, next_norm=next_norm), y_stats
+
+
+def _forward(
+    h: Tensor,
+    x: Tensor,
+    norm: tuple[Tensor, Tensor | None, Tensor | None],
+    scaling: Scaling,
+    *,
+    moments: Tensor | None = None,
+    y_stats: Tensor | None = None,
+    next_norm: NormBuffers = NOTHING,
+) -> Tensor:
+    """The output; its moments, and its statistics as ``next_norm`` makes them, are written where they are given."""
     h, x = _channels_last(h), _channels_last(x)
     out = torch.empty_like(h, memory_format=torch.channels_last)
-    tensors = (h, x, *without_gaps(statistics, weight, bias), out)
-    y_stats = statistics.new_empty(3, h.shape[1])
+    arguments = scaling_arguments(scaling)
     pool = x.shape[2:] != h.shape[2:]
-    _forward_with_statistics(tensors, None, y_stats, next_norm, scaling_arguments(scaling), pool)
-    return out, y_stats
-
-
-def _forward_with_statistics(
-    tensors: tuple[Tensor | None, ...],
-    moments: Tensor | None,
-    y_stats: Tensor | None,
-    next_norm: NextNorm,
-    arguments: dict[str, Any],
-    pool: bool,
-) -> None:
-    """Write the output, the last of ``tensors``, and its moments or what ``next_norm`` makes of them."""
-    h, x, statistics = tensors[:3]
-    assert h is not None
-    assert x is not None
-    assert statistics is not None
-    grid, shape = _reduction(h, moments_tile(h.shape[1], arguments["LEVEL"], h.device), x.shape[1])
-    channels, in_channels = h.shape[1], x.shape[1]
-    partials = statistics.new_empty(2, grid[0] * grid[1], channels)
-    counters, first_counter = take_counters(grid[2], h.device)
     with torch.cuda.device_of(h):
-        shakedrop_bn_shortcut_fwd_stats_kernel[grid](
-            *tensors,
+        if moments is None and y_stats is None:
+            grid, shape = _elementwise(h, x.shape, arguments["LEVEL"])
+            shakedrop_bn_shortcut_fwd_kernel[grid](h, x, *norm, out, **shape, **arguments, POOL=pool)
+            return out
+        channels, in_channels = h.shape[1], x.shape[1]
+        parts, shape = _reduction(h, moments_tile(channels, arguments["LEVEL"], h.device), in_channels)
+        partials = norm[0].new_empty(2, parts[0] * parts[1], channels)
+        counters, first_counter = take_counters(parts[2], h.device)
+        shakedrop_bn_shortcut_fwd_stats_kernel[parts](
+            h,
+            x,
+            *norm,
+            out,
             partials,
             moments,
             y_stats,
@@ -104,6 +101,7 @@ def _forward_with_statistics(
             **next_norm.kernel_arguments(),
             POOL=pool,
         )
+    return out
 
 
 def shakedrop_bn_shortcut_bwd(

@@ -31,8 +31,9 @@ def _implementations(spec: OpSpec) -> list[Any]:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     names = metafunc.fixturenames
-    # test_<op>.py is about its op only
-    specs = [spec for spec in SPECS if metafunc.module.__name__ == f"test_{spec.name}"] or SPECS
+    # test_<op>.py and test_<op>_for_norm.py are about their op only
+    name = metafunc.module.__name__.removesuffix("_for_norm")
+    specs = [spec for spec in SPECS if name == f"test_{spec.name}"] or SPECS
     if "backend_name" in names and "case" in names:
         metafunc.parametrize(
             ("spec", "backend_name", "device", "case"),

@@ -1,12 +1,11 @@
 """Properties, agreement with torch's modules, and errors of ``bn_act_conv2d``, beyond what its OpSpec generates."""
 
-from typing import Any
-
 import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from norm_inputs import draw_norm, draw_unit, leaves_of
 from torch import Tensor, nn
 
 from cifarfast.kernels import (
@@ -24,22 +23,6 @@ from cifarfast.kernels.check import assert_matches
 from cifarfast.kernels.spec import Maker, OpSpec
 
 SETTINGS = settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-
-
-def _draw(seed: int, device: str, c: int = 8, k: int = 16, h: int = 4, w: int = 3, size: int = 3) -> dict[str, Tensor]:
-    make = Maker(torch.float32, device, seed)
-    return {
-        "x": make.randn(2, c, h, w).requires_grad_(),
-        "conv_weight": make.randn(k, c, size, size, scale=0.1).requires_grad_(),
-        "running_mean": make.randn(c),
-        "running_var": make.rand(c) + 0.5,
-        "weight": (make.randn(c, scale=0.3) + 1).requires_grad_(),
-        "bias": make.randn(c, scale=0.3).requires_grad_(),
-    }
-
-
-def _leaves(inputs: dict[str, Tensor]) -> list[Tensor]:
-    return [inputs[name] for name in ("x", "conv_weight", "weight", "bias")]
 
 
 @SETTINGS
@@ -62,7 +45,7 @@ def test_fused_equals_composed(
     backend_name: str,
     implementation: str,
 ) -> None:
-    inputs = _draw(seed, implementation, size=size)
+    inputs = draw_unit(seed, implementation, size=size)
     options = {"training": training, "act": act, "eps": 0.1}
     geometry = {"stride": stride, "padding": padding}
     fused_inputs = {name: value.clone() if "running" in name else value for name, value in inputs.items()}
@@ -73,7 +56,7 @@ def test_fused_equals_composed(
     torch.testing.assert_close(fused, composed, rtol=1e-5, atol=1e-5)
     for name in ("running_mean", "running_var"):
         torch.testing.assert_close(fused_inputs[name], inputs[name])
-    leaves, cotangent = _leaves(inputs), torch.ones_like(fused)
+    leaves, cotangent = leaves_of(inputs), torch.ones_like(fused)
     for a, b in zip(
         torch.autograd.grad(fused, leaves, cotangent), torch.autograd.grad(composed, leaves, cotangent), strict=True
     ):
@@ -81,7 +64,7 @@ def test_fused_equals_composed(
 
 
 def test_statistics_of_the_convolution_before(spec: OpSpec, backend_name: str, implementation: str) -> None:
-    first, second = _draw(0, implementation, k=8), _draw(1, implementation, k=8)
+    first, second = draw_unit(0, implementation, k=8), draw_unit(1, implementation, k=8)
 
     def block(given: bool) -> tuple[Tensor, Tensor, Tensor]:
         y, mean, var = conv2d_stats(first["x"], first["conv_weight"], padding=1)
@@ -99,98 +82,8 @@ def test_statistics_of_the_convolution_before(spec: OpSpec, backend_name: str, i
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-3)
 
 
-def _norm(channels: int, device: str, momentum: float | None = 0.3, *, dtype: torch.dtype | None = None) -> nn.Module:
-    make = Maker(torch.float32, device, 7)
-    norm = nn.BatchNorm2d(channels, 1e-3, momentum, device=device, dtype=dtype)
-    with torch.no_grad():
-        for tensor in (norm.weight, norm.bias, norm.running_mean, norm.running_var):
-            tensor.copy_(make.rand(channels) + 0.5)
-    return norm
-
-
-BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
-
-
-def _arguments_of(norm: nn.Module) -> dict[str, Any]:
-    return {name: getattr(norm, name) for name in (*BUFFERS, "weight", "bias", "momentum", "eps")}
-
-
-@pytest.mark.usefixtures("poisoned_memory")
-@pytest.mark.parametrize("momentum", [0.3, None])
-@pytest.mark.parametrize("op", [bn_act_conv2d_for_norm, fork_bn_act_conv2d_for_norm])
-def test_statistics_for_the_norm_after(
-    op: Any, momentum: float | None, spec: OpSpec, backend_name: str, implementation: str
-) -> None:
-    """Two batches: the output, what the next batch norm makes of it, its running statistics and all gradients are those
-    of torch's modules, and who takes the statistics does not update again."""
-    first, second = _draw(0, implementation, k=16, h=9, w=8), _draw(1, implementation, c=16, k=8)
-    found = []
-    for fused in (True, False):
-        norm = _norm(16, implementation, momentum)
-        inputs = {name: value.clone() if "running" in name else value for name, value in first.items()}
-        shortcut, leaves = first["x"], [*_leaves(first), second["conv_weight"], norm.weight, norm.bias]
-        for batch in range(2):
-            if fused:
-                *forked, y, statistics = op(**inputs, training=True, padding=1, next_norm=norm)
-                assert (statistics is None) == (backend_name == "torch")
-                assert norm.num_batches_tracked.item() == batch + (backend_name != "torch")
-                shortcut = forked[0] if forked else shortcut
-                settings = {**_arguments_of(norm), "statistics": statistics}
-                z = bn_act_conv2d(y, second["conv_weight"], **settings, training=True, padding=1, act="silu")
-            else:
-                y = bn_act_conv2d(**inputs, training=True, padding=1)
-                z = F.conv2d(F.silu(norm(y)), second["conv_weight"], padding=1)
-        assert norm.num_batches_tracked.item() == 2
-        loss = z.square().sum() + y.sum() + (shortcut * 2).square().sum()
-        buffers = [norm.running_mean, norm.running_var, inputs["running_mean"], inputs["running_var"]]
-        found.append([y, z, *buffers, *torch.autograd.grad(loss, leaves)])
-    for a, b in zip(*found, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-3)
-
-
-def test_statistics_for_the_norm_after_are_those_of_the_rounded_output(
-    dtype: torch.dtype, spec: OpSpec, backend_name: str, implementation: str
-) -> None:
-    """With a mean far from zero too; buffers may have its dtype; there are more tiles than one program joins."""
-    if backend_name == "torch":
-        pytest.skip("the op that normalises has them")
-    make = Maker(dtype, implementation)
-    x, conv_weight = make.randn(2, 8, 33, 33), make.randn(8, 8, 1, 1, scale=1e-2)
-    x[:, 0], conv_weight[:, 0] = 100.0, 1.0
-    norm = _norm(8, implementation, 1.0, dtype=dtype)
-    parameters = {"running_mean": x.new_zeros(8), "running_var": x.new_ones(8), "act": "identity", "eps": 0.0}
-    y, statistics = bn_act_conv2d_for_norm(x, conv_weight, **parameters, next_norm=norm)
-    var, mean = torch.var_mean(y.double(), dim=(0, 2, 3), correction=0)
-    assert statistics.shape == (3, 8)
-    assert statistics.dtype == torch.float32
-    found = statistics[0].double() + statistics[1].double()
-    torch.testing.assert_close(found, mean, rtol=3 * 2**-24, atol=1e-8)
-    torch.testing.assert_close(statistics[2].double(), 1 / (var + 1e-3).sqrt(), rtol=1e-5, atol=0)
-    m = y.numel() // 8
-    torch.testing.assert_close(norm.running_mean.double(), mean, rtol=1e-6 if dtype == torch.float32 else 4e-3, atol=0)
-    torch.testing.assert_close(norm.running_var.double(), var * m / (m - 1), rtol=4e-3, atol=0)
-
-
-@pytest.mark.parametrize("op", [bn_act_conv2d_for_norm, fork_bn_act_conv2d_for_norm])
-def test_the_norm_after_counts_once(op: Any, spec: OpSpec, backend_name: str, implementation: str) -> None:
-    """However many blocks of channels there are; without tracking, as in a SAM step's second pass, nothing moves."""
-    inputs = _draw(8, implementation, k=264, size=1)
-    norm, second = _norm(264, implementation), _draw(9, implementation, c=264, size=1)["conv_weight"]
-    for tracks in (True, False):
-        norm.track_running_stats = tracks
-        before = [norm.running_mean.clone(), norm.running_var.clone()]
-        y, statistics = op(**inputs, training=True, next_norm=norm)[-2:]
-        own = _arguments_of(norm) if tracks else {**_arguments_of(norm), **dict.fromkeys(BUFFERS)}
-        z = bn_act_conv2d(y, second, **own, statistics=statistics, training=True, act="identity")
-        assert norm.num_batches_tracked.item() == 1
-        assert torch.equal(norm.running_mean, before[0]) != tracks
-        assert torch.equal(norm.running_var, before[1]) != tracks
-        expected = F.conv2d(F.batch_norm(y, None, None, norm.weight, norm.bias, True, 0.0, norm.eps), second)
-        torch.testing.assert_close(z, expected, rtol=1e-3, atol=1e-3)
-
-
 def test_given_statistics_move_nothing(spec: OpSpec, backend_name: str, implementation: str) -> None:
-    inputs = _draw(10, implementation)
+    inputs = draw_unit(10, implementation)
     var, mean = torch.var_mean(inputs["x"].detach(), dim=(0, 2, 3), correction=0)
     statistics = torch.stack([mean, torch.zeros_like(mean), (var + 1e-5).rsqrt()])
     buffers = {name: inputs[name].clone() for name in ("running_mean", "running_var")}
@@ -202,65 +95,11 @@ def test_given_statistics_move_nothing(spec: OpSpec, backend_name: str, implemen
     torch.testing.assert_close(y, bn_act_conv2d(**inputs, **settings), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("tracks", [True, False])
-def test_for_norm_compiles_with_inductor(tracks: bool, spec: OpSpec, backend_name: str, implementation: str) -> None:
-    first = {name: value.detach() for name, value in _draw(4, implementation).items()}
-    second = _draw(5, implementation, c=16, k=8)["conv_weight"].detach()
-
-    def unit(norm: nn.Module, x: Tensor) -> Tensor:
-        y, statistics = bn_act_conv2d_for_norm(**{**first, "x": x}, training=True, padding=1, next_norm=norm)
-        own = _arguments_of(norm) if tracks else {**_arguments_of(norm), **dict.fromkeys(BUFFERS)}
-        return bn_act_conv2d(y, second, **own, training=True, statistics=statistics)
-
-    torch.compiler.reset()
-    results = []
-    for run in (torch.compile(unit, fullgraph=True), unit):
-        norm = _norm(16, implementation)
-        norm.track_running_stats = tracks
-        results.append([run(norm, first["x"]), norm.running_mean, norm.running_var, norm.num_batches_tracked])
-    for a, b in zip(*results, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
-
-
-def test_opcheck_for_the_norm_after(spec: OpSpec, backend_name: str, implementation: str) -> None:
-    inputs = {name: value.detach() for name, value in _draw(0, implementation).items()}
-    x, conv_weight, mean, var, weight, bias = inputs.values()
-    statistics = torch.stack([mean, torch.zeros_like(mean), var.rsqrt()])
-    settings = (True, "relu", 0.0, 1, 1)
-    count = torch.tensor(3, device=implementation)
-    buffers = (torch.zeros(16, device=implementation), torch.ones(16, device=implementation), count)
-    op = torch.ops.cifarfast.bn_act_conv2d_for_norm.default
-    for momentum in (0.1, None):
-        arguments = (x, conv_weight, statistics, weight, bias, *settings, *buffers, momentum, 1e-5)
-        torch.library.opcheck(op, arguments, test_utils=("test_schema", "test_faketensor"))
-
-
-@pytest.mark.parametrize("op", [bn_act_conv2d_for_norm, fork_bn_act_conv2d_for_norm])
-def test_for_norm_compiles_fullgraph(op: Any, spec: OpSpec, backend_name: str, implementation: str) -> None:
-    first = {name: value.detach() for name, value in _draw(4, implementation).items()}
-    second = _draw(5, implementation, c=16, k=8)["conv_weight"].detach()
-
-    def unit(norm: nn.Module, x: Tensor) -> Tensor:
-        *_, y, statistics = op(**{**first, "x": x}, training=True, padding=1, next_norm=norm)
-        return bn_act_conv2d(y, second, **_arguments_of(norm), training=True, statistics=statistics)
-
-    torch.compiler.reset()
-    results = []
-    for run in (torch.compile(unit, fullgraph=True, backend="aot_eager"), unit):
-        norm, x = _norm(16, implementation), first["x"].clone().requires_grad_()
-        z = run(norm, x)
-        assert norm.num_batches_tracked.item() == 1
-        results.append([z, norm.running_mean, norm.running_var, torch.autograd.grad(z.square().sum(), x)[0]])
-    for a, b in zip(*results, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
-
-
 def test_second_derivative(spec: OpSpec, backend_name: str, implementation: str) -> None:
     if backend_name == "torch":
         pytest.skip("plain torch has it")
-    inputs = _draw(3, implementation)
-    after = {"next_norm": _norm(16, implementation)}
+    inputs = draw_unit(3, implementation)
+    after = {"next_norm": draw_norm(16, implementation)}
     for op, more in (
         (bn_act_conv2d, {}),
         (bn_act_conv2d_for_norm, after),
@@ -274,8 +113,8 @@ def test_second_derivative(spec: OpSpec, backend_name: str, implementation: str)
 
 
 def test_relu_masks_an_infinite_gradient(spec: OpSpec, backend_name: str, implementation: str) -> None:
-    inputs = {**_draw(6, implementation, size=1), "running_mean": torch.zeros(8, device=implementation)}
-    leaves = _leaves(inputs)
+    inputs = {**draw_unit(6, implementation, size=1), "running_mean": torch.zeros(8, device=implementation)}
+    leaves = leaves_of(inputs)
     results = []
     for fused in (True, False):
         if fused:
@@ -295,7 +134,7 @@ def test_relu_masks_an_infinite_gradient(spec: OpSpec, backend_name: str, implem
 
 def test_sums_over_groups_of_tiles(spec: OpSpec, backend_name: str, implementation: str) -> None:
     """Gradients of BN's weight and bias are summed over more tiles than one program joins."""
-    inputs = _draw(0, implementation, h=33, w=33, size=1)
+    inputs = draw_unit(0, implementation, h=33, w=33, size=1)
     leaves = [inputs["weight"], inputs["bias"], inputs["x"]]
     y = bn_act_conv2d(**inputs, training=True, act="silu")
     cotangent = Maker(torch.float32, implementation, 1).randn(*y.shape)
@@ -312,7 +151,7 @@ def test_sums_over_groups_of_tiles(spec: OpSpec, backend_name: str, implementati
 def test_fork_adds_both_gradients(
     training: bool, act: str, spec: OpSpec, backend_name: str, implementation: str
 ) -> None:
-    inputs = _draw(2, implementation)
+    inputs = draw_unit(2, implementation)
     options = {"padding": 1, "training": training, "act": act}
 
     def block(forked: bool) -> tuple[Tensor, list[Tensor]]:
@@ -323,7 +162,7 @@ def test_fork_adds_both_gradients(
             shortcut = results.pop(0)
         return shortcut, [*results, arguments["running_mean"], arguments["running_var"]]
 
-    leaves, gradients = _leaves(inputs), []
+    leaves, gradients = leaves_of(inputs), []
     (shortcut, results), (x, expected) = block(True), block(False)
     torch.testing.assert_close(shortcut, x, rtol=0, atol=0)
     for a, b in zip(results, expected, strict=True):
@@ -337,18 +176,18 @@ def test_fork_adds_both_gradients(
 
 
 def test_fork_with_a_gradient_for_one_result(spec: OpSpec, backend_name: str, implementation: str) -> None:
-    inputs = _draw(3, implementation)
+    inputs = draw_unit(3, implementation)
     shortcut, y, _, _ = fork_bn_act_conv2d_stats(**inputs, training=True)
     (gradient,) = torch.autograd.grad(shortcut.sum(), inputs["x"], retain_graph=True)
     torch.testing.assert_close(gradient, torch.ones_like(gradient))
     plain = {name: value.clone() if "running" in name else value for name, value in inputs.items()}
-    expected = torch.autograd.grad(bn_act_conv2d(**plain, training=True).square().sum(), _leaves(inputs))
-    for a, b in zip(torch.autograd.grad(y.square().sum(), _leaves(inputs)), expected, strict=True):
+    expected = torch.autograd.grad(bn_act_conv2d(**plain, training=True).square().sum(), leaves_of(inputs))
+    for a, b in zip(torch.autograd.grad(y.square().sum(), leaves_of(inputs)), expected, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
 
 
 def test_fork_compiles_fullgraph(spec: OpSpec, backend_name: str, implementation: str) -> None:
-    inputs = {name: value.detach() for name, value in _draw(4, implementation).items()}
+    inputs = {name: value.detach() for name, value in draw_unit(4, implementation).items()}
     expected = fork_bn_act_conv2d_stats(**inputs)
     torch.compiler.reset()
     compiled = torch.compile(fork_bn_act_conv2d_stats, fullgraph=True, backend="aot_eager")
@@ -371,7 +210,7 @@ def test_parameters_with_gaps(sample: str, spec: OpSpec, backend_name: str, impl
 
 
 def test_padded_pixels_are_zero(spec: OpSpec, backend_name: str, implementation: str) -> None:
-    inputs = _draw(0, implementation)
+    inputs = draw_unit(0, implementation)
     inputs["bias"] = torch.full_like(inputs["bias"], 50.0)
     y = bn_act_conv2d(**inputs, padding=1, act="relu")
     scale = (inputs["weight"] / (inputs["running_var"] + 1e-5).sqrt())[:, None, None]
@@ -462,42 +301,6 @@ def test_mistakes_name_the_argument(mistake: str) -> None:
     arguments, name = WRONG[mistake]
     with pytest.raises(ValueError, match=rf"^{name} "):
         bn_act_conv2d(**arguments)
-
-
-def _with_gaps(norm: nn.BatchNorm2d) -> nn.BatchNorm2d:
-    norm.running_var = torch.ones(32)[::2]
-    return norm
-
-
-def _without(norm: nn.BatchNorm2d, name: str) -> nn.BatchNorm2d:
-    setattr(norm, name, None)
-    return norm
-
-
-def _with_momentum(norm: nn.BatchNorm2d, momentum: float) -> nn.BatchNorm2d:
-    norm.momentum = momentum
-    return norm
-
-
-@pytest.mark.parametrize(
-    ("norm", "message"),
-    [
-        (nn.BatchNorm2d(8), r"next_norm's running_mean must be \[16\]"),
-        (nn.BatchNorm2d(16).eval(), "next_norm must be in training"),
-        (nn.GroupNorm(2, 16), "next_norm must be a torch.nn.BatchNorm2d, got GroupNorm"),
-        (nn.BatchNorm2d(16).double(), "next_norm's running_mean must be torch.float32"),
-        (_with_gaps(nn.BatchNorm2d(16)), "next_norm's running_var must be contiguous"),
-        (_without(nn.BatchNorm2d(16), "running_var"), "next_norm's running_var must be given"),
-        (_without(nn.BatchNorm2d(16, momentum=None), "num_batches_tracked"), "next_norm's num_batches_tracked must be"),
-        (_with_momentum(nn.BatchNorm2d(16), 2.0), "next_norm's momentum must lie in"),
-    ],
-)
-def test_mistakes_of_the_norm_after(norm: nn.Module, message: str) -> None:
-    for op in (bn_act_conv2d_for_norm, fork_bn_act_conv2d_for_norm):
-        with pytest.raises(ValueError, match=f"^{message}"):
-            op(**_arguments(), padding=1, training=True, next_norm=norm)
-    with pytest.raises(ValueError, match="next_norm's input must have more than one value per channel"):
-        bn_act_conv2d_for_norm(**_arguments(x=torch.zeros(1, 8, 3, 3)), training=True, next_norm=nn.BatchNorm2d(16))
 
 
 @pytest.mark.parametrize(

@@ -99,7 +99,7 @@ def test_launches_of_conv2d_stats(launched: Counter[str]) -> None:
 
 @pytest.mark.parametrize("fork", [False, True])
 def test_launches_for_the_norm_after(fork: bool, launched: Counter[str]) -> None:
-    """Its statistics and their running average take no launch, and the unit that is given them launches two kernels."""
+    """Its statistics and their running average take no launch: a unit is given them and launches its convolution."""
     x, first, second = image(16), weight(16, 16), weight(16, 16)
     norm, buffers, parameters = nn.BatchNorm2d(16), rows(16), rows(16, gradient=True)
     settings: dict[str, Any] = {"training": True, "padding": 1}

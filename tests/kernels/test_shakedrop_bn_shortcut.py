@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from norm_inputs import draw_counters, draw_tail
 from torch import Tensor, nn
 
 from cifarfast.kernels import (
@@ -25,17 +26,6 @@ from cifarfast.models.pyramidnet import PyramidBasicBlock
 
 H, C = torch.zeros(2, 4, 3, 3), torch.ones(4)
 SETTINGS = settings(max_examples=4, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-
-
-def _tensors(device: str, channels: int = 8, in_channels: int = 4, pool: bool = False) -> tuple[Tensor, Tensor]:
-    make = Maker(torch.float32, device)
-    side = 6 if pool else 3
-    h, x = make.randn(3, channels, 3, 3, scale=3.0) + 2, make.randn(3, in_channels, side, side)
-    return h.requires_grad_(), x.requires_grad_()
-
-
-def _counters(device: str) -> dict[str, Tensor]:
-    return {"seed": torch.tensor(11, device=device), "step": torch.tensor(5, device=device)}
 
 
 def _set_running(norm: nn.BatchNorm2d) -> None:
@@ -64,12 +54,12 @@ def test_fused_equals_separate_modules(
     backend_name: str,
     implementation: str,
 ) -> None:
-    h, x = _tensors(implementation, in_channels=in_channels, pool=pool)
+    h, x = draw_tail(implementation, in_channels=in_channels, pool=pool)
     norm = nn.BatchNorm2d(8, momentum=momentum, device=implementation)
     _set_running(norm)
     tail = ShakeDropTail(8, 0.5, level=level, momentum=momentum, device=implementation)
     tail.load_state_dict(norm.state_dict())
-    counters = _counters(implementation)
+    counters = draw_counters(implementation)
     share_randomness(tail, **counters)
     norm.train(training)
     tail.train(training)
@@ -87,7 +77,7 @@ def test_fused_equals_separate_modules(
 
 
 def test_a_mean_far_from_zero_costs_no_digits(spec: OpSpec, backend_name: str, implementation: str) -> None:
-    h, x = _tensors(implementation)
+    h, x = draw_tail(implementation)
     h = (h.detach() * 0.003 + 1000).requires_grad_()
     out = shakedrop_bn_shortcut(h, x, None, None, training=True)
     (gradient,) = torch.autograd.grad(out.square().sum(), h)
@@ -100,9 +90,9 @@ def test_a_mean_far_from_zero_costs_no_digits(spec: OpSpec, backend_name: str, i
 
 def test_evaluation_is_the_mean_over_draws(spec: OpSpec, backend_name: str, implementation: str) -> None:
     draws = 20 if (backend_name, implementation) == ("triton", "cpu") else 1000
-    h, x = _tensors(implementation, pool=True)
+    h, x = draw_tail(implementation, pool=True)
     tail = ShakeDropTail(8, 0.7, device=implementation)
-    counters = _counters(implementation)
+    counters = draw_counters(implementation)
     share_randomness(tail, **counters)
     outs = []
     for _ in range(draws):
@@ -118,7 +108,7 @@ def test_evaluation_is_the_mean_over_draws(spec: OpSpec, backend_name: str, impl
 
 @pytest.mark.parametrize("pool", [False, True])
 def test_gradcheck_without_shakedrop(pool: bool) -> None:
-    h, x = (tensor.detach()[:2].double().requires_grad_() for tensor in _tensors("cpu", pool=pool))
+    h, x = (tensor.detach()[:2].double().requires_grad_() for tensor in draw_tail("cpu", pool=pool))
     weight, bias = (Maker(torch.float64, seed=seed).randn(8).requires_grad_() for seed in (4, 5))
     running = {"running_mean": torch.ones(8).double(), "running_var": torch.full((8,), 4.0).double()}
     none = {"running_mean": None, "running_var": None}
@@ -153,7 +143,7 @@ def test_state_dict_is_that_of_batch_norm() -> None:
 
 
 def test_untracked_statistics() -> None:
-    h, x = _tensors("cpu")
+    h, x = draw_tail("cpu")
     never = ShakeDropTail(8, 0.5, track_running_stats=False).eval()
     torch.testing.assert_close(never(h, x)[:, 4:], 0.5 * F.batch_norm(h, None, None, training=True)[:, 4:])
     paused = ShakeDropTail(8, 0.5)
@@ -165,7 +155,7 @@ def test_untracked_statistics() -> None:
 
 def test_module_compiles_fullgraph() -> None:
     torch.compiler.reset()
-    h, x = _tensors("cpu", pool=True)
+    h, x = draw_tail("cpu", pool=True)
     eager, compiled = ShakeDropTail(8, 0.5), ShakeDropTail(8, 0.5)
     step = torch.tensor(0)
     for module in (eager, compiled):
@@ -213,7 +203,7 @@ def test_statistics_of_the_output(
 
 @pytest.mark.parametrize("pool", [False, True])
 def test_gradients_through_the_statistics(pool: bool, spec: OpSpec, backend_name: str, implementation: str) -> None:
-    h, x = _tensors(implementation, pool=pool)
+    h, x = draw_tail(implementation, pool=pool)
     weight, bias = (Maker(torch.float32, implementation, seed).randn(8).requires_grad_() for seed in (4, 5))
     leaves, arguments = (h, x, weight, bias), {"running_mean": None, "running_var": None, "training": True}
     y, mean, var = shakedrop_bn_shortcut_stats(h, x, weight=weight, bias=bias, **arguments)
@@ -249,82 +239,6 @@ def test_statistics_are_handed_on(spec: OpSpec, backend_name: str, implementatio
     torch.testing.assert_close(outputs(True), outputs(False), rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.usefixtures("poisoned_memory")
-@pytest.mark.parametrize("momentum", [0.3, None])
-@pytest.mark.parametrize("pool", [False, True])
-def test_statistics_for_the_norm_after(
-    pool: bool, momentum: float | None, spec: OpSpec, backend_name: str, implementation: str
-) -> None:
-    """Two batches: what the batch norm after the tail makes of it, its running statistics and all gradients are those
-    without statistics handed on; who takes them does not update again."""
-    h, x = _tensors(implementation, pool=pool)
-    make = Maker(torch.float32, implementation, 3)
-    affine = {"weight": (make.rand(8) + 0.5).requires_grad_(), "bias": make.randn(8).requires_grad_()}
-    scaling = {"keep_probability": 0.5, **_counters(implementation)}
-    found = []
-    for hands_on in (True, False):
-        norm = nn.BatchNorm2d(8, momentum=momentum, device=implementation)
-        buffers = (norm.running_mean, norm.running_var)
-        settings = {"num_batches_tracked": norm.num_batches_tracked, "momentum": momentum, "training": True, **affine}
-        results: list[Tensor] = []
-        for batch in range(2):
-            arguments, statistics = (h * (1 + batch), x, None, None), None
-            if hands_on:
-                y, statistics = shakedrop_bn_shortcut_for_norm(
-                    *arguments, next_norm=norm, training=True, **affine, **scaling
-                )
-                assert (statistics is None) == (backend_name == "torch")
-                assert norm.num_batches_tracked.item() == batch + (backend_name != "torch")
-            else:
-                y = shakedrop_bn_shortcut(*arguments, training=True, **affine, **scaling)
-            y, branch = fork_batch_norm_act(y, *buffers, statistics=statistics, **settings)
-            results += [y, branch]
-        loss = (results[-1] * results[-2]).square().sum()
-        gradients = torch.autograd.grad(loss, (h, x, *affine.values()))
-        assert norm.num_batches_tracked.item() == 2
-        found.append([*results, *buffers, *gradients])
-    for a, b in zip(*found, strict=True):
-        torch.testing.assert_close(a, b, rtol=2e-4, atol=2e-4)
-
-
-@pytest.mark.parametrize("name", ["image", "pooled odd", "pixel", "padded channels", "several programs"])
-def test_statistics_for_the_norm_after_are_those_of_the_rounded_output(
-    name: str, dtype: torch.dtype, spec: OpSpec, backend_name: str, implementation: str, poisoned_memory: None
-) -> None:
-    if backend_name == "torch":
-        pytest.skip("the op that normalises has them")
-    inputs = spec.cases[name](Maker(dtype, implementation))
-    channels = inputs["h"].shape[1]
-    norm = nn.BatchNorm2d(channels, momentum=1.0, device=implementation)
-    y, statistics = shakedrop_bn_shortcut_for_norm(**inputs, next_norm=norm)
-    assert torch.equal(y, shakedrop_bn_shortcut_stats(**inputs)[0])
-    var, mean = torch.var_mean(y.double(), dim=(0, 2, 3), correction=0)
-    found = statistics[0].double() + statistics[1].double()
-    assert ((found - mean).abs() <= 3 * 2**-24 * (mean.abs() + var.sqrt())).all()
-    torch.testing.assert_close(statistics[2].double(), (var + norm.eps).rsqrt(), rtol=1e-5, atol=0)
-    m = y.numel() // channels
-    torch.testing.assert_close(norm.running_mean, statistics[0])
-    torch.testing.assert_close(norm.running_var.double(), var * m / (m - 1), rtol=1e-5, atol=1e-9)
-
-
-def test_the_norm_after_counts_once(spec: OpSpec, backend_name: str, implementation: str) -> None:
-    """However many blocks of channels there are; without tracking, as in a SAM step's second pass, nothing moves."""
-    h, x = _tensors(implementation, channels=264)
-    norm = nn.BatchNorm2d(264, device=implementation)
-    for tracks in (True, False):
-        norm.track_running_stats = tracks
-        before = [norm.running_mean.clone(), norm.running_var.clone()]
-        y, statistics = shakedrop_bn_shortcut_for_norm(h, x, None, None, training=True, next_norm=norm)
-        buffers = (norm.running_mean, norm.running_var) if tracks else (None, None)
-        count = norm.num_batches_tracked if tracks else None
-        settings = {"num_batches_tracked": count, "training": True, "statistics": statistics, "act": "identity"}
-        z = fork_batch_norm_act(y, *buffers, **settings)[1]
-        assert norm.num_batches_tracked.item() == 1
-        assert torch.equal(norm.running_mean, before[0]) != tracks
-        assert torch.equal(norm.running_var, before[1]) != tracks
-        torch.testing.assert_close(z, F.batch_norm(y, None, None, training=True), rtol=1e-4, atol=1e-4)
-
-
 @pytest.mark.parametrize("op", [fork_batch_norm_act, global_avg_pool_act])
 def test_given_statistics_move_nothing(op: Any, spec: OpSpec, backend_name: str, implementation: str) -> None:
     x = Maker(torch.float32, implementation, 12).randn(3, 8, 4, 4)
@@ -337,52 +251,6 @@ def test_given_statistics_move_nothing(op: Any, spec: OpSpec, backend_name: str,
     assert count.item() == 3
     assert [buffer.unique().tolist() for buffer in buffers] == [[0.5], [2.0]]
     torch.testing.assert_close(found, op(x, *buffers, **settings), rtol=1e-4, atol=1e-5)
-
-
-def test_for_norm_compiles_fullgraph(spec: OpSpec, backend_name: str, implementation: str) -> None:
-    h, x = _tensors(implementation)
-
-    def unit(norm: nn.BatchNorm2d, h: Tensor, x: Tensor) -> Tensor:
-        y, statistics = shakedrop_bn_shortcut_for_norm(h, x, None, None, training=True, next_norm=norm)
-        buffers = (norm.running_mean, norm.running_var)
-        return fork_batch_norm_act(
-            y, *buffers, num_batches_tracked=norm.num_batches_tracked, training=True, statistics=statistics
-        )[1]
-
-    torch.compiler.reset()
-    results = []
-    for run in (torch.compile(unit, fullgraph=True, backend="aot_eager"), unit):
-        norm = nn.BatchNorm2d(8, device=implementation)
-        z = run(norm, h, x)
-        assert norm.num_batches_tracked.item() == 1
-        results.append([z, norm.running_mean, norm.running_var, *torch.autograd.grad(z.square().sum(), (h, x))])
-    for a, b in zip(*results, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
-
-
-@pytest.mark.parametrize("name", ["image", "pooled odd", "no affine"])
-def test_opcheck_for_the_norm_after(name: str, spec: OpSpec, backend_name: str, implementation: str) -> None:
-    arguments = spec.op_arguments(spec.cases[name](Maker(torch.float32, implementation)))
-    channels = arguments[0].shape[1]
-    count = torch.tensor(3, device=implementation)
-    buffers = (torch.zeros(channels, device=implementation), torch.ones(channels, device=implementation), count)
-    op = torch.ops.cifarfast.shakedrop_bn_shortcut_for_norm.default
-    inputs = [a.detach() if isinstance(a, Tensor) else a for a in arguments[:-1]]
-    for momentum in (0.1, None):
-        torch.library.opcheck(op, (*inputs, *buffers, momentum, 1e-5), test_utils=("test_schema", "test_faketensor"))
-
-
-@pytest.mark.parametrize(
-    ("norm", "message"),
-    [
-        (nn.BatchNorm2d(8), r"next_norm's running_mean must be \[4\]"),
-        (nn.BatchNorm2d(4).eval(), "next_norm must be in training"),
-        (nn.BatchNorm2d(4, device="meta"), "next_norm's running_mean must be on"),
-    ],
-)
-def test_mistakes_of_the_norm_after(norm: nn.BatchNorm2d, message: str) -> None:
-    with pytest.raises(ValueError, match=f"^{message}"):
-        shakedrop_bn_shortcut_for_norm(H, H, None, None, training=True, next_norm=norm)
 
 
 @pytest.mark.parametrize("op", [shakedrop_bn_shortcut, fork_batch_norm_act, global_avg_pool_act])
@@ -416,7 +284,7 @@ def test_backward_op(name: str, spec: OpSpec, backend_name: str, implementation:
 
 
 def test_second_derivative(spec: OpSpec, backend_name: str, implementation: str) -> None:
-    h, x = _tensors(implementation)
+    h, x = draw_tail(implementation)
     norm = nn.BatchNorm2d(8, device=implementation)
     outputs = [shakedrop_bn_shortcut(h, x, None, None, training=True)]
     outputs.append(shakedrop_bn_shortcut_for_norm(h, x, None, None, training=True, next_norm=norm)[0])
@@ -427,7 +295,7 @@ def test_second_derivative(spec: OpSpec, backend_name: str, implementation: str)
 
 
 def test_gradient_accumulates_and_backward_repeats(spec: OpSpec, backend_name: str, implementation: str) -> None:
-    h, x = _tensors(implementation, in_channels=8)
+    h, x = draw_tail(implementation, in_channels=8)
     out = shakedrop_bn_shortcut(h, x, None, None, training=True)
     cotangent = torch.ones_like(out)
     out.backward(cotangent, retain_graph=True)

@@ -19,7 +19,7 @@ from cifarfast.kernels import (
     global_avg_pool_act,
     max_pool_bn_act,
 )
-from cifarfast.kernels.batch_norm_act.next_norm import Statistics
+from cifarfast.kernels.batch_norm_act.norm_buffers import Statistics
 from cifarfast.kernels.conv_bn_act import torch_impl as library
 from cifarfast.kernels.conv_bn_act.arguments import implementation
 

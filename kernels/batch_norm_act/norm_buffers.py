@@ -1,4 +1,4 @@
-"""The batch norm after an op whose kernel has the statistics of its output in passing: what it makes of them."""
+"""A batch norm's buffers and settings: what it makes of the statistics of its input, whichever kernel has them."""
 
 from dataclasses import dataclass
 from typing import Any, Self
@@ -13,7 +13,7 @@ below its rounding and ``1/√(var + ε)``, with which that op has updated the r
 
 
 @dataclass(frozen=True)
-class NextNorm:
+class NormBuffers:
     """The buffers and settings with which a batch norm makes statistics [3, C] of mean and variance.
 
     Args:
@@ -74,4 +74,4 @@ class NextNorm:
         }
 
 
-NOTHING = NextNorm(None, None, None, 0.0, 0.0)
+NOTHING = NormBuffers(None, None, None, 0.0, 0.0)
