@@ -41,8 +41,9 @@ from bench.train_step.contenders import OURS, Ours
 from cifarfast.augment import Augment
 from cifarfast.data import load_dataset
 from cifarfast.errors import UserError
-from cifarfast.kernels import backend, tuning
+from cifarfast.kernels import backend
 from cifarfast.kernels.backend import BACKEND_VARIABLE, Choice
+from cifarfast.kernels.tuning import tables as tuning
 
 ROOT = Path(__file__).resolve().parent.parent
 IMAGES = 4

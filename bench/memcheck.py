@@ -28,8 +28,8 @@ from cifarfast.kernels import (
     shakedrop_bn_shortcut_for_norm,
 )
 from cifarfast.kernels.backend import BACKEND_VARIABLE
-from cifarfast.kernels.check import run
-from cifarfast.kernels.spec import Maker, OpSpec, all_specs
+from cifarfast.kernels.testing.check import run
+from cifarfast.kernels.testing.spec import Maker, OpSpec, all_specs
 
 
 @dataclass

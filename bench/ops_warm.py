@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 from cifarfast.kernels import backend
-from cifarfast.kernels.check import training_step
-from cifarfast.kernels.spec import Maker, OpSpec, all_specs
+from cifarfast.kernels.testing.check import training_step
+from cifarfast.kernels.testing.spec import Maker, OpSpec, all_specs
 
 Item = tuple[str, str, str]  # op, case, implementation
 PROCESSES = 12

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from cifarfast.environment import collect_environment
-from cifarfast.kernels.tuning import slug
+from cifarfast.kernels.tuning.tables import slug
 from cifarfast.storage import write_atomic
 
 FOLDER = Path(__file__).parent / "results"

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from cifarfast.catalogue import catalogue_table
-from cifarfast.kernels.spec import all_specs
+from cifarfast.kernels.testing.spec import all_specs
 from cifarfast.models import list_models, model_info
 from cifarfast.report.reproduction import reproduction_table
 

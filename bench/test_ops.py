@@ -23,9 +23,9 @@ from bench.measure import Rates, quantiles
 from bench.ops_verdicts import CONVOLUTIONS, verdicts
 from bench.ops_warm import function_of, warm
 from cifarfast.kernels import backend
-from cifarfast.kernels.check import assert_matches, to_float64, training_step
-from cifarfast.kernels.spec import Inputs, Maker, OpSpec, all_specs
-from cifarfast.kernels.tuning import tile
+from cifarfast.kernels.testing.check import assert_matches, to_float64, training_step
+from cifarfast.kernels.testing.spec import Inputs, Maker, OpSpec, all_specs
+from cifarfast.kernels.tuning.tables import tile
 
 # the last runs our convolutions also where the tuning table prefers cuDNN's
 IMPLEMENTATIONS = ("cifarfast", "torch eager", "library", "torch.compile", "cifarfast kernels")

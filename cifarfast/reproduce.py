@@ -25,7 +25,7 @@ from typing import Annotated, Any
 import torch
 import tyro
 
-from cifarfast.kernels.tuning import slug
+from cifarfast.kernels.tuning.tables import slug
 
 from .catalogue import about_recipe, choose_recipes
 from .ensembling import load_ensemble_recipe, make_ensemble

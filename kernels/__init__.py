@@ -3,9 +3,10 @@
 Imported as ``cifarfast.kernels``. Needs torch; on a GPU triton makes it fast. Nothing else of cifarfast is imported.
 """
 
-from .add_batch_norm_act import AddBatchNormAct2d, add_batch_norm_act
-from .batch_norm_act import BatchNormAct2d, batch_norm_act
-from .bn_act_conv2d import (
+from .batch_norm.add_batch_norm_act import AddBatchNormAct2d, add_batch_norm_act
+from .batch_norm.batch_norm_act import BatchNormAct2d, batch_norm_act
+from .batch_norm.fork_batch_norm_act import ForkBatchNormAct2d, fork_batch_norm_act
+from .convolution.bn_act_conv2d import (
     BNActConv2d,
     bn_act_conv2d,
     bn_act_conv2d_for_norm,
@@ -13,15 +14,15 @@ from .bn_act_conv2d import (
     fork_bn_act_conv2d_for_norm,
     fork_bn_act_conv2d_stats,
 )
-from .conv2d_bn_act import ConvBNAct2d, conv2d_bn_act
-from .conv2d_stats import conv2d_stats
+from .convolution.conv2d_bn_act import ConvBNAct2d, conv2d_bn_act
+from .convolution.conv2d_stats import conv2d_stats
 from .cross_entropy import CrossEntropyLoss, cross_entropy
 from .dropout import Dropout, dropout
 from .flat import FLAT_BLOCK, FlatScalar, FlatTable, flat_scalars, flat_table
-from .flat_ema import flat_ema
-from .flat_lookahead import flat_lookahead
-from .flat_norm import flat_asam_norm, flat_clip, flat_grad_norm
-from .flat_optimizer import (
+from .flat.flat_ema import flat_ema
+from .flat.flat_lookahead import flat_lookahead
+from .flat.flat_norm import flat_asam_norm, flat_clip, flat_grad_norm
+from .flat.flat_optimizer import (
     flat_adagrad_step,
     flat_adam_step,
     flat_adamax_step,
@@ -30,14 +31,13 @@ from .flat_optimizer import (
     flat_rmsprop_step,
     flat_sgd_step,
 )
-from .flat_perturb import flat_perturb
-from .fork_batch_norm_act import ForkBatchNormAct2d, fork_batch_norm_act
-from .global_avg_pool_act import GlobalAvgPoolAct2d, global_avg_pool_act
-from .max_pool_bn_act import MaxPoolBatchNormAct2d, max_pool_bn_act
+from .flat.flat_perturb import flat_perturb
+from .pooling.global_avg_pool_act import GlobalAvgPoolAct2d, global_avg_pool_act
+from .pooling.max_pool_bn_act import MaxPoolBatchNormAct2d, max_pool_bn_act
 from .randomness import share_randomness
 from .replace import ReplaceReport, replace_modules
 from .shakedrop import ShakeDrop, linear_keep_probability, shakedrop
-from .shakedrop_bn_shortcut import (
+from .shakedrop.shakedrop_bn_shortcut import (
     ShakeDropTail,
     shakedrop_bn_shortcut,
     shakedrop_bn_shortcut_for_norm,

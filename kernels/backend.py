@@ -21,6 +21,7 @@ BACKEND_VARIABLE = "CIFARFAST_BACKEND"
 DEBUG_VARIABLE = "CIFARFAST_DEBUG"
 
 _registered: dict[str, tuple[str, ...]] = {}
+_packages: dict[str, str] = {}
 
 
 @dataclass(frozen=True)
@@ -31,18 +32,27 @@ class Choice:
     reason: str
 
 
-def register(op: str, *backends: str) -> None:
-    """Make an op known by name with the backends it has. ``torch`` is required: it runs everywhere."""
+def register(op: str, *backends: str, package: str) -> None:
+    """Make an op known by name with the backends it has and the package that has its implementations and its spec.
+
+    ``torch`` is required: it runs everywhere.
+    """
     unknown = set(backends) - set(BACKENDS)
     assert not unknown, f"{op}: {unknown} not in {BACKENDS}"
     assert "torch" in backends, f"{op}: every op has a torch implementation"
     _registered[op] = tuple(name for name in BACKENDS if name in backends)
+    _packages[op] = package
     _choose.cache_clear()
 
 
 def registered() -> dict[str, tuple[str, ...]]:
     """Every op's name and the backends it has, in order of preference."""
     return dict(_registered)
+
+
+def package(op: str) -> str:
+    """The package of an op: where its implementations and its spec are."""
+    return _packages[op]
 
 
 def choose(op: str, device: torch.device) -> Choice:

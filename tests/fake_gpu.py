@@ -19,7 +19,8 @@ from cifarfast.augment import native
 from cifarfast.data import load_dataset
 from cifarfast.distributed import World
 from cifarfast.inference import build_augment, build_model
-from cifarfast.kernels import backend, tuning
+from cifarfast.kernels import backend
+from cifarfast.kernels.tuning import tables as tuning
 from cifarfast.recipe import Recipe
 from cifarfast.step import TrainStep
 

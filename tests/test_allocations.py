@@ -14,7 +14,7 @@ from torch import Tensor
 
 from cifarfast.augment import Augment, CutMix
 from cifarfast.kernels import FLAT_BLOCK, flat_scalars, flat_table
-from cifarfast.kernels.flat_optimizer.op import _NEEDED
+from cifarfast.kernels.flat.flat_optimizer.op import _NEEDED
 
 pytest.importorskip("triton")
 
@@ -36,11 +36,11 @@ class Launches:
 
 @pytest.fixture
 def launches(monkeypatch: pytest.MonkeyPatch) -> Launches:
-    from cifarfast.kernels.flat_ema import triton_impl as ema
-    from cifarfast.kernels.flat_lookahead import triton_impl as lookahead
-    from cifarfast.kernels.flat_norm import triton_impl as norm
-    from cifarfast.kernels.flat_optimizer import triton_impl as optimizer
-    from cifarfast.kernels.flat_perturb import triton_impl as perturb
+    from cifarfast.kernels.flat.flat_ema import triton_impl as ema
+    from cifarfast.kernels.flat.flat_lookahead import triton_impl as lookahead
+    from cifarfast.kernels.flat.flat_norm import triton_impl as norm
+    from cifarfast.kernels.flat.flat_optimizer import triton_impl as optimizer
+    from cifarfast.kernels.flat.flat_perturb import triton_impl as perturb
 
     stub = Launches()
     for module in (ema, lookahead, norm, optimizer, perturb):
@@ -55,7 +55,7 @@ def buffers(count: int) -> list[Tensor]:
 
 @pytest.mark.parametrize("rule", _NEEDED)
 def test_optimizer_kernels_allocate_nothing(rule: str, launches: Launches) -> None:
-    from cifarfast.kernels.flat_optimizer import triton_impl
+    from cifarfast.kernels.flat.flat_optimizer import triton_impl
 
     master, grad, m, v, ema, copy = buffers(6)
     settings, scalars = flat_table([ELEMENTS]).settings, flat_scalars(lr=0.1)
@@ -70,11 +70,11 @@ def test_optimizer_kernels_allocate_nothing(rule: str, launches: Launches) -> No
 
 
 def test_other_flat_kernels_allocate_their_results(launches: Launches) -> None:
-    from cifarfast.kernels.flat_ema import triton_impl as ema
-    from cifarfast.kernels.flat_lookahead import triton_impl as lookahead
-    from cifarfast.kernels.flat_norm import triton_impl as norm
-    from cifarfast.kernels.flat_perturb import triton_impl as perturb
-    from cifarfast.kernels.last_program import take_counters
+    from cifarfast.kernels.flat.flat_ema import triton_impl as ema
+    from cifarfast.kernels.flat.flat_lookahead import triton_impl as lookahead
+    from cifarfast.kernels.flat.flat_norm import triton_impl as norm
+    from cifarfast.kernels.flat.flat_perturb import triton_impl as perturb
+    from cifarfast.kernels.last_block import take_counters
 
     master, grad, other, copy = buffers(4)
     settings, scalars, length = flat_table([ELEMENTS]).settings, flat_scalars(lr=0.1), torch.ones(())

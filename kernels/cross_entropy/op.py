@@ -22,7 +22,7 @@ _REDUCTIONS = ("mean", "sum", "none")
 # one program holds a whole row; above this a row no longer fits in registers
 _MAX_TRITON_CLASSES = 4096
 
-backend.register(_OP, "triton", "torch")
+backend.register(_OP, "triton", "torch", package=__package__)
 
 
 def cross_entropy(

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..spec import Inputs
+from ..testing.spec import Inputs
 from .torch_impl import has_divisor, targets
 
 

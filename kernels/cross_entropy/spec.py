@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..spec import Case, Inputs, KernelBuild, Maker, OpSpec
-from ..tuning import sizes, tile
+from ..testing.spec import Case, Inputs, KernelBuild, Maker, OpSpec
+from ..tuning.tables import sizes, tile
 from .op import cross_entropy
 from .reference import cross_entropy_reference
 from .rounding import rounding_scale

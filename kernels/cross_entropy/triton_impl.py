@@ -8,8 +8,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..last_program import arrive_last, take_counters
-from ..tuning import tile
+from ..last_block import arrive_last, take_counters
+from ..tuning.tables import tile
 from .torch_impl import has_divisor
 
 FINISH_BLOCK = tl.constexpr(2048)

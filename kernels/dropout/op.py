@@ -19,7 +19,7 @@ from .draws import Dropping
 
 _OP = "dropout"
 
-backend.register(_OP, "triton", "torch")
+backend.register(_OP, "triton", "torch", package=__package__)
 
 
 def dropout(

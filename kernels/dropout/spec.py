@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..shakedrop.spec import randomness
-from ..shapes import between_shapes, wide_shapes
-from ..spec import Case, Inputs, KernelBuild, Maker, OpSpec
-from ..tuning import sizes
+from ..testing.shapes import between_shapes, wide_shapes
+from ..testing.spec import Case, Inputs, KernelBuild, Maker, OpSpec
+from ..tuning.tables import sizes
 from .draws import GROUP
 from .op import dropout
 from .reference import dropout_reference

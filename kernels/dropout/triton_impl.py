@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..tuning import tile
+from ..tuning.tables import tile
 from .draws import GROUP, Dropping
 from .triton_draws import dropping_arguments, group_bits, load_counters, sample_index
 

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from ..spec import Inputs, Maker
+from ..testing.spec import Inputs, Maker
 from .table import FlatTable, flat_table
 
 LONGEST = 1 << 40

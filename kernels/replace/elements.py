@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
-from ..batch_norm_act.module import BatchNormActBase
+from ..batch_norm.batch_norm_act.module import BatchNormActBase
 from .modules import FusedConv2d, FusedCrossEntropyLoss, FusedTimmCrossEntropy
 from .survey import is_timm_batch_norm_act
 

@@ -5,9 +5,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..batch_norm_act.module import BatchNormAct2d, BatchNormActBase
-from ..conv2d_bn_act.op import conv2d_bn_act
-from ..conv_bn_act.autocast import cast
+from ..batch_norm.batch_norm_act.module import BatchNormAct2d, BatchNormActBase
+from ..convolution.autocast import cast
+from ..convolution.conv2d_bn_act.op import conv2d_bn_act
 from ..cross_entropy.op import cross_entropy
 
 

@@ -3,8 +3,8 @@
 import torch
 from torch import nn
 
-from ..batch_norm_act.module import BatchNormAct2d, BatchNormActBase
-from ..max_pool_bn_act.module import MaxPoolBatchNormAct2d
+from ..batch_norm.batch_norm_act.module import BatchNormAct2d, BatchNormActBase
+from ..pooling.max_pool_bn_act.module import MaxPoolBatchNormAct2d
 from .chains import Chain
 from .elements import fused_loss
 from .modules import ConvBatchNormAct2d, FusedConv2d, ResidualBlock, batch_norm_of

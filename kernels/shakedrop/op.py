@@ -19,7 +19,7 @@ from .draws import Scaling, check_probability_and_levels
 
 _OP = "shakedrop"
 
-backend.register(_OP, "triton", "torch")
+backend.register(_OP, "triton", "torch", package=__package__)
 
 
 def shakedrop(

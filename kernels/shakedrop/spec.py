@@ -5,9 +5,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..shapes import between_shapes, pyramid_shapes
-from ..spec import Case, Inputs, KernelBuild, Maker, OpSpec
-from ..tuning import sizes
+from ..testing.shapes import between_shapes, pyramid_shapes
+from ..testing.spec import Case, Inputs, KernelBuild, Maker, OpSpec
+from ..tuning.tables import sizes
 from .draws import KEEP_LEVELS, LEVELS
 from .op import drawing_seed, shakedrop
 from .reference import shakedrop_reference

@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..tuning import tile
+from ..tuning.tables import tile
 from .draws import Scaling
 from .triton_draws import CHANNEL, PIXEL, coefficient, scaling_arguments
 

@@ -10,7 +10,7 @@ import torch
 
 from bench.memcheck import by_size, check_op
 from bench.train_step.peers import Peer, figures, finished_runs
-from cifarfast.kernels.spec import all_specs
+from cifarfast.kernels.testing.spec import all_specs
 
 PROGRAM = """
 import pathlib, time, torch

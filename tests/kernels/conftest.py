@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from cifarfast.kernels import backend
-from cifarfast.kernels.spec import OpSpec, all_specs
+from cifarfast.kernels.testing.spec import OpSpec, all_specs
 
 SPECS = all_specs()
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"

@@ -12,7 +12,8 @@ from unittest import mock
 
 import torch
 
-from cifarfast.kernels import backend, tuning
+from cifarfast.kernels import backend
+from cifarfast.kernels.tuning import tables as tuning
 
 GPU = "NVIDIA H200"
 _MOST_PROGRAMS = (2**31 - 1, 65535, 65535)

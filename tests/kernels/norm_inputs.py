@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cifarfast.kernels.spec import Maker
+from cifarfast.kernels.testing.spec import Maker
 
 BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
 

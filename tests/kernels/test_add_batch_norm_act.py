@@ -7,11 +7,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cifarfast.kernels import AddBatchNormAct2d, add_batch_norm_act, batch_norm_act, tuning
-from cifarfast.kernels.add_batch_norm_act.spec import split
-from cifarfast.kernels.batch_norm_act.cases import channels_last, offset
-from cifarfast.kernels.check import assert_matches
-from cifarfast.kernels.spec import Inputs, Maker, OpSpec
+from cifarfast.kernels import AddBatchNormAct2d, add_batch_norm_act, batch_norm_act
+from cifarfast.kernels.batch_norm.add_batch_norm_act.spec import split
+from cifarfast.kernels.batch_norm.cases import channels_last, offset
+from cifarfast.kernels.testing.check import assert_matches
+from cifarfast.kernels.testing.spec import Inputs, Maker, OpSpec
+from cifarfast.kernels.tuning import tables as tuning
 
 
 def _draw(device: str, dtype: torch.dtype = torch.float32, **settings: object) -> Inputs:

@@ -9,12 +9,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from cifarfast.kernels import BatchNormAct2d, batch_norm_act, tuning
-from cifarfast.kernels.batch_norm_act import torch_impl
-from cifarfast.kernels.batch_norm_act.activations import ACTIVATIONS, activate
-from cifarfast.kernels.batch_norm_act.cases import channels_last, offset
-from cifarfast.kernels.check import assert_matches
-from cifarfast.kernels.spec import Inputs, Maker, OpSpec
+from cifarfast.kernels import BatchNormAct2d, batch_norm_act
+from cifarfast.kernels.batch_norm.activations import ACTIVATIONS, activate
+from cifarfast.kernels.batch_norm.batch_norm_act import torch_impl
+from cifarfast.kernels.batch_norm.cases import channels_last, offset
+from cifarfast.kernels.testing.check import assert_matches
+from cifarfast.kernels.testing.spec import Inputs, Maker, OpSpec
+from cifarfast.kernels.tuning import tables as tuning
 
 SETTINGS = settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 SIZES = {"n": st.integers(2, 4), "c": st.integers(1, 12), "h": st.integers(1, 4), "w": st.integers(1, 4)}

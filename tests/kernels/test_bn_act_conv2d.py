@@ -18,9 +18,9 @@ from cifarfast.kernels import (
     fork_bn_act_conv2d_for_norm,
     fork_bn_act_conv2d_stats,
 )
-from cifarfast.kernels.batch_norm_act.cases import with_gaps
-from cifarfast.kernels.check import assert_matches
-from cifarfast.kernels.spec import Maker, OpSpec
+from cifarfast.kernels.batch_norm.cases import with_gaps
+from cifarfast.kernels.testing.check import assert_matches
+from cifarfast.kernels.testing.spec import Maker, OpSpec
 
 SETTINGS = settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 

@@ -9,7 +9,7 @@ from norm_inputs import BUFFERS, arguments_of, draw_norm, draw_unit, leaves_of
 from torch import Tensor, nn
 
 from cifarfast.kernels import bn_act_conv2d, bn_act_conv2d_for_norm, fork_bn_act_conv2d_for_norm
-from cifarfast.kernels.spec import Maker, OpSpec
+from cifarfast.kernels.testing.spec import Maker, OpSpec
 
 
 @pytest.mark.usefixtures("poisoned_memory")

@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from cifarfast.kernels import ConvBNAct2d, conv2d_bn_act
-from cifarfast.kernels.batch_norm_act.cases import with_gaps
-from cifarfast.kernels.check import assert_matches
-from cifarfast.kernels.conv_bn_act.cases import running_statistics
-from cifarfast.kernels.spec import Maker, OpSpec
+from cifarfast.kernels.batch_norm.cases import with_gaps
+from cifarfast.kernels.convolution.cases import running_statistics
+from cifarfast.kernels.testing.check import assert_matches
+from cifarfast.kernels.testing.spec import Maker, OpSpec
 
 SETTINGS = settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 

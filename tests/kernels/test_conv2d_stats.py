@@ -5,9 +5,9 @@ import torch
 import torch.nn.functional as F
 
 from cifarfast.kernels import conv2d_stats
-from cifarfast.kernels.conv_bn_act.tiles import fit, geometry, pixel_box
-from cifarfast.kernels.report import Compiled
-from cifarfast.kernels.spec import Maker, OpSpec
+from cifarfast.kernels.convolution.tiles import fit, geometry, pixel_box
+from cifarfast.kernels.testing.compile_report import Compiled
+from cifarfast.kernels.testing.spec import Maker, OpSpec
 
 ROW = {"pixels": 128, "channels": 128, "depth": 64, "warps": 8, "stages": 3}
 

@@ -22,11 +22,11 @@ from cifarfast.kernels import (
     conv2d_stats,
     fork_bn_act_conv2d_for_norm,
     fork_bn_act_conv2d_stats,
-    tuning,
 )
-from cifarfast.kernels.conv2d_bn_act import op as conv2d_bn_act_op
-from cifarfast.kernels.conv_bn_act import torch_impl as library
-from cifarfast.kernels.spec import all_specs
+from cifarfast.kernels.convolution import torch_impl as library
+from cifarfast.kernels.convolution.conv2d_bn_act import op as conv2d_bn_act_op
+from cifarfast.kernels.testing.spec import all_specs
+from cifarfast.kernels.tuning import tables as tuning
 
 pytest.importorskip("triton")
 
@@ -52,8 +52,8 @@ class Stub:
 
 @pytest.fixture
 def launched(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counter[str]]:
-    from cifarfast.kernels.conv_bn_act import triton_impl  # noqa: F401 - its kernels are replaced below
-    from cifarfast.kernels.last_program import take_counters
+    from cifarfast.kernels.convolution import triton_impl  # noqa: F401 - its kernels are replaced below
+    from cifarfast.kernels.last_block import take_counters
 
     take_counters(1, torch.device("cpu"))  # the first makes them
     counter: Counter[str] = Counter()

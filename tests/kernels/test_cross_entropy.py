@@ -9,7 +9,7 @@ from torch import Tensor
 
 from cifarfast.kernels import CrossEntropyLoss, cross_entropy
 from cifarfast.kernels.backend import DEBUG_VARIABLE
-from cifarfast.kernels.spec import Maker, OpSpec
+from cifarfast.kernels.testing.spec import Maker, OpSpec
 
 SETTINGS = settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 SIZES = {"n": st.integers(1, 20), "c": st.integers(1, 40), "seed": st.integers(0, 100)}

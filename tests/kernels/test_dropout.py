@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from cifarfast.kernels import BatchNormAct2d, Dropout, ShakeDrop, batch_norm_act, dropout, share_randomness
 from cifarfast.kernels.philox import philox_4x32
-from cifarfast.kernels.spec import OpSpec
+from cifarfast.kernels.testing.spec import OpSpec
 
 SETTINGS = settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 

@@ -6,7 +6,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cifarfast.kernels import FlatScalar, flat_ema, flat_scalars
-from cifarfast.kernels.spec import OpSpec
+from cifarfast.kernels.testing.spec import OpSpec
 
 SETTINGS = settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 

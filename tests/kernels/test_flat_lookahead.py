@@ -5,7 +5,7 @@ import torch
 from flat_buffers import COPY_DTYPE, LENGTHS, draw, pack, relative_error, unpack
 
 from cifarfast.kernels import FlatScalar, flat_lookahead, flat_scalars, flat_sgd_step, flat_table
-from cifarfast.kernels.spec import OpSpec
+from cifarfast.kernels.testing.spec import OpSpec
 
 
 def test_trajectory_equals_a_plain_loop(spec: OpSpec, backend_name: str, implementation: str) -> None:

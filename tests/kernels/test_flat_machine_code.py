@@ -4,8 +4,8 @@ import re
 
 import pytest
 
-from cifarfast.kernels import report
-from cifarfast.kernels.spec import KernelBuild, all_specs
+from cifarfast.kernels.testing import compile_report as report
+from cifarfast.kernels.testing.spec import KernelBuild, all_specs
 
 triton = pytest.importorskip("triton")
 

@@ -15,7 +15,7 @@ from cifarfast.kernels import (
     flat_sgd_step,
     flat_table,
 )
-from cifarfast.kernels.spec import OpSpec
+from cifarfast.kernels.testing.spec import OpSpec
 
 SETTINGS = settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 

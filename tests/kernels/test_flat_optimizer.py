@@ -13,7 +13,7 @@ from torch import Tensor, optim
 
 import cifarfast.kernels as k
 from cifarfast.kernels import FlatScalar, FlatTable, flat_scalars, flat_table
-from cifarfast.kernels.spec import OpSpec
+from cifarfast.kernels.testing.spec import OpSpec
 
 SETTINGS = settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 TOLERANCE = 1e-6

@@ -9,15 +9,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from cifarfast.kernels import (
-    flat_asam_norm,
-    flat_grad_norm,
-    flat_perturb,
-    flat_scalars,
-    flat_sgd_step,
-    flat_table,
-)
-from cifarfast.kernels.spec import OpSpec
+from cifarfast.kernels import flat_asam_norm, flat_grad_norm, flat_perturb, flat_scalars, flat_sgd_step, flat_table
+from cifarfast.kernels.testing.spec import OpSpec
 
 SETTINGS = settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 

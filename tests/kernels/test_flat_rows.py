@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from cifarfast.kernels import FLAT_BLOCK, flat_table
-from cifarfast.kernels.check import run
 from cifarfast.kernels.flat import rows
-from cifarfast.kernels.spec import Maker, all_specs
+from cifarfast.kernels.testing.check import run
+from cifarfast.kernels.testing.spec import Maker, all_specs
 
 SPECS = {spec.name: spec for spec in all_specs() if spec.name.startswith("flat_")}
 CPU = torch.device("cpu")

@@ -6,8 +6,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cifarfast.kernels import ForkBatchNormAct2d, batch_norm_act, fork_batch_norm_act
-from cifarfast.kernels.batch_norm_act.cases import channels_first, channels_last, given_statistics
-from cifarfast.kernels.spec import Inputs, Maker, OpSpec
+from cifarfast.kernels.batch_norm.cases import channels_first, channels_last, given_statistics
+from cifarfast.kernels.testing.spec import Inputs, Maker, OpSpec
 
 
 def _draw(device: str, dtype: torch.dtype = torch.float32, **settings: object) -> Inputs:

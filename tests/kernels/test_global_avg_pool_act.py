@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 from cifarfast.kernels import GlobalAvgPoolAct2d, batch_norm_act, global_avg_pool_act
-from cifarfast.kernels.batch_norm_act.cases import channels_last
-from cifarfast.kernels.spec import Maker, OpSpec
+from cifarfast.kernels.batch_norm.cases import channels_last
+from cifarfast.kernels.testing.spec import Maker, OpSpec
 
 
 @pytest.mark.parametrize("training", [True, False])

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from cifarfast.kernels.check import Expectation, assert_close, assert_matches
-from cifarfast.kernels.spec import Maker, OpSpec, Tolerance, all_specs
+from cifarfast.kernels.testing.check import Expectation, assert_close, assert_matches
+from cifarfast.kernels.testing.spec import Maker, OpSpec, Tolerance, all_specs
 
 EPS = torch.finfo(torch.float32).eps
 WITH_SCALE = [spec for spec in all_specs() if spec.rounding_scale]

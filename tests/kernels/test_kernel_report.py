@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from cifarfast.kernels import report, tuning
-from cifarfast.kernels.spec import all_specs
+from cifarfast.kernels.testing import compile_report as report
+from cifarfast.kernels.testing.spec import all_specs
+from cifarfast.kernels.tuning import tables as tuning
 
 pytest.importorskip("triton")
 

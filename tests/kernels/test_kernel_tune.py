@@ -10,18 +10,18 @@ from typing import Any
 import pytest
 import torch
 
-from cifarfast.kernels import tuning
-from cifarfast.kernels.spec import all_specs
-from cifarfast.kernels.tune import __main__ as tune
-from cifarfast.kernels.tune import ahead
-from cifarfast.kernels.tune.__main__ import main
-from cifarfast.kernels.tune.ahead import Ahead
-from cifarfast.kernels.tune.candidates import candidates, label
-from cifarfast.kernels.tune.choose import as_text, fastest, merged_rows
-from cifarfast.kernels.tune.problems import PARTS_OF, Problem, by_importance, problems
-from cifarfast.kernels.tune.record import Measurements, write_whole
-from cifarfast.kernels.tune.search import Search
-from cifarfast.kernels.tuning import Tile
+from cifarfast.kernels.testing.spec import all_specs
+from cifarfast.kernels.tuning import ahead
+from cifarfast.kernels.tuning import command as tune
+from cifarfast.kernels.tuning import tables as tuning
+from cifarfast.kernels.tuning.ahead import Ahead
+from cifarfast.kernels.tuning.candidates import candidates, label
+from cifarfast.kernels.tuning.choose import as_text, fastest, merged_rows
+from cifarfast.kernels.tuning.command import main
+from cifarfast.kernels.tuning.problems import PARTS_OF, Problem, by_importance, problems
+from cifarfast.kernels.tuning.record import Measurements, write_whole
+from cifarfast.kernels.tuning.search import Search
+from cifarfast.kernels.tuning.tables import Tile
 
 ABOUT = {"gpu": "NVIDIA Example", "torch": "2"}
 TUNED = [spec for spec in all_specs() if spec.tile_size]

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from cifarfast.kernels.spec import Maker, OpSpec, all_specs
-from cifarfast.kernels.tuning import override, tile
+from cifarfast.kernels.testing.spec import Maker, OpSpec, all_specs
+from cifarfast.kernels.tuning.tables import override, tile
 
 pytest.importorskip("triton")
 needs_interpreter = pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") != "1", reason="interpreted elsewhere")
@@ -29,8 +29,8 @@ def spec_of(name: str) -> OpSpec:
 def test_a_wrong_convolution_is_not_timed(
     op: str, part: str, device_name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from cifarfast.kernels.conv_bn_act import triton_impl
-    from cifarfast.kernels.tune.trial import PartTrial
+    from cifarfast.kernels.convolution import triton_impl
+    from cifarfast.kernels.tuning.trial import PartTrial
 
     spec = spec_of(op)
     trial = PartTrial(spec, part, spec.cases["boxes"](Maker(torch.float16, device_name)))
@@ -54,8 +54,8 @@ def scaled(launch: Callable[..., Any]) -> Callable[..., Any]:
 
 @pytest.mark.parametrize("device_name", DEVICES)
 def test_a_wrong_op_is_not_timed(device_name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from cifarfast.kernels.flat_ema import triton_impl
-    from cifarfast.kernels.tune.trial import OpTrial
+    from cifarfast.kernels.flat.flat_ema import triton_impl
+    from cifarfast.kernels.tuning.trial import OpTrial
 
     spec = spec_of("flat_ema")
     trial = OpTrial(spec, spec.cases["even"](Maker(torch.float32, device_name)))
@@ -71,8 +71,8 @@ def test_a_wrong_op_is_not_timed(device_name: str, monkeypatch: pytest.MonkeyPat
 @needs_gpu
 @pytest.mark.parametrize("op", ["batch_norm_act", "cross_entropy", "conv2d_stats"])
 def test_a_row_is_measured(op: str) -> None:
-    from cifarfast.kernels.tune.problems import problems
-    from cifarfast.kernels.tune.trial import Bench
+    from cifarfast.kernels.tuning.problems import problems
+    from cifarfast.kernels.tuning.trial import Bench
 
     problem = problems(op)[0]
     row = tile(op, problem.size, torch.device("cpu"))
@@ -85,7 +85,7 @@ def test_spills_are_seen() -> None:
     import triton
     import triton.language as tl
 
-    from cifarfast.kernels.tune.trial import spilled_bytes
+    from cifarfast.kernels.tuning.trial import spilled_bytes
 
     @triton.jit
     def greedy_kernel(x_ptr, out_ptr, BLOCK: tl.constexpr):

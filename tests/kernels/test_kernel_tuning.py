@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from cifarfast.kernels import tuning
 from cifarfast.kernels.backend import registered
+from cifarfast.kernels.tuning import tables as tuning
 
 CPU = torch.device("cpu")
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from cifarfast.kernels import last_program
-from cifarfast.kernels.last_program import arrive_last, take_counters
+from cifarfast.kernels import last_block as last_program
+from cifarfast.kernels.last_block import arrive_last, take_counters
 
 triton = pytest.importorskip("triton")
 tl = pytest.importorskip("triton.language")

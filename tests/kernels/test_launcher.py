@@ -10,8 +10,8 @@ pytest.importorskip("triton")
 
 from launcher import launches
 
-from cifarfast.kernels.check import run
-from cifarfast.kernels.spec import Maker, OpSpec
+from cifarfast.kernels.testing.check import run
+from cifarfast.kernels.testing.spec import Maker, OpSpec
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 pytestmark = pytest.mark.skipif(INTERPRETED, reason="the interpreter is in the launcher's place")

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from cifarfast.kernels import MaxPoolBatchNormAct2d, batch_norm_act, max_pool_bn_act
-from cifarfast.kernels.batch_norm_act.activations import ACTIVATIONS
-from cifarfast.kernels.batch_norm_act.cases import channels_last
-from cifarfast.kernels.spec import Maker, OpSpec
+from cifarfast.kernels.batch_norm.activations import ACTIVATIONS
+from cifarfast.kernels.batch_norm.cases import channels_last
+from cifarfast.kernels.testing.spec import Maker, OpSpec
 
 SETTINGS = settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 

@@ -7,7 +7,7 @@ import pytest
 from bench.ops_verdicts import LARGE_BYTES, WANTED, verdict_name, verdicts
 from bench.ops_warm import run_once
 from cifarfast.kernels.backend import registered
-from cifarfast.kernels.spec import all_specs
+from cifarfast.kernels.testing.spec import all_specs
 
 COPY = 4e12
 

@@ -9,8 +9,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from cifarfast.kernels.check import assert_matches, run, to_float64
-from cifarfast.kernels.spec import Maker, OpSpec
+from cifarfast.kernels.testing.check import assert_matches, run, to_float64
+from cifarfast.kernels.testing.spec import Maker, OpSpec
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from cifarfast.kernels import ShakeDrop, linear_keep_probability, shakedrop, share_randomness
 from cifarfast.kernels.philox import philox_4x32, uniform
-from cifarfast.kernels.spec import OpSpec
+from cifarfast.kernels.testing.spec import OpSpec
 
 SETTINGS = settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 LEVELS = list(itertools.product(("batch", "image", "channel", "pixel"), ("batch", "image")))

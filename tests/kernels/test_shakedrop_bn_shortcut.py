@@ -21,7 +21,7 @@ from cifarfast.kernels import (
     shakedrop_bn_shortcut_stats,
     share_randomness,
 )
-from cifarfast.kernels.spec import Inputs, Maker, OpSpec
+from cifarfast.kernels.testing.spec import Inputs, Maker, OpSpec
 from cifarfast.models.pyramidnet import PyramidBasicBlock
 
 H, C = torch.zeros(2, 4, 3, 3), torch.ones(4)
@@ -186,7 +186,7 @@ def test_statistics_of_the_output(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     if backend_name == "triton":
-        from cifarfast.kernels.shakedrop_bn_shortcut import triton_impl
+        from cifarfast.kernels.shakedrop.shakedrop_bn_shortcut import triton_impl
 
         monkeypatch.setattr(triton_impl, "PROGRAMS", 2)  # some samples a program, the last with fewer
     inputs = spec.cases[name](Maker(dtype, implementation))

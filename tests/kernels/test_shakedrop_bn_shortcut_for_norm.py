@@ -12,7 +12,7 @@ from cifarfast.kernels import (
     shakedrop_bn_shortcut_for_norm,
     shakedrop_bn_shortcut_stats,
 )
-from cifarfast.kernels.spec import Maker, OpSpec
+from cifarfast.kernels.testing.spec import Maker, OpSpec
 
 H = torch.zeros(2, 4, 3, 3)
 

@@ -16,7 +16,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from cifarfast.kernels import backend, share_randomness
-from cifarfast.kernels.shakedrop_bn_shortcut import for_norm
+from cifarfast.kernels.shakedrop.shakedrop_bn_shortcut import for_norm
 from cifarfast.models import create_model, fuse
 from cifarfast.models.fused import layers
 from cifarfast.optim import unmoved_statistics

@@ -19,9 +19,9 @@ from cifarfast.kernels import (
     global_avg_pool_act,
     max_pool_bn_act,
 )
-from cifarfast.kernels.batch_norm_act.norm_buffers import Statistics
-from cifarfast.kernels.conv_bn_act import torch_impl as library
-from cifarfast.kernels.conv_bn_act.arguments import implementation
+from cifarfast.kernels.batch_norm.norm_buffers import Statistics
+from cifarfast.kernels.convolution import torch_impl as library
+from cifarfast.kernels.convolution.arguments import implementation
 
 from ..layers import BatchNormReLU2d
 from .padding import Fused, stored_width

@@ -1,0 +1,134 @@
+"""The description of ``add_batch_norm_act`` for tests, benchmarks, compile report and docs."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...testing.shapes import between_shapes, wide_shapes
+from ...testing.spec import Case, Inputs, KernelBuild, Maker, OpSpec, Tolerance
+from ...tuning.tables import sizes, tile
+from ..builds import kernel_build
+from ..cases import (
+    channels_first,
+    channels_last,
+    cudnn_batch_norm_act,
+    cumulative,
+    eager_batch_norm_act,
+    given_statistics,
+    largest_term,
+    not_affine,
+    offset,
+    random_batch_norm,
+    sliced,
+    timed_shapes,
+    with_gaps,
+)
+from .op import add_batch_norm_act
+from .reference import add_batch_norm_act_reference
+
+
+def split(case: Case, b_layout: torch.memory_format | None = None) -> Case:
+    """The sample inputs of a batch norm with x as the sum of ``2x`` and ``−x``, which no dtype rounds.
+
+    A rounded sum would put a relu's input on the other side of 0 than in fp64.
+    """
+
+    def split_case(make: Maker) -> Inputs:
+        inputs = case(make)
+        x = inputs.pop("x")
+        b = -x if b_layout is None else (-x).contiguous(memory_format=b_layout)
+        return {"a": 2 * x, "b": b, **inputs}
+
+    return split_case
+
+
+def _random(make: Maker, draw_int: Callable[[int, int], int]) -> Inputs:
+    layout = (None, torch.contiguous_format, torch.channels_last)[draw_int(0, 2)]
+    return split(lambda make: random_batch_norm(make, draw_int), layout)(make)
+
+
+def _op_arguments(inputs: Inputs) -> tuple[Any, ...]:
+    statistics, _ = given_statistics({**inputs, "x": inputs["a"] + inputs["b"]})
+    tensors = (inputs["a"], inputs["b"], statistics, inputs.get("weight"), inputs.get("bias"))
+    return *tensors, inputs.get("act", "relu"), inputs.get("negative_slope", 0.01)
+
+
+def _apart(batch_norm_act: Callable[..., Tensor]) -> Callable[..., tuple[Tensor, Tensor]]:
+    """The sum, and the batch norm of it as a function of its own."""
+
+    def function(a: Tensor, b: Tensor, **inputs: Any) -> tuple[Tensor, Tensor]:
+        s = a + b
+        return s, batch_norm_act(s, **inputs)
+
+    return function
+
+
+def _flops(inputs: Inputs) -> int:
+    """About 22 an element with a relu: 1 for the sum, 6 for the statistics, 4 to normalise, 11 in backward."""
+    return 22 * inputs["a"].numel()
+
+
+def _bytes_moved(inputs: Inputs) -> int:
+    """In units of a as the op's module says: 11 in training, 10 in eval."""
+    return (11 if inputs.get("training", False) else 10) * inputs["a"].nbytes
+
+
+def _kernels() -> list[KernelBuild]:
+    """Both kernels; the backward's are other ops'."""
+    from ..triton_statistics import stages
+    from . import triton_impl
+
+    variants = [(channels, "bf16", "relu") for channels in (*sizes(SPEC.name, 512), 510)]
+    builds = []
+    for channels, dtype, act in [*variants, (512, "fp32", "gelu")]:
+        tiles = tile(SPEC.name, channels, torch.device("cpu"))
+        settings: dict[str, Any] = {"CUMULATIVE": False, "HAS_AFFINE": True, "ACT": act}
+        settings["STAGES"] = stages({"bf16": 2, "fp32": 4}[dtype], tiles)
+        for kernel in (triton_impl.add_batch_norm_act_stats_kernel, triton_impl.add_batch_norm_act_fwd_kernel):
+            builds.append(kernel_build(kernel, f"{dtype} {act}, C={channels}", channels, dtype, tiles, settings))
+    return builds
+
+
+SPEC = OpSpec(
+    name="add_batch_norm_act",
+    summary="the sum of branch and shortcut, batch norm and activation; one gradient for both terms",
+    replaces="torch.nn.functional.batch_norm",
+    function=add_batch_norm_act,
+    reference=add_batch_norm_act_reference,
+    eager=_apart(eager_batch_norm_act),
+    compiled_ops=("cifarfast::add_batch_norm_act", "cifarfast::add_batch_norm_statistics"),
+    op_arguments=_op_arguments,
+    differentiable=("a", "b", "weight", "bias"),
+    cases={
+        "relu": split(channels_last(2, 8, 5, 5)),
+        "three channels": split(channels_last(3, 3, 7, 5)),
+        "several tiles": split(channels_last(1, 72, 9, 9)),
+        "batch 1": split(channels_last(1, 17, 4, 4, act="leaky_relu", negative_slope=0.2)),
+        "one pixel": split(channels_last(6, 10, 1, 1, act="silu")),
+        "channels_first": split(channels_first(2, 12, 3, 5, act="gelu")),
+        "mixed layouts": split(channels_last(2, 8, 4, 3, act="elu"), torch.contiguous_format),
+        "non-contiguous": split(sliced, torch.channels_last),
+        "offset": split(offset(4, 8, 4, 4, act="identity")),
+        "parameters with gaps": split(with_gaps(channels_last(2, 8, 4, 3))),
+        "eval, parameters with gaps": split(with_gaps(channels_last(2, 8, 4, 3, training=False))),
+        "bare": split(not_affine(channels_last(2, 9, 4, 3, act="selu"))),
+        "cumulative": split(cumulative(channels_last(2, 5, 4, 3, act="softsign"))),
+        "eval": split(channels_last(2, 8, 4, 3, training=False)),
+        "eval bare": split(channels_first(1, 7, 1, 1, training=False, act="identity")),
+    },
+    random_case=_random,
+    random_floor=largest_term,
+    benchmark_cases={name: split(case) for name, case in timed_shapes(wide_shapes()).items()},
+    tuning_cases={name: split(case) for name, case in timed_shapes(between_shapes()).items()},
+    library=("cuDNN batch norm", _apart(cudnn_batch_norm_act)),
+    flops=_flops,
+    bytes_moved=_bytes_moved,
+    tile_size=lambda inputs: inputs["a"].shape[1],
+    kernels=_kernels,
+    forward_tolerance=Tolerance(ulps=4.0, rms_ulps=4.0),
+    gradient_tolerance=Tolerance(ulps=8.0, rms_ulps=8.0),
+    mutates=("running_mean", "running_var"),
+    advances=("num_batches_tracked",),
+)

@@ -1,0 +1,192 @@
+"""Triton kernels of the sum with its statistics and of the sum with its batch norm, and what launches them."""
+
+# mypy: allow-untyped-defs, allow-incomplete-defs
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from ...tuning.tables import tile
+from ..activations_triton import activate
+from ..arguments import without_gaps
+from ..norm_buffers import NormBuffers
+from ..triton_moments import finish_moments, moments_arguments, store_moments, welford
+from ..triton_statistics import as_matrix, column_block, load_affine, normalize, per_size, schedule, share, stages
+
+_OP = "add_batch_norm_act"
+
+
+@triton.jit
+def _load_sum(a_ptr, b_ptr, offsets, mask):
+    """``a + b`` as it is rounded when it is stored."""
+    a = tl.load(a_ptr + offsets, mask=mask, other=0.0)
+    b = tl.load(b_ptr + offsets, mask=mask, other=0.0)
+    return (a.to(tl.float32) + b.to(tl.float32)).to(a.dtype)
+
+
+@per_size
+def add_batch_norm_act_stats_kernel(
+    a_ptr,  # [M, C]
+    b_ptr,  # [M, C]
+    s_ptr,  # [M, C]
+    partials_ptr,  # [2, n_chunks, C] fp32
+    stats_ptr,  # [3, C] fp32
+    running_mean_ptr,  # [C] or None
+    running_var_ptr,  # [C] or None
+    count_ptr,  # [] int64 or None
+    counters_ptr,
+    n_rows,
+    n_groups,  # C / ALIGN
+    rows_per_program,
+    n_chunks,
+    first_counter,
+    momentum,
+    eps,
+    CUMULATIVE: tl.constexpr,
+    ALIGN: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+    STAGES: tl.constexpr,
+):
+    """``s = a + b`` and the statistics of each channel, from each chunk's mean of ``d = s − s_0c`` and
+    ``Σ (d − mean)²``.
+    """
+    channels, cols, col_ok, chunk, first = share(n_groups, rows_per_program, ALIGN, BLOCK_C, LAST_FIRST=True)
+    origin = _load_sum(a_ptr, b_ptr, cols, col_ok).to(tl.float32)[None, :]
+    mean = tl.zeros([BLOCK_M, BLOCK_C], tl.float32)
+    m2 = tl.zeros([BLOCK_M, BLOCK_C], tl.float32)
+    k = 0.0
+    for start in tl.range(0, rows_per_program, BLOCK_M, num_stages=STAGES):
+        rows = first + start + tl.arange(0, BLOCK_M)
+        ok = (rows < n_rows)[:, None] & col_ok[None, :]
+        offsets = rows.to(tl.int64)[:, None] * channels + cols[None, :]
+        s = _load_sum(a_ptr, b_ptr, offsets, ok)
+        tl.store(s_ptr + offsets, s, mask=ok)
+        k += 1.0
+        mean, m2 = welford(s.to(tl.float32), origin, ok, mean, m2, k)
+    cols, col_ok, counter_ptr = column_block(counters_ptr, first_counter, channels, BLOCK_C)
+    store_moments(
+        partials_ptr, mean, m2, first, n_rows, rows_per_program, chunk, n_chunks, channels, cols, col_ok, BLOCK_M
+    )
+    finish_moments(
+        partials_ptr,
+        s_ptr,
+        stats_ptr,
+        running_mean_ptr,
+        running_var_ptr,
+        count_ptr,
+        counter_ptr,
+        n_rows,
+        rows_per_program,
+        n_chunks,
+        channels,
+        cols,
+        col_ok,
+        momentum,
+        eps,
+        CUMULATIVE,
+        BLOCK_C,
+    )
+
+
+@per_size
+def add_batch_norm_act_fwd_kernel(
+    a_ptr,  # [M, C]
+    b_ptr,  # [M, C]
+    stats_ptr,  # [3, C] fp32
+    weight_ptr,  # [C] if HAS_AFFINE
+    bias_ptr,  # [C] if HAS_AFFINE
+    s_ptr,  # [M, C]
+    y_ptr,  # [M, C]
+    n_rows,
+    n_groups,  # C / ALIGN
+    rows_per_program,
+    negative_slope,
+    HAS_AFFINE: tl.constexpr,
+    ACT: tl.constexpr,
+    ALIGN: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+    STAGES: tl.constexpr,
+):
+    """``s = a + b`` rounded, and ``y = act((s − mean) · rstd · weight + bias)`` of it, in fp32 and rounded once."""
+    channels, cols, col_ok, _, first = share(n_groups, rows_per_program, ALIGN, BLOCK_C)
+    affine = load_affine(stats_ptr, weight_ptr, bias_ptr, cols, col_ok, channels, HAS_AFFINE)
+    for start in tl.range(0, rows_per_program, BLOCK_M, num_stages=STAGES):
+        rows = first + start + tl.arange(0, BLOCK_M)
+        ok = (rows < n_rows)[:, None] & col_ok[None, :]
+        offsets = rows.to(tl.int64)[:, None] * channels + cols[None, :]
+        s = _load_sum(a_ptr, b_ptr, offsets, ok)
+        y = activate(normalize(s.to(tl.float32), affine), negative_slope, ACT)
+        tl.store(s_ptr + offsets, s, mask=ok)
+        tl.store(y_ptr + offsets, y.to(y_ptr.dtype.element_ty), mask=ok)
+
+
+def add_batch_norm_statistics(
+    a: Tensor,
+    b: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    num_batches_tracked: Tensor | None,
+    momentum: float | None,
+    eps: float,
+) -> tuple[Tensor, Tensor]:
+    """``s = a + b``, channels_last, and its ``batch_norm_statistics``; update the running statistics."""
+    a, b = as_matrix(a), as_matrix(b)
+    channels = a.shape[1]
+    tiles = tile(_OP, channels, a.device)
+    plan = schedule(a.numel() // channels, channels, tiles)
+    s = torch.empty_like(a, memory_format=torch.channels_last)
+    norm = NormBuffers(running_mean, running_var, num_batches_tracked, momentum, eps)
+    stats, arguments = moments_arguments(a, plan, norm)
+    with torch.cuda.device_of(a):
+        add_batch_norm_act_stats_kernel[(plan.programs,)](
+            a,
+            b,
+            s,
+            **arguments,
+            BLOCK_M=tiles["block_m"],
+            BLOCK_C=tiles["block_c"],
+            STAGES=stages(a.element_size(), tiles),
+            num_warps=tiles["num_warps"],
+        )
+    return s, stats
+
+
+def add_batch_norm_act_fwd(
+    a: Tensor,
+    b: Tensor,
+    statistics: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    act: str,
+    negative_slope: float,
+) -> tuple[Tensor, Tensor]:
+    """``s = a + b`` and ``act((s − mean) · rstd · weight + bias)``, channels_last."""
+    a, b = as_matrix(a), as_matrix(b)
+    channels = a.shape[1]
+    tiles = tile(_OP, channels, a.device)
+    plan = schedule(a.numel() // channels, channels, tiles)
+    s = torch.empty_like(a, memory_format=torch.channels_last)
+    y = torch.empty_like(a, memory_format=torch.channels_last)
+    with torch.cuda.device_of(a):
+        add_batch_norm_act_fwd_kernel[(plan.programs,)](
+            a,
+            b,
+            *without_gaps(statistics, weight, bias),
+            s,
+            y,
+            plan.n_rows,
+            plan.n_groups,
+            plan.rows_per_program,
+            negative_slope,
+            HAS_AFFINE=weight is not None,
+            ACT=act,
+            ALIGN=plan.align,
+            BLOCK_M=tiles["block_m"],
+            BLOCK_C=tiles["block_c"],
+            STAGES=stages(a.element_size(), tiles),
+            num_warps=tiles["num_warps"],
+        )
+    return s, y

@@ -1,0 +1,187 @@
+"""The description of ``batch_norm_act`` for tests, benchmarks, compile report and docs."""
+
+from typing import Any
+
+import torch
+
+from ...shakedrop.spec import randomness
+from ...testing.shapes import between_shapes, pyramid_shapes, wide_shapes
+from ...testing.spec import Case, Inputs, KernelBuild, Maker, OpSpec, Tolerance
+from ...tuning.tables import sizes, tile
+from ..builds import kernel_build
+from ..cases import (
+    channels_first,
+    channels_last,
+    channels_of,
+    cudnn_batch_norm_act,
+    cumulative,
+    eager_batch_norm_act,
+    given_statistics,
+    largest_term,
+    not_affine,
+    offset,
+    random_batch_norm,
+    sliced,
+    timed,
+    timed_shapes,
+    with_gaps,
+)
+from .op import batch_norm_act
+from .reference import batch_norm_act_reference
+
+
+def _residual(case: Case, layout: torch.memory_format = torch.channels_last) -> Case:
+    """The same with a residual in a layout of its own."""
+
+    def with_residual(make: Maker) -> Inputs:
+        inputs = case(make)
+        return {**inputs, "residual": make.randn(*inputs["x"].shape).contiguous(memory_format=layout)}
+
+    return with_residual
+
+
+def _dropout(case: Case, p: float = 0.3, **settings: Any) -> Case:
+    """The same with dropout."""
+
+    def with_dropout(make: Maker) -> Inputs:
+        inputs = case(make)
+        return {**inputs, "dropout_p": p, **randomness(make, inputs["x"].shape[0]), **settings}
+
+    return with_dropout
+
+
+def _random(make: Maker, draw_int: Any) -> Inputs:
+    inputs = random_batch_norm(make, draw_int)
+    inputs = _residual(lambda _: inputs)(make) if draw_int(0, 1) else inputs
+    return _dropout(lambda _: inputs, draw_int(0, 4) / 4, layer=draw_int(0, 9))(make) if draw_int(0, 1) else inputs
+
+
+def _op_arguments(inputs: Inputs) -> tuple[Any, ...]:
+    statistics, training = given_statistics(inputs)
+    tensors = (inputs.get(name) for name in ("weight", "bias", "residual"))
+    settings = (training, inputs.get("act", "relu"), inputs.get("negative_slope", 0.01))
+    counters = (inputs.get(name) for name in ("seed", "step", "indices"))
+    dropping = (*counters, inputs.get("dropout_p", 0.0), inputs.get("layer", 0))
+    return inputs["x"], statistics, *tensors, *settings, *dropping
+
+
+def _flops(inputs: Inputs) -> int:
+    """About 20 an element with a relu: 6 for the statistics, 4 to normalise, 10 in backward."""
+    return 20 * inputs["x"].numel()
+
+
+def _bytes_moved(inputs: Inputs) -> int:
+    """In units of x as the op's module says: 8 in training, 7 in eval, 1 or 3 more with a residual."""
+    passes = 8 if inputs.get("training", False) else 7
+    if "residual" in inputs:
+        stores = inputs.get("act", "relu") != "identity" or inputs.get("dropout_p", 0.0) > 0
+        passes += 3 if stores else 1
+    return passes * inputs["x"].nbytes
+
+
+def _kernels() -> list[KernelBuild]:
+    """bf16 with relu at every tile; fp32 with the heaviest settings, and unaligned channels, at the widest tile."""
+    from ..triton_statistics import RUNNING_BLOCK, running_statistics_kernel
+
+    builds = []
+    for channels in sizes(SPEC.name, 512):
+        builds += _builds(channels, "bf16", act="relu", residual=False)
+        builds += _builds(channels, "bf16", act="relu", residual=False, drops=True)
+    builds += _builds(512, "fp32", act="gelu", residual=True)
+    builds += _builds(512, "fp32", act="gelu", residual=True, drops=True)
+    builds += _builds(510, "bf16", act="relu", residual=True)
+    tiles = {"block_c": RUNNING_BLOCK, "num_warps": 4}
+    return [*builds, kernel_build(running_statistics_kernel, "fp32", 512, "fp32", tiles, {})]
+
+
+def _builds(channels: int, dtype: str, *, act: str, residual: bool, drops: bool = False) -> list[KernelBuild]:
+    """The kernels of one forward and backward in training."""
+    from .. import triton_backward, triton_statistics
+    from . import triton_impl
+
+    tiles = tile(SPEC.name, channels, torch.device("cpu"))
+    settings = {
+        "CUMULATIVE": False,
+        "HAS_AFFINE": True,
+        "HAS_RESIDUAL": residual,
+        "SAVED": "none" if not residual else "output" if act == "relu" else "residual",
+        "STORE": residual,
+        "AVERAGED": False,
+        "TRAINING": True,
+        "ACT": act,
+        "STAGES": triton_statistics.stages({"bf16": 2, "fp32": 4}[dtype], tiles),
+    }
+    absent = () if residual else ("residual_ptr", "saved_ptr", "dz_ptr")
+    label = f"{dtype} {act}{' residual' if residual else ''}{' dropout' if drops else ''}, C={channels}"
+    kernels = [
+        triton_statistics.batch_norm_act_stats_kernel,
+        triton_impl.batch_norm_act_fwd_kernel,
+        triton_backward.batch_norm_act_bwd_sums_kernel,
+        triton_backward.batch_norm_act_bwd_kernel,
+    ]
+    return [kernel_build(kernel, label, channels, dtype, tiles, settings, absent, drops=drops) for kernel in kernels]
+
+
+SPEC = OpSpec(
+    name="batch_norm_act",
+    summary="batch norm, residual, one of ten activations and dropout, training and eval; keeps x only",
+    replaces="torch.nn.functional.batch_norm",
+    function=batch_norm_act,
+    reference=batch_norm_act_reference,
+    eager=eager_batch_norm_act,
+    compiled_ops=(
+        "cifarfast::batch_norm_act",
+        "cifarfast::batch_norm_statistics",
+        "cifarfast::batch_norm_act_backward",
+    ),
+    op_arguments=_op_arguments,
+    differentiable=("x", "weight", "bias", "residual"),
+    cases={
+        "relu": channels_last(2, 8, 5, 5),
+        "three channels": channels_last(3, 3, 7, 5),
+        "several tiles": channels_last(1, 72, 9, 9),
+        "batch 1": channels_last(1, 17, 4, 4, act="leaky_relu", negative_slope=0.2),
+        "one pixel": channels_last(6, 10, 1, 1, act="silu"),
+        "one channel": channels_last(3, 1, 4, 3, act="elu"),
+        "channels_first": channels_first(2, 12, 3, 5, act="gelu"),
+        "non-contiguous": sliced,
+        "offset": offset(4, 8, 4, 4, act="identity"),
+        "parameters with gaps": with_gaps(channels_last(2, 8, 4, 3)),
+        "bare": not_affine(channels_last(2, 9, 4, 3, act="selu")),
+        "cumulative": cumulative(channels_last(2, 5, 4, 3, act="softsign")),
+        "residual": _residual(channels_last(2, 8, 4, 3)),
+        "residual identity": _residual(channels_last(2, 8, 4, 3, act="identity")),
+        "residual sigmoid": _residual(channels_last(2, 6, 3, 3, act="sigmoid"), torch.contiguous_format),
+        "dropout": _dropout(channels_last(3, 16, 3, 5)),
+        "dropout, no counters but the seed": _dropout(
+            channels_last(2, 11, 4, 3), 0.5, step=None, indices=None, layer=5
+        ),
+        "dropout gelu, several tiles": _dropout(channels_last(2, 72, 9, 9, act="gelu")),
+        "residual dropout": _dropout(_residual(channels_last(2, 8, 4, 3))),
+        "residual dropout identity": _dropout(_residual(channels_last(2, 8, 4, 3, act="identity"))),
+        "residual dropout silu": _dropout(_residual(channels_last(2, 8, 4, 3, act="silu"))),
+        "all dropped": _dropout(channels_last(2, 8, 4, 3), 1.0),
+        "eval dropout": _dropout(channels_last(2, 8, 4, 3, training=False)),
+        "eval": channels_last(2, 8, 4, 3, training=False, act="relu"),
+        "eval residual": _residual(channels_last(1, 8, 1, 1, training=False, act="silu")),
+    },
+    random_case=_random,
+    random_floor=largest_term,
+    benchmark_cases={
+        **timed_shapes(wide_shapes()),
+        **timed_shapes(pyramid_shapes()),
+        "PyramidNet 512x72x32x32 identity": timed(512, 72, 32, 32, act="identity"),
+        "WRN 512x128x32x32 residual": timed(512, 128, 32, 32, residual=True),
+        "WRN 512x128x32x32 dropout": _dropout(timed(512, 128, 32, 32)),
+    },
+    tuning_cases=timed_shapes(between_shapes()),
+    library=("cuDNN batch norm", cudnn_batch_norm_act),
+    flops=_flops,
+    bytes_moved=_bytes_moved,
+    tile_size=channels_of,
+    kernels=_kernels,
+    forward_tolerance=Tolerance(ulps=4.0, rms_ulps=4.0),
+    gradient_tolerance=Tolerance(ulps=8.0, rms_ulps=8.0),
+    mutates=("running_mean", "running_var"),
+    advances=("num_batches_tracked",),
+)

@@ -1,0 +1,112 @@
+"""Triton kernel of the forward of batch norm with activation and residual, and the function that launches it."""
+
+# mypy: allow-untyped-defs, allow-incomplete-defs
+
+import torch
+import triton.language as tl
+from torch import Tensor
+
+from ...dropout.draws import NOTHING, Dropping
+from ...dropout.triton_draws import drop_tile, dropping_arguments, load_counters
+from ...tuning.tables import tile
+from ..activations_triton import activate
+from ..arguments import without_gaps
+from ..triton_backward import batch_norm_act_bwd
+from ..triton_statistics import (
+    as_matrix,
+    batch_norm_statistics,
+    load_affine,
+    normalize,
+    per_size,
+    running_statistics,
+    schedule,
+    share,
+    stages,
+)
+
+__all__ = ["batch_norm_act_bwd", "batch_norm_act_fwd", "batch_norm_statistics", "running_statistics"]
+
+
+@per_size
+def batch_norm_act_fwd_kernel(
+    x_ptr,  # [M, C]
+    stats_ptr,  # [3, C] fp32
+    weight_ptr,  # [C] if HAS_AFFINE
+    bias_ptr,  # [C] if HAS_AFFINE
+    residual_ptr,  # [M, C] if HAS_RESIDUAL
+    y_ptr,  # [M, C]
+    n_rows,
+    n_groups,  # C / ALIGN
+    rows_per_program,
+    pixels,
+    negative_slope,
+    seed_ptr,  # [] int64, or None: nothing is dropped
+    step_ptr,  # [] int64 or None
+    indices_ptr,  # [N] int64 or None
+    draw_stream,
+    threshold,
+    keep_scale,
+    HAS_AFFINE: tl.constexpr,
+    HAS_RESIDUAL: tl.constexpr,
+    ACT: tl.constexpr,
+    ALIGN: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+    STAGES: tl.constexpr,
+):
+    """``y = drop(act((x − mean) · rstd · weight + bias [+ residual]))``, in fp32 and rounded once."""
+    channels, cols, col_ok, _, first = share(n_groups, rows_per_program, ALIGN, BLOCK_C)
+    affine = load_affine(stats_ptr, weight_ptr, bias_ptr, cols, col_ok, channels, HAS_AFFINE)
+    if seed_ptr is not None:
+        dropping = (load_counters(seed_ptr, step_ptr), indices_ptr, draw_stream, threshold, keep_scale)
+    for start in tl.range(0, rows_per_program, BLOCK_M, num_stages=STAGES):
+        rows = first + start + tl.arange(0, BLOCK_M)
+        ok = (rows < n_rows)[:, None] & col_ok[None, :]
+        offsets = rows.to(tl.int64)[:, None] * channels + cols[None, :]
+        z = normalize(tl.load(x_ptr + offsets, mask=ok, other=0.0).to(tl.float32), affine)
+        if HAS_RESIDUAL:
+            z += tl.load(residual_ptr + offsets, mask=ok, other=0.0).to(tl.float32)
+        y = activate(z, negative_slope, ACT)
+        if seed_ptr is not None:
+            y = drop_tile(y, dropping, rows, rows < n_rows, cols, channels, pixels)
+        tl.store(y_ptr + offsets, y.to(y_ptr.dtype.element_ty), mask=ok)
+
+
+def batch_norm_act_fwd(
+    x: Tensor,
+    statistics: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    act: str,
+    negative_slope: float,
+    dropping: Dropping = NOTHING,
+) -> Tensor:
+    """``drop(act(z))``, channels_last, with ``z = (x − mean) · rstd · weight + bias [+ residual]``."""
+    x = as_matrix(x)
+    channels = x.shape[1]
+    tiles = tile("batch_norm_act", channels, x.device)
+    plan = schedule(x.numel() // channels, channels, tiles)
+    y = torch.empty_like(x, memory_format=torch.channels_last)
+    with torch.cuda.device_of(x):
+        batch_norm_act_fwd_kernel[(plan.programs,)](
+            x,
+            *without_gaps(statistics, weight, bias),
+            residual if residual is None else as_matrix(residual),
+            y,
+            plan.n_rows,
+            plan.n_groups,
+            plan.rows_per_program,
+            plan.n_rows // x.shape[0],
+            negative_slope,
+            **dropping_arguments(dropping),
+            HAS_AFFINE=weight is not None,
+            HAS_RESIDUAL=residual is not None,
+            ACT=act,
+            ALIGN=plan.align,
+            BLOCK_M=tiles["block_m"],
+            BLOCK_C=tiles["block_c"],
+            STAGES=stages(x.element_size(), tiles),
+            num_warps=tiles["num_warps"],
+        )
+    return y

@@ -1,0 +1,195 @@
+"""Sample inputs and the benchmark's baseline for the specs of the ops that start with a batch norm."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..testing.shapes import Shape
+from ..testing.spec import Case, Inputs, Maker
+from .activations import ACTIVATIONS, activate
+from .batch_norm_act import torch_impl
+
+
+def batch_norm_inputs(make: Maker, x: Tensor, **settings: Any) -> Inputs:
+    """Arguments of a batch norm of ``x``: parameters and running statistics in fp32 (fp64 for fp64 x); training."""
+    channels = x.shape[1]
+    dtype = torch.float64 if make.dtype == torch.float64 else torch.float32
+    return {
+        "x": x,
+        "running_mean": make.randn(channels, scale=0.5, dtype=dtype),
+        "running_var": make.rand(channels, dtype=dtype) + 0.5,
+        "weight": make.randn(channels, scale=0.3, dtype=dtype) + 1,
+        "bias": make.randn(channels, scale=0.3, dtype=dtype),
+        "training": True,
+        **settings,
+    }
+
+
+def channels_last(n: int, c: int, h: int, w: int, **settings: Any) -> Case:
+    """x as the fast path has it."""
+    return lambda make: batch_norm_inputs(make, make.randn(n, h, w, c).permute(0, 3, 1, 2), **settings)
+
+
+def channels_first(n: int, c: int, h: int, w: int, **settings: Any) -> Case:
+    """x as torch's default layout has it."""
+    return lambda make: batch_norm_inputs(make, make.randn(n, c, h, w), **settings)
+
+
+def offset(n: int, c: int, h: int, w: int, **settings: Any) -> Case:
+    """Channels with mean 1e3 and standard deviation 1e-2."""
+
+    def case(make: Maker) -> Inputs:
+        noise = make.randn(n, h, w, c, dtype=torch.float64, scale=1e-2)
+        return batch_norm_inputs(make, (noise + 1e3).to(make.dtype).permute(0, 3, 1, 2), **settings)
+
+    return case
+
+
+def sliced(make: Maker) -> Inputs:
+    """x with gaps between channels, rows and pixels."""
+    return batch_norm_inputs(make, make.randn(3, 14, 6, 7)[:, ::2, 1:, ::3], act="tanh")
+
+
+def with_gaps(case: Case) -> Case:
+    """The same with weight and bias as every second element of a vector, NaN between them."""
+
+    def case_with_gaps(make: Maker) -> Inputs:
+        inputs = case(make)
+        for name in ("weight", "bias"):
+            vector = inputs[name]
+            inputs[name] = torch.stack([vector, torch.full_like(vector, torch.nan)], dim=1)[:, 0]
+        return inputs
+
+    return case_with_gaps
+
+
+def not_affine(case: Case) -> Case:
+    """The same without parameters and running statistics."""
+    dropped = ("weight", "bias")
+    return lambda make: {
+        **{name: value for name, value in case(make).items() if name not in dropped},
+        "running_mean": None,
+        "running_var": None,
+    }
+
+
+def cumulative(case: Case) -> Case:
+    """The running statistics as the mean of all batches, this one being the third."""
+    count = {"momentum": None}
+    return lambda make: {
+        **case(make),
+        **count,
+        "num_batches_tracked": torch.tensor(2, dtype=torch.int64, device=make.device),
+    }
+
+
+def timed(n: int, c: int, h: int, w: int, *, residual: bool = False, **settings: Any) -> Case:
+    """A shape to time; on a CPU two images of at most 8×8.
+
+    No pre-activation is near 0: of the 10⁸ of a large shape some would lie on one side of a relu's corner in fp32 and
+    on the other in fp64, and their gradients could not be compared.
+    """
+
+    def case(make: Maker) -> Inputs:
+        shape = (n, h, w, c) if make.device.type == "cuda" else (make.images(n), min(h, 8), min(w, 8), c)
+        x = make.randn(*shape).permute(0, 3, 1, 2)
+        x = x + 0.5 * x.sign()
+        inputs = batch_norm_inputs(make, x, **settings)
+        inputs["weight"] = make.rand(c, dtype=inputs["weight"].dtype) + 0.5
+        inputs["bias"] = inputs["bias"] * 0.1
+        return {**inputs, "residual": 0.5 * x} if residual else inputs
+
+    return case
+
+
+def timed_shapes(named: Mapping[str, Shape], **settings: Any) -> dict[str, Case]:
+    """``timed`` for each of the shapes."""
+    return {name: timed(n, c, side, side, **settings) for name, (n, c, side) in named.items()}
+
+
+def channels_of(inputs: Inputs) -> int:
+    """x's channels, the size in the tuning table."""
+    return inputs["x"].shape[1]
+
+
+def random_batch_norm(make: Maker, draw_int: Callable[[int, int], int], smallest: int = 1) -> Inputs:
+    """Any shape, layout, mode and activation; height and width at least ``smallest``."""
+    shape = (draw_int(1, 3), draw_int(1, 20), draw_int(smallest, 4), draw_int(smallest, 4))
+    settings: Inputs = {
+        "training": draw_int(0, 2) > 0 and shape[0] * shape[2] * shape[3] > 1,
+        "act": ACTIVATIONS[draw_int(0, len(ACTIVATIONS) - 1)],
+        "negative_slope": draw_int(0, 4) / 4,
+        "momentum": draw_int(0, 4) / 4,
+        # with ε near 0 two nearly equal values would be an ill-conditioned problem
+        "eps": 0.1,
+    }
+    return (channels_last, channels_first)[draw_int(0, 1)](*shape, **settings)(make)
+
+
+def largest_term(inputs: Inputs) -> float:
+    """``max |weight · x̂| + |bias| [+ |residual|]``, at least 1.
+
+    A value near its channel's mean has the rounding errors of the mean, which are as large as the values that are far
+    from it make them.
+    """
+    x = (inputs["x"] if "x" in inputs else inputs["a"] + inputs["b"]).detach().double()
+    by_batch = inputs.get("training", False) or inputs["running_mean"] is None
+    mean, var = inputs["running_mean"], inputs["running_var"]
+    if by_batch:
+        var, mean = torch.var_mean(x, dim=(0, 2, 3), correction=0)
+    far = (x - mean[:, None, None]).abs().amax(dim=(0, 2, 3)) / (var + inputs.get("eps", 1e-5)).sqrt()
+    weight, bias, residual = (inputs.get(name) for name in ("weight", "bias", "residual"))
+    far = far if weight is None else far * weight.detach().abs()
+    far = far if bias is None else far + bias.detach().abs()
+    return max(1.0, far.max().item() + (0.0 if residual is None else residual.detach().abs().max().item()))
+
+
+def given_statistics(inputs: Inputs) -> tuple[Tensor, bool]:
+    """The statistics [3, C] that the op normalises with, and whether they are x's own."""
+    x, training = inputs["x"].detach(), inputs.get("training", False)
+    eps = inputs.get("eps", 1e-5)
+    if training:
+        return torch_impl.batch_norm_statistics(x, None, None, None, 0.0, eps), True
+    mean, var = inputs["running_mean"], inputs["running_var"]
+    return torch.stack([mean, torch.zeros_like(mean), 1 / (var + eps).sqrt()]), False
+
+
+def eager_batch_norm_act(
+    x: Tensor,
+    running_mean: Tensor,
+    running_var: Tensor,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    residual: Tensor | None = None,
+    *,
+    training: bool = False,
+    act: str = "relu",
+    dropout_p: float = 0.0,
+    **_: Any,
+) -> Tensor:
+    """The sequence as it is written with torch alone, in x's dtype; dropout with draws of its own."""
+    z = F.batch_norm(x, running_mean, running_var, weight, bias, training)
+    y = activate(z if residual is None else z + residual, act, 0.01)
+    return F.dropout(y, dropout_p) if dropout_p else y
+
+
+def cudnn_batch_norm_act(
+    x: Tensor,
+    running_mean: Tensor,
+    running_var: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    residual: Tensor | None = None,
+    *,
+    training: bool = False,
+    act: str = "relu",
+    dropout_p: float = 0.0,
+    **_: Any,
+) -> Tensor:
+    """The same sequence with cuDNN's batch norm, on a GPU only."""
+    z = torch.cudnn_batch_norm(x, weight, bias, running_mean, running_var, training, 0.1, 1e-5)[0]
+    y = activate(z if residual is None else z + residual, act, 0.01)
+    return F.dropout(y, dropout_p) if dropout_p else y

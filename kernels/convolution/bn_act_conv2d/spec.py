@@ -1,0 +1,96 @@
+"""The description of ``bn_act_conv2d`` for tests, benchmarks, compile report and docs."""
+
+from typing import Any
+
+from ...testing.spec import Case, Inputs, KernelBuild, Maker, OpSpec, Tolerance
+from ..builds import activation_builds, convolution_builds, pointwise_and_frozen_builds
+from ..cases import (
+    benchmark_convolutions,
+    channels_first,
+    convolution,
+    convolution_alone,
+    convolution_flops,
+    eager_convolution,
+    output_channels,
+    random_convolution,
+    running_statistics,
+    sizes,
+    sliced,
+    statistics,
+    tuning_convolutions,
+    with_norm,
+    without_parameters,
+)
+from .op import bn_act_conv2d
+from .reference import bn_act_conv2d_reference
+
+
+def _normed(case: Case, **settings: Any) -> Case:
+    return with_norm(case, norm_first=True, **settings)
+
+
+def _random(make: Maker, draw_int: Any) -> Inputs:
+    settings: Inputs = {
+        "training": draw_int(0, 2) > 0,
+        "act": ("relu", "silu", "identity", "sigmoid")[draw_int(0, 3)],
+        # with ε near 0 two nearly equal values would be an ill-conditioned problem
+        "eps": 0.1,
+    }
+    return _normed(lambda make: random_convolution(make, draw_int), **settings)(make)
+
+
+def _op_arguments(inputs: Inputs) -> tuple[Any, ...]:
+    x, training = inputs["x"], inputs["training"]
+    stats = statistics(x.detach(), 1e-5) if training else running_statistics(inputs)
+    settings = (training, inputs.get("act", "relu"), inputs.get("negative_slope", 0.01))
+    geometry = (inputs.get("stride", 1), inputs.get("padding", 0))
+    return x, inputs["conv_weight"], stats, inputs.get("weight"), inputs.get("bias"), *settings, *geometry, True
+
+
+def _bytes_moved(inputs: Inputs) -> int:
+    """x is read by statistics, convolution, both gradients and BN's (which writes it too); y and dy thrice."""
+    g, size = sizes(inputs), inputs["x"].element_size()
+    return size * (8 * inputs["x"].numel() + 3 * inputs["conv_weight"].numel() + 3 * g.pixels * g.k)
+
+
+def _kernels() -> list[KernelBuild]:
+    op = "bn_act_conv2d"
+    return convolution_builds(op, prologue=True) + activation_builds(op) + pointwise_and_frozen_builds(op)
+
+
+SPEC = OpSpec(
+    name="bn_act_conv2d",
+    summary="conv(act(BN(x))) without the activated x in memory, BN's backward sums in the gradient's epilogue; where "
+    "cuDNN's convolution is faster `batch_norm_act`, then that, the activated x recomputed in backward",
+    replaces="torch.nn.functional.conv2d",
+    function=bn_act_conv2d,
+    reference=bn_act_conv2d_reference,
+    eager=eager_convolution(norm_first=True),
+    compiled_ops=("cifarfast::bn_act_conv2d", "cifarfast::bn_act_conv2d_backward"),
+    op_arguments=_op_arguments,
+    differentiable=("x", "conv_weight", "weight", "bias"),
+    cases={
+        "3x3": _normed(convolution(2, 8, 5, 5, 16)),
+        "boxes": _normed(convolution(2, 24, 8, 8, 8), act="sigmoid"),
+        "stride 2": _normed(convolution(1, 8, 5, 7, 8, stride=2), act="leaky_relu", negative_slope=0.2),
+        "1x1 stride 2": _normed(convolution(2, 16, 4, 3, 8, size=1, stride=2, padding=0), act="identity"),
+        "padding 2": _normed(convolution(1, 8, 3, 3, 8, padding=2), act="sigmoid"),
+        "one pixel": _normed(convolution(6, 8, 1, 1, 16), act="silu"),
+        "channels_first": _normed(channels_first(convolution(2, 8, 3, 4, 8))),
+        "non-contiguous": _normed(sliced),
+        "bare": without_parameters(_normed(convolution(2, 8, 4, 3, 8, padding=0))),
+        "eval": _normed(convolution(2, 8, 4, 5, 8), training=False),
+        "eval one pixel": _normed(convolution(1, 8, 1, 1, 8), training=False, act="silu"),
+    },
+    random_case=_random,
+    benchmark_cases={name: _normed(case) for name, case in benchmark_convolutions().items()},
+    flops=convolution_flops,
+    bytes_moved=_bytes_moved,
+    library=("cuDNN convolution alone", convolution_alone),
+    tile_size=output_channels,
+    tuning_cases={name: _normed(case) for name, case in tuning_convolutions().items()},
+    kernels=_kernels,
+    forward_tolerance=Tolerance(ulps=8.0, rms_ulps=8.0),
+    gradient_tolerance=Tolerance(ulps=16.0, rms_ulps=16.0),
+    mutates=("running_mean", "running_var"),
+)

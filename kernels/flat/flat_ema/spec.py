@@ -1,0 +1,85 @@
+"""The description of ``flat_ema`` for tests, benchmarks, compile report and docs."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...testing.spec import Case, Inputs, KernelBuild, Maker, OpSpec, Tolerance
+from ...tuning.tables import tile
+from .. import FlatScalar, flat_scalars, flat_table
+from ..samples import buffer_size, large_normal
+from ..sizes import pyramidnet110_lengths, wrn16_8_lengths
+from .op import flat_ema
+
+
+def _case(n: int, decay: float) -> Case:
+    def make_inputs(make: Maker) -> Inputs:
+        dtype = torch.float64 if make.dtype == torch.float64 else torch.float32
+        scalars = flat_scalars(lr=0.1, ema_decay=decay, device=make.device)
+        return {"ema": make.randn(n, dtype=dtype), "master": make.randn(n, dtype=dtype), "scalars": scalars}
+
+    return make_inputs
+
+
+def _random(make: Maker, draw_int: Any) -> Inputs:
+    return _case(draw_int(1, 4000), draw_int(0, 10) / 10)(make)
+
+
+def _benchmark(lengths: list[int]) -> Case:
+    def make_inputs(make: Maker) -> Inputs:
+        n = flat_table(lengths).length
+        ema, master = (large_normal(make, n, dtype=torch.float32) for _ in range(2))
+        return {"ema": ema, "master": master, "scalars": flat_scalars(lr=0.1, ema_decay=0.999, device=make.device)}
+
+    return make_inputs
+
+
+def _reference(ema: Tensor, master: Tensor, scalars: Tensor) -> None:
+    """The formula with the decay in fp64."""
+    decay = scalars[FlatScalar.EMA_DECAY]
+    ema.copy_(ema * decay + master * (1 - decay))
+
+
+def _eager(ema: Tensor, master: Tensor, scalars: Tensor) -> None:
+    torch._foreach_lerp_([ema], [master], 0.001)
+
+
+def _kernels() -> list[KernelBuild]:
+    from . import triton_impl
+
+    tiles = tile("flat_ema", 1 << 20, torch.device("cpu"))
+    types = {"ema_ptr": "*fp32", "master_ptr": "*fp32", "scalars_ptr": "*fp64", "n": "i32"}
+    constexprs = {"EVEN": True, "BLOCK": tiles["block"]}
+    return [KernelBuild(triton_impl.flat_ema_kernel, "", types, constexprs, num_warps=tiles["num_warps"])]
+
+
+SPEC = OpSpec(
+    name="flat_ema",
+    summary="exponential moving average of a flat buffer, its decay in device memory",
+    replaces="torch.optim.swa_utils.AveragedModel",
+    function=flat_ema,
+    reference=_reference,
+    eager=_eager,
+    compiled_ops=("cifarfast::flat_ema",),
+    op_arguments=lambda inputs: (inputs["ema"], inputs["master"], inputs["scalars"]),
+    differentiable=(),
+    mutates=("ema",),
+    cases={
+        "even": _case(2048, 0.9),
+        "odd": _case(1500, 0.999),
+        "one element": _case(1, 0.5),
+        "decay 0": _case(1100, 0.0),
+        "decay 1": _case(1100, 1.0),
+    },
+    random_case=_random,
+    benchmark_cases={
+        "WRN-16-8": _benchmark(wrn16_8_lengths()),
+        "PyramidNet-110": _benchmark(pyramidnet110_lengths()),
+    },
+    flops=lambda inputs: 3 * inputs["master"].shape[0],
+    bytes_moved=lambda inputs: 2 * inputs["ema"].nbytes + inputs["master"].nbytes,
+    tile_size=buffer_size,
+    kernels=_kernels,
+    forward_tolerance=Tolerance(ulps=4.0, rms_ulps=4.0),
+)

@@ -1,0 +1,73 @@
+"""``flat_lookahead``: slow weights over any of the flat steps."""
+
+from types import ModuleType
+
+import torch
+from torch import Tensor
+
+from ... import backend
+from ..checks import check_like, check_master, check_scalars
+from . import torch_impl
+
+_OP = "flat_lookahead"
+
+backend.register(_OP, "triton", "torch", package=__package__)
+
+
+@torch.no_grad()
+def flat_lookahead(
+    master: Tensor, slow: Tensor, scalars: Tensor, copy: Tensor | None = None, *, alpha: float = 0.5, every: int = 5
+) -> None:
+    """``slow ← slow + alpha·(w − slow)``, ``w ← slow``, after every ``every``-th step; call it after each step.
+
+    Whether it is due is read from the scalar ``STEP`` on the device, so one captured graph does for all steps. A step
+    that was skipped (``SKIP``) is no step.
+
+    Args:
+        master: [P] fast weights, fp32 (fp64: plain torch).
+        slow: [P] of the dtype of ``master``; a clone of the weights before the first step.
+        scalars: made by ``flat_scalars`` and advanced by the step before.
+        copy: [P] fp32, bf16, fp16 or None; gets the weights where they change.
+        alpha: the slow weights' step, in [0, 1].
+        every: fast steps for one slow step, at least 1.
+
+    Raises:
+        ValueError: a length, dtype, layout, device or setting that does not fit.
+
+    Zhang, Lucas, Hinton, Ba, "Lookahead optimizer: k steps forward, 1 step back", NeurIPS 2019.
+    """
+    check_master("master", master)
+    check_like("slow", slow, master)
+    check_like("copy", copy, master, half=True, optional=True)
+    check_scalars(scalars, master)
+    if not 0 <= alpha <= 1:
+        raise ValueError(f"alpha must lie in [0, 1], got {alpha}")
+    if every < 1:
+        raise ValueError(f"every must be at least 1, got {every}")
+    arguments = (master, slow, scalars, copy, float(alpha), every)
+    if not torch.compiler.is_compiling() and type(master) is Tensor and master.is_cpu:
+        _implementation(master).flat_lookahead(*arguments)
+    else:
+        torch.ops.cifarfast.flat_lookahead(*arguments)
+
+
+def _implementation(master: Tensor) -> ModuleType:
+    if master.dtype == torch.float64 or backend.choose(_OP, master.device).backend == "torch":
+        return torch_impl
+    from . import triton_impl  # not at the top: it needs triton
+
+    return triton_impl
+
+
+@torch.library.custom_op("cifarfast::flat_lookahead", mutates_args=("master", "slow", "copy"))
+def _flat_lookahead(
+    master: Tensor, slow: Tensor, scalars: Tensor, copy: Tensor | None, alpha: float, every: int
+) -> None:
+    _implementation(master).flat_lookahead(master, slow, scalars, copy, alpha, every)
+
+
+@_flat_lookahead.register_fake
+def _flat_lookahead_fake(
+    master: Tensor, slow: Tensor, scalars: Tensor, copy: Tensor | None, alpha: float, every: int
+) -> None:
+    return None

@@ -1,0 +1,62 @@
+"""Triton kernel of lookahead and the function that launches it."""
+
+# kernel parameters are pointers and scalars that Triton types by itself
+# mypy: allow-untyped-defs, allow-incomplete-defs
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from ...tuning.tables import tile
+from .. import triton_common as common
+from ..triton_common import lerp, load, store
+
+
+@triton.jit
+def flat_lookahead_kernel(
+    master_ptr,  # [P] fp32
+    slow_ptr,  # [P] fp32
+    scalars_ptr,  # [len(FlatScalar)] fp64
+    copy_ptr,  # [P] or None
+    n,
+    alpha,
+    one_minus_alpha,
+    every,
+    EVEN: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """Where STEP is a multiple of ``every``: ``slow = slow + α (w − slow)``, ``w = slow``, ``copy = slow``."""
+    step = tl.load(scalars_ptr + common.STEP).to(tl.int64)
+    skip = tl.load(scalars_ptr + common.SKIP) != 0
+    if (step % every == 0) & (skip == 0):
+        offsets = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+        w = load(master_ptr, offsets, n, EVEN)
+        slow = load(slow_ptr, offsets, n, EVEN)
+        slow = lerp(slow, w, alpha, one_minus_alpha)
+        store(slow_ptr, offsets, slow, n, EVEN)
+        store(master_ptr, offsets, slow, n, EVEN)
+        if copy_ptr is not None:
+            store(copy_ptr, offsets, slow, n, EVEN)
+
+
+def flat_lookahead(
+    master: Tensor, slow: Tensor, scalars: Tensor, copy: Tensor | None, alpha: float, every: int
+) -> None:
+    """Where STEP is a multiple of ``every``: ``slow ← slow + alpha (w − slow)``, ``w ← slow``, ``copy ← slow``."""
+    n = master.shape[0]
+    tiles = tile("flat_lookahead", n, master.device)
+    with torch.cuda.device_of(master):
+        flat_lookahead_kernel[(triton.cdiv(n, tiles["block"]),)](
+            master,
+            slow,
+            scalars,
+            copy,
+            n,
+            alpha,
+            1 - alpha,
+            every,
+            EVEN=n % tiles["block"] == 0,
+            BLOCK=tiles["block"],
+            num_warps=tiles["num_warps"],
+        )

@@ -1,0 +1,124 @@
+"""``flat_norm``: ‖g‖ and ‖(|w| + eta)·g‖ over flat buffers, and clipping by the gradient's norm."""
+
+from types import ModuleType
+
+import torch
+from torch import Tensor
+
+from ... import backend
+from ..checks import check_grad, check_like, check_master, check_scalars, check_table
+from ..scalars import FlatScalar
+from ..table import FlatTable
+from . import torch_impl
+
+_OP = "flat_norm"
+
+backend.register(_OP, "triton", "torch", package=__package__)
+
+
+@torch.no_grad()
+def flat_norm(
+    grad: Tensor, master: Tensor | None = None, table: FlatTable | None = None, *, eta: float = 0.0
+) -> Tensor:
+    """``‖g‖₂``, or with ``master`` ``‖(|w| + eta)·g‖₂``; see ``flat_grad_norm`` and ``flat_asam_norm``."""
+    check_grad("grad", grad)
+    if master is not None:
+        check_master("master", master)
+        check_like("grad", grad, master, half=True)
+    check_table(table, grad)
+    check_eta(eta)
+    settings = None if table is None else table.settings
+    if not torch.compiler.is_compiling() and type(grad) is Tensor and grad.is_cpu:
+        return _implementation(grad).flat_norm(grad, master, settings, float(eta))
+    norm: Tensor = torch.ops.cifarfast.flat_norm(grad, master, settings, float(eta))
+    return norm
+
+
+def flat_grad_norm(grad: Tensor, table: FlatTable | None = None) -> Tensor:
+    """The gradient's global 2-norm ``‖g‖ = √Σ g²``.
+
+    Args:
+        grad: [P] fp32, bf16, fp16 (fp64: plain torch). A loss scale in it is also in the norm.
+        table: leaves frozen segments (lr_scale 0) out.
+
+    Returns:
+        [] fp32 (fp64 for fp64), on the device. Summed in a fixed order.
+
+    Raises:
+        ValueError: a length, dtype, layout or device that does not fit.
+    """
+    return flat_norm(grad, None, table)
+
+
+def flat_asam_norm(master: Tensor, grad: Tensor, table: FlatTable | None = None, *, eta: float = 0.0) -> Tensor:
+    """ASAM's norm ``‖(|w| + eta)·g‖ = √Σ ((|w| + eta) g)²`` over all parameters.
+
+    Args:
+        master: [P] weights, fp32 (fp64: plain torch).
+        grad: [P] fp32, bf16 or fp16.
+        table: leaves frozen segments (lr_scale 0) out.
+        eta: added to |w|, at least 0.
+
+    Returns:
+        [] fp32 (fp64 for fp64), on the device. Summed in a fixed order.
+
+    Raises:
+        ValueError: a length, dtype, layout, device or eta that does not fit.
+
+    Kwon, Kim, Park, Choi, "ASAM: adaptive sharpness-aware minimization for scale-invariant learning of deep neural
+    networks", ICML 2021.
+    """
+    return flat_norm(grad, master, table, eta=eta)
+
+
+@torch.no_grad()
+def flat_clip(grad: Tensor, scalars: Tensor, max_norm: float, table: FlatTable | None = None) -> Tensor:
+    """Make the next step use gradients of a norm of at most ``max_norm``; the gradient buffer is only read.
+
+    ``CLIP ← min(1, max_norm / (‖GRAD_SCALE·g‖ + 1e-6))``, as ``torch.nn.utils.clip_grad_norm_``: a norm that is not
+    finite makes the factor 0 or NaN.
+
+    Args:
+        grad: [P] fp32, bf16, fp16 (fp64: plain torch).
+        scalars: made by ``flat_scalars``; its ``CLIP`` is written.
+        max_norm: above 0.
+        table: leaves frozen segments (lr_scale 0) out.
+
+    Returns:
+        [] the norm ‖GRAD_SCALE·g‖ before clipping, fp32 (fp64 for fp64), on the device.
+
+    Raises:
+        ValueError: a length, dtype, layout, device or max_norm that does not fit.
+    """
+    check_grad("grad", grad)
+    check_scalars(scalars, grad)
+    if not max_norm > 0:
+        raise ValueError(f"max_norm must be above 0, got {max_norm}")
+    norm = flat_norm(grad, None, table)
+    norm *= scalars[FlatScalar.GRAD_SCALE].abs()
+    scalars[FlatScalar.CLIP] = (max_norm / (norm + 1e-6)).clamp(max=1.0)
+    return norm
+
+
+def check_eta(eta: float) -> None:
+    """ASAM's eta: finite and at least 0."""
+    if not 0 <= eta < float("inf"):
+        raise ValueError(f"eta must be finite and at least 0, got {eta}")
+
+
+def _implementation(grad: Tensor) -> ModuleType:
+    if grad.dtype == torch.float64 or backend.choose(_OP, grad.device).backend == "torch":
+        return torch_impl
+    from . import triton_impl  # not at the top: it needs triton
+
+    return triton_impl
+
+
+@torch.library.custom_op("cifarfast::flat_norm", mutates_args=())
+def _flat_norm(grad: Tensor, weight: Tensor | None, settings: Tensor | None, eta: float) -> Tensor:
+    return _implementation(grad).flat_norm(grad, weight, settings, eta)
+
+
+@_flat_norm.register_fake
+def _flat_norm_fake(grad: Tensor, weight: Tensor | None, settings: Tensor | None, eta: float) -> Tensor:
+    return grad.new_empty((), dtype=torch.float64 if grad.dtype == torch.float64 else torch.float32)

@@ -1,0 +1,132 @@
+"""The description of ``flat_norm`` for tests, benchmarks, compile report and docs."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...testing.spec import Case, Inputs, KernelBuild, Maker, OpSpec, Tolerance
+from ...tuning.tables import tile
+from .. import FlatTable
+from ..samples import buffer_size, large_normal, sample_table
+from ..sizes import pyramidnet110_lengths, wrn16_8_lengths
+from .op import flat_norm
+
+
+def _case(
+    n: int,
+    *,
+    asam: bool = False,
+    lengths: list[int] | None = None,
+    lr_scale: list[float] | float = 1.0,
+    **settings: Any,
+) -> Case:
+    def make_inputs(make: Maker) -> Inputs:
+        table = None if lengths is None else sample_table(make, lengths, lr_scale)
+        dtype = torch.float64 if make.dtype == torch.float64 else torch.float32
+        master = make.randn(n, dtype=dtype) if asam else None
+        return {"grad": make.randn(n), "master": master, "table": table, **settings}
+
+    return make_inputs
+
+
+def _random(make: Maker, draw_int: Any) -> Inputs:
+    lengths = [draw_int(1, 1500) for _ in range(draw_int(1, 4))]
+    lr_scale = [float(draw_int(0, 2)) for _ in lengths]
+    n = sample_table(make, lengths).length - draw_int(0, 1023)
+    return _case(n, asam=draw_int(0, 1) == 1, lengths=lengths, lr_scale=lr_scale, eta=draw_int(0, 2) / 10)(make)
+
+
+def _benchmark(lengths: list[int], *, asam: bool) -> Case:
+    def make_inputs(make: Maker) -> Inputs:
+        table = sample_table(make, lengths)
+        master = large_normal(make, table.length, dtype=torch.float32) if asam else None
+        return {"grad": large_normal(make, table.length), "master": master, "table": table}
+
+    return make_inputs
+
+
+def _reference(
+    grad: Tensor, master: Tensor | None = None, table: FlatTable | None = None, *, eta: float = 0.0
+) -> Tensor:
+    """The norm in fp64, rounded at the end."""
+    x = grad.double()
+    if master is not None:
+        x = x * (master.double().abs() + eta)
+    if table is not None:
+        active = table.settings[:, 0] != 0
+        x = x.where(active.repeat_interleave(table.length // active.shape[0])[: x.shape[0]], 0.0)
+    return x.square().sum().sqrt().to(torch.float64 if grad.dtype == torch.float64 else torch.float32)
+
+
+def _eager(grad: Tensor, master: Tensor | None, table: FlatTable) -> Tensor:
+    """Norms of the parameters one by one with torch's foreach, then the norm of those."""
+
+    def views(buffer: Tensor) -> list[Tensor]:
+        return [buffer[o : o + length] for o, length in zip(table.offsets, table.lengths, strict=True)]
+
+    x = views(grad)
+    if master is not None:
+        x = list(torch._foreach_mul(torch._foreach_abs(views(master)), views(grad.to(master.dtype))))
+    return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(x)))
+
+
+def _kernels() -> list[KernelBuild]:
+    from . import triton_impl
+
+    tiles = tile("flat_norm", 1 << 20, torch.device("cpu"))
+    constexprs = {"EVEN": True, "BLOCK": tiles["block"], "REPEATS": tiles["repeats"]}
+    types = {"partial_ptr": "*fp32", "norm_ptr": "*fp32", "counters_ptr": "*i32"}
+    types |= {"n": "i32", "first_counter": "i32", "eta": "fp32"}
+    return [
+        KernelBuild(
+            triton_impl.flat_norm_kernel,
+            label,
+            {"grad_ptr": grad, **given, **types},
+            {**constexprs, **{name: None for name in ("weight_ptr", "settings_ptr") if name not in given}},
+            num_warps=tiles["num_warps"],
+        )
+        for label, grad, given in (
+            ("gradient bf16", "*bf16", {}),
+            ("gradient fp32", "*fp32", {"settings_ptr": "*fp32"}),
+            ("ASAM bf16", "*bf16", {"weight_ptr": "*fp32", "settings_ptr": "*fp32"}),
+        )
+    ]
+
+
+SPEC = OpSpec(
+    name="flat_norm",
+    summary="global gradient norm, and ASAM's ‖(abs(w) + eta)·g‖, over a flat buffer in a fixed order",
+    replaces="torch.nn.utils.get_total_norm",
+    function=flat_norm,
+    reference=_reference,
+    eager=_eager,
+    compiled_ops=("cifarfast::flat_norm",),
+    op_arguments=lambda inputs: (
+        inputs["grad"],
+        inputs["master"],
+        None if inputs["table"] is None else inputs["table"].settings,
+        inputs.get("eta", 0.0),
+    ),
+    differentiable=(),
+    cases={
+        "gradient": _case(3000),
+        "asam": _case(2048, asam=True),
+        "eta": _case(1500, asam=True, eta=0.1),
+        "one element": _case(1, asam=True),
+        "frozen": _case(5 * 1024, lengths=[1000, 1500, 900, 1], lr_scale=[1.0, 0.0, 0.5, 1.0]),
+        "frozen asam, odd": _case(4 * 1024 + 3, lengths=[1000, 1500, 900, 7], lr_scale=[0.0, 1.0, 0.0, 2.0], asam=True),
+        "long": _case(11 * 1024 + 5),
+    },
+    random_case=_random,
+    benchmark_cases={
+        "gradient, WRN-16-8": _benchmark(wrn16_8_lengths(), asam=False),
+        "ASAM, WRN-16-8": _benchmark(wrn16_8_lengths(), asam=True),
+        "ASAM, PyramidNet-110": _benchmark(pyramidnet110_lengths(), asam=True),
+    },
+    flops=lambda inputs: inputs["grad"].shape[0] * (2 if inputs["master"] is None else 5),
+    bytes_moved=lambda inputs: inputs["grad"].nbytes + (0 if inputs["master"] is None else inputs["master"].nbytes),
+    tile_size=buffer_size,
+    kernels=_kernels,
+    forward_tolerance=Tolerance(ulps=4.0, rms_ulps=4.0),
+)

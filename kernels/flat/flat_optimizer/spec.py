@@ -1,0 +1,243 @@
+"""The description of ``flat_optimizer`` for tests, benchmarks, compile report and docs."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim.adam import adam
+from torch.optim.sgd import sgd
+
+from ...testing.spec import Case, Inputs, KernelBuild, Maker, OpSpec, Tolerance
+from ...tuning.tables import tile
+from .. import FlatScalar, FlatTable, flat_scalars, flat_table
+from ..samples import buffer_size, large
+from ..sizes import pyramidnet110_lengths, wrn16_8_lengths
+from . import torch_impl
+from .op import flat_optimizer
+
+_LR = 0.05
+_EMA_DECAY = 0.9
+_SGD: Inputs = {"rule": "sgd", "decay1": 0.9, "nesterov": True}
+_ADAM: Inputs = {"rule": "adam", "decay1": 0.9, "decay2": 0.999}
+_RULES: dict[str, Inputs] = {
+    "sgd": {"rule": "sgd"},
+    "sgd momentum": {"rule": "sgd", "decay1": 0.9},
+    "sgd nesterov": _SGD,
+    "sgd decoupled": {**_SGD, "decoupled": True},
+    "adam": _ADAM,
+    "adamw": {**_ADAM, "decoupled": True},
+    "nadam": {**_ADAM, "rule": "nadam", "extra": 4e-3},
+    "adamax": {**_ADAM, "rule": "adamax"},
+    "rmsprop": {"rule": "rmsprop", "decay2": 0.99},
+    "rmsprop momentum": {"rule": "rmsprop", "decay1": 0.9, "decay2": 0.99},
+    "adagrad": {"rule": "adagrad", "extra": 0.01, "eps": 1e-10},
+}
+
+
+def _case(
+    settings: Inputs,
+    lengths: list[int],
+    *,
+    lr_scale: list[float] | float = 1.0,
+    missing_tail: int = 0,
+    ema: bool = True,
+    copy: torch.dtype | None = None,
+    skip: bool = False,
+    steps: int = 2,
+) -> Case:
+    """Buffers in the middle of a run, with a bf16, fp16 or fp32 gradient and a copy full of NaN."""
+
+    def make_inputs(make: Maker) -> Inputs:
+        decay = [0.01 * (i % 2) for i in range(len(lengths))]
+        penalty = [0.002 * (i % 3) for i in range(len(lengths))]
+        table = flat_table(lengths, weight_decay=decay, l2=penalty, lr_scale=lr_scale, device=make.device)
+        n = table.length - missing_tail
+        dtype = torch.float64 if make.dtype == torch.float64 else torch.float32
+        scalars = flat_scalars(lr=_LR, ema_decay=_EMA_DECAY, grad_scale=0.5, device=make.device)
+        scalars[FlatScalar.STEP] = steps
+        scalars[FlatScalar.MU_PRODUCT] = 0.3
+        scalars[FlatScalar.SKIP] = float(skip)
+        rule = settings["rule"]
+        inputs: Inputs = {**settings, "table": table, "scalars": scalars}
+        inputs["master"] = make.randn(n, dtype=dtype)
+        inputs["grad"] = make.randn(n)
+        has_momentum = "decay1" in settings and rule != "adagrad"
+        inputs["momentum"] = make.randn(n, scale=0.5, dtype=dtype) if has_momentum else None
+        inputs["second_moment"] = None if rule == "sgd" else make.rand(n, dtype=dtype) + 0.1
+        inputs["ema"] = make.randn(n, dtype=dtype) if ema else None
+        copy_dtype = make.dtype if copy is None or dtype == torch.float64 else copy
+        inputs["copy"] = torch.full((n,), torch.nan, dtype=copy_dtype, device=make.device)
+        return inputs
+
+    return make_inputs
+
+
+def _random(make: Maker, draw_int: Any) -> Inputs:
+    settings = list(_RULES.values())[draw_int(0, len(_RULES) - 1)]
+    lengths = [draw_int(1, 1500) for _ in range(draw_int(1, 4))]
+    lr_scale = [draw_int(0, 3) / 2 for _ in lengths]
+    tail = draw_int(0, 1023)
+    return _case(settings, lengths, lr_scale=lr_scale, missing_tail=tail, skip=draw_int(0, 4) == 0)(make)
+
+
+def _benchmark(settings: Inputs, lengths: list[int], *, grad_fp32: bool = False) -> Case:
+    def make_inputs(make: Maker) -> Inputs:
+        inputs = _case(settings, [1 << 16])(make)
+        table = flat_table(lengths, weight_decay=5e-4, device=make.device)
+        for name in (*SPEC.mutates, "grad"):
+            if inputs[name] is not None:
+                inputs[name] = large(inputs[name], table.length)
+        inputs["grad"] = inputs["grad"].float() if grad_fp32 else inputs["grad"]
+        return {**inputs, "table": table}
+
+    return make_inputs
+
+
+def _reference(
+    rule: str,
+    master: Tensor,
+    grad: Tensor,
+    momentum: Tensor | None,
+    second_moment: Tensor | None,
+    table: FlatTable,
+    scalars: Tensor,
+    ema: Tensor | None = None,
+    copy: Tensor | None = None,
+    **settings: Any,
+) -> None:
+    """The op in plain torch, without checks."""
+    options = {"decay1": 0.0, "decay2": 0.0, "eps": 1e-8, "extra": 0.0, "nesterov": False, "decoupled": False}
+    values = {**options, **settings}.values()
+    torch_impl.flat_optimizer(rule, master, grad, momentum, second_moment, table.settings, scalars, ema, copy, *values)
+
+
+def _eager(
+    rule: str,
+    master: Tensor,
+    grad: Tensor,
+    momentum: Tensor | None,
+    second_moment: Tensor | None,
+    table: FlatTable,
+    scalars: Tensor,
+    ema: Tensor,
+    copy: Tensor,
+    *,
+    decay1: float = 0.0,
+    decay2: float = 0.0,
+    nesterov: bool = False,
+    decoupled: bool = False,
+) -> None:
+    """torch's fused optimizer over the parameters one by one, foreach EMA, foreach copy."""
+
+    def views(buffer: Tensor | None) -> list[Tensor]:
+        assert buffer is not None
+        return [buffer[o : o + length] for o, length in zip(table.offsets, table.lengths, strict=True)]
+
+    weights, grads, momenta = views(master), views(grad.to(master.dtype)), views(momentum)
+    if rule == "sgd":
+        sgd(
+            weights, grads, [*momenta], fused=True, lr=_LR, momentum=decay1, nesterov=nesterov,
+            weight_decay=5e-4, dampening=0.0, maximize=False,
+        )  # fmt: skip
+    else:
+        steps = [torch.ones((), device=master.device)] * len(weights)
+        adam(
+            weights, grads, momenta, views(second_moment), [], steps, fused=True, amsgrad=False, lr=_LR,
+            beta1=decay1, beta2=decay2, eps=1e-8, weight_decay=5e-4, maximize=False, decoupled_weight_decay=decoupled,
+        )  # fmt: skip
+    torch._foreach_lerp_(views(ema), weights, 1 - _EMA_DECAY)
+    torch._foreach_copy_(views(copy), weights)
+
+
+def _op_arguments(inputs: Inputs) -> tuple[Any, ...]:
+    names = ("rule", "master", "grad", "momentum", "second_moment")
+    tensors = (inputs["table"].settings, inputs["scalars"], inputs["ema"], inputs["copy"])
+    numbers = (inputs.get(name, default) for name, default in (("decay1", 0.0), ("decay2", 0.0), ("eps", 1e-8)))
+    flags = (inputs.get(name, False) for name in ("nesterov", "decoupled"))
+    return (*(inputs[name] for name in names), *tensors, *numbers, inputs.get("extra", 0.0), *flags)
+
+
+def _flops(inputs: Inputs) -> int:
+    """About 12 an element: scaling, decay, moments, division, EMA."""
+    return 12 * inputs["master"].shape[0]
+
+
+def _bytes_moved(inputs: Inputs) -> int:
+    """Weights, states and EMA are read and written, the gradient is read, the copy is written."""
+    both = (inputs[name].nbytes for name in ("master", "momentum", "second_moment", "ema") if inputs[name] is not None)
+    return 2 * sum(both) + inputs["grad"].nbytes + (0 if inputs["copy"] is None else inputs["copy"].nbytes)
+
+
+def _kernels() -> list[KernelBuild]:
+    """Every rule with EMA and a bf16 gradient and copy, and plain SGD in fp32 over a length that needs masks."""
+    from . import triton_impl
+
+    tiles = tile("flat_optimizer", 1 << 20, torch.device("cpu"))
+    builds = []
+    for name, settings in _RULES.items():
+        rule, half = settings["rule"], name != "sgd"
+        pointers = {"master_ptr": "*fp32", "grad_ptr": "*bf16" if half else "*fp32", "scalars_ptr": "*fp64"}
+        present = {
+            "momentum_ptr": "decay1" in settings,
+            "second_moment_ptr": rule != "sgd",
+            "ema_ptr": half,
+            "copy_ptr": half,
+        }
+        pointers |= {pointer: "*fp32" for pointer, is_there in present.items() if is_there}
+        pointers |= {"settings_ptr": "*fp32"} | ({"copy_ptr": "*bf16"} if half else {})
+        numbers = dict.fromkeys(("decay1", "rate1", "decay2", "rate2", "eps"), "fp32")
+        absent = {pointer: None for pointer, is_there in present.items() if not is_there}
+        flags = {"NESTEROV": settings.get("nesterov", False), "DECOUPLED": settings.get("decoupled", False)}
+        builds.append(
+            KernelBuild(
+                triton_impl.flat_optimizer_step_kernel,
+                f"{name}, bf16, EMA" if half else f"{name}, fp32, masked",
+                {**pointers, "n": "i32", **numbers},
+                {"RULE": rule, **flags, "EVEN": half, "BLOCK": tiles["block"], **absent},
+                num_warps=tiles["num_warps"],
+            )
+        )
+    betas = {"BETA1": 0.9, "LOG_BETA1": -0.105, "LOG_BETA2": -0.001, "EXTRA": 0.004}
+    return builds + [
+        KernelBuild(
+            triton_impl.flat_optimizer_advance_kernel, rule, {"scalars_ptr": "*fp64"}, {"RULE": rule, **betas}, 1
+        )
+        for rule in ("sgd", "adam", "nadam", "adagrad")
+    ]
+
+
+_LENGTHS = [700, 1500, 5]
+
+SPEC = OpSpec(
+    name="flat_optimizer",
+    summary="SGD, Adam, AdamW, NAdam, Adamax, RMSprop, Adagrad with EMA and compute copy, one pass over a flat buffer",
+    replaces="torch.optim",
+    function=flat_optimizer,
+    reference=_reference,
+    eager=_eager,
+    compiled_ops=("cifarfast::flat_optimizer",),
+    op_arguments=_op_arguments,
+    differentiable=(),
+    mutates=("master", "momentum", "second_moment", "ema", "copy"),
+    advances=("scalars",),
+    cases={
+        **{name: _case(settings, _LENGTHS) for name, settings in _RULES.items()},
+        "odd length": _case(_SGD, _LENGTHS, missing_tail=37),
+        "one element": _case(_ADAM, [1], missing_tail=1023),
+        "frozen": _case(_ADAM, _LENGTHS, lr_scale=[1.0, 0.0, 0.3]),
+        "skipped": _case(_RULES["nadam"], _LENGTHS, skip=True),
+        "first step": _case(_ADAM, [40], steps=0, ema=False, copy=torch.float32),
+    },
+    random_case=_random,
+    benchmark_cases={
+        "SGD, WRN-16-8": _benchmark(_SGD, wrn16_8_lengths()),
+        "SGD, WRN-16-8, fp32 gradient": _benchmark(_SGD, wrn16_8_lengths(), grad_fp32=True),
+        "SGD, PyramidNet-110": _benchmark(_SGD, pyramidnet110_lengths()),
+        "AdamW, WRN-16-8": _benchmark(_RULES["adamw"], wrn16_8_lengths()),
+    },
+    flops=_flops,
+    bytes_moved=_bytes_moved,
+    tile_size=buffer_size,
+    kernels=_kernels,
+    forward_tolerance=Tolerance(ulps=4.0, rms_ulps=4.0),
+)

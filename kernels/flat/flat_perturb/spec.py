@@ -1,0 +1,142 @@
+"""The description of ``flat_perturb`` for tests, benchmarks, compile report and docs."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...testing.spec import Case, Inputs, KernelBuild, Maker, OpSpec, Tolerance
+from ...tuning.tables import tile
+from .. import FlatTable
+from ..flat_norm.op import flat_norm
+from ..samples import buffer_size, large_normal, sample_table
+from ..sizes import pyramidnet110_lengths, wrn16_8_lengths
+from .op import flat_perturb
+from .torch_impl import NORM_EPS
+
+
+def _buffers(master: Tensor, grad: Tensor, table: FlatTable | None, dtype: torch.dtype, **settings: Any) -> Inputs:
+    """The op's inputs, with the norm that belongs to them and a copy full of NaN."""
+    weight = master if settings.get("adaptive") else None
+    norm = flat_norm(grad, weight, table, eta=settings.get("eta", 0.0)).to(master.dtype)
+    copy = torch.full_like(master, torch.nan, dtype=dtype)
+    return {"copy": copy, "master": master, "grad": grad, "norm": norm, "table": table, **settings}
+
+
+def _case(n: int, *, lengths: list[int] | None = None, lr_scale: list[float] | float = 1.0, **settings: Any) -> Case:
+    def make_inputs(make: Maker) -> Inputs:
+        table = None if lengths is None else sample_table(make, lengths, lr_scale)
+        dtype = torch.float64 if make.dtype == torch.float64 else torch.float32
+        master = make.randn(n, dtype=dtype)
+        return _buffers(master, make.randn(n), table, make.dtype, rho=2.0, **settings)
+
+    return make_inputs
+
+
+def _random(make: Maker, draw_int: Any) -> Inputs:
+    lengths = [draw_int(1, 1500) for _ in range(draw_int(1, 4))]
+    lr_scale = [float(draw_int(0, 2)) for _ in lengths]
+    n = sample_table(make, lengths).length - draw_int(0, 1023)
+    adaptive, eta = draw_int(0, 1) == 1, draw_int(0, 2) / 10
+    return _case(n, lengths=lengths, lr_scale=lr_scale, adaptive=adaptive, eta=eta)(make)
+
+
+def _benchmark(lengths: list[int], *, adaptive: bool) -> Case:
+    def make_inputs(make: Maker) -> Inputs:
+        table = sample_table(make, lengths)
+        master = large_normal(make, table.length, dtype=torch.float32)
+        grad = large_normal(make, table.length)
+        return _buffers(master, grad, table, make.dtype, rho=2.0, adaptive=adaptive)
+
+    return make_inputs
+
+
+def _reference(
+    copy: Tensor,
+    master: Tensor,
+    grad: Tensor,
+    norm: Tensor,
+    table: FlatTable | None = None,
+    *,
+    rho: float,
+    adaptive: bool = False,
+    eta: float = 0.0,
+) -> None:
+    """The formula on whole buffers."""
+    t = master.abs() + eta if adaptive else torch.ones_like(master)
+    e = rho * t.square() * grad.to(master.dtype) / (norm + NORM_EPS)
+    if table is not None:
+        active = table.settings[:, 0] != 0
+        e = e.where(active.repeat_interleave(table.length // active.shape[0])[: e.shape[0]], 0.0)
+    copy.copy_(master + e)
+
+
+def _eager(
+    copy: Tensor, master: Tensor, grad: Tensor, norm: Tensor, table: FlatTable, *, rho: float, adaptive: bool = False
+) -> None:
+    """e and w + e parameter by parameter with torch's foreach, then a foreach copy."""
+
+    def views(buffer: Tensor) -> list[Tensor]:
+        return [buffer[o : o + length] for o, length in zip(table.offsets, table.lengths, strict=True)]
+
+    weights = views(master)
+    e = torch._foreach_mul(views(grad.to(master.dtype)), rho / (norm + NORM_EPS))
+    if adaptive:
+        torch._foreach_mul_(e, torch._foreach_mul(weights, weights))
+    torch._foreach_add_(e, weights)
+    torch._foreach_copy_(views(copy), e)
+
+
+def _kernels() -> list[KernelBuild]:
+    from . import triton_impl
+
+    tiles = tile("flat_perturb", 1 << 20, torch.device("cpu"))
+    types = {"master_ptr": "*fp32", "norm_ptr": "*fp32", "settings_ptr": "*fp32", "n": "i32"}
+    return [
+        KernelBuild(
+            triton_impl.flat_perturb_kernel,
+            f"{'ASAM' if adaptive else 'SAM'} {dtype.removeprefix('*')}",
+            {"copy_ptr": dtype, "grad_ptr": dtype, **types, "rho": "fp32", "eta": "fp32"},
+            {"ADAPTIVE": adaptive, "EVEN": True, "BLOCK": tiles["block"]},
+            num_warps=tiles["num_warps"],
+        )
+        for adaptive, dtype in ((True, "*bf16"), (False, "*fp32"))
+    ]
+
+
+SPEC = OpSpec(
+    name="flat_perturb",
+    summary="SAM's and ASAM's perturbed weights, from the fp32 master into the compute copy",
+    replaces="SAM's first_step and restore (no torch function)",
+    function=flat_perturb,
+    reference=_reference,
+    eager=_eager,
+    compiled_ops=("cifarfast::flat_perturb",),
+    op_arguments=lambda inputs: (
+        *(inputs[name] for name in ("copy", "master", "grad", "norm")),
+        None if inputs["table"] is None else inputs["table"].settings,
+        inputs["rho"],
+        inputs.get("adaptive", False),
+        inputs.get("eta", 0.0),
+    ),
+    differentiable=(),
+    mutates=("copy",),
+    cases={
+        "asam": _case(2048, adaptive=True),
+        "sam": _case(1500),
+        "eta": _case(1111, adaptive=True, eta=0.1),
+        "one element": _case(1, adaptive=True),
+        "frozen": _case(4 * 1024, lengths=[1000, 1500, 900], lr_scale=[1.0, 0.0, 0.5], adaptive=True),
+    },
+    random_case=_random,
+    benchmark_cases={
+        "ASAM, WRN-16-8": _benchmark(wrn16_8_lengths(), adaptive=True),
+        "ASAM, PyramidNet-110": _benchmark(pyramidnet110_lengths(), adaptive=True),
+        "SAM, WRN-16-8": _benchmark(wrn16_8_lengths(), adaptive=False),
+    },
+    flops=lambda inputs: 6 * inputs["master"].shape[0],
+    bytes_moved=lambda inputs: sum(inputs[name].nbytes for name in ("copy", "master", "grad")),
+    tile_size=buffer_size,
+    kernels=_kernels,
+    forward_tolerance=Tolerance(ulps=4.0, rms_ulps=4.0),
+)

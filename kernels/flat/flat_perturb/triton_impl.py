@@ -1,0 +1,76 @@
+"""Triton kernel of the perturbation and the function that launches it."""
+
+# kernel parameters are pointers and scalars that Triton types by itself
+# mypy: allow-untyped-defs, allow-incomplete-defs
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from ...tuning.tables import tile
+from ..table import FLAT_BLOCK, SETTINGS
+from ..triton_common import load, store
+from .torch_impl import NORM_EPS
+
+ROW = tl.constexpr(FLAT_BLOCK)
+COLUMNS = tl.constexpr(SETTINGS)
+EPS = tl.constexpr(NORM_EPS)
+
+
+@triton.jit
+def flat_perturb_kernel(
+    copy_ptr,  # [P]
+    master_ptr,  # [P] fp32
+    grad_ptr,  # [P]
+    norm_ptr,  # [] fp32
+    settings_ptr,  # [blocks, 3] fp32 or None
+    n,
+    rho,
+    eta,
+    ADAPTIVE: tl.constexpr,
+    EVEN: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """``copy = w + rho · t² · g / (norm + 1e-12)`` with ``t = |w| + eta`` if ADAPTIVE, else 1; frozen blocks: w."""
+    start = tl.program_id(0).to(tl.int64) * BLOCK
+    offsets = start + tl.arange(0, BLOCK)
+    w = load(master_ptr, offsets, n, EVEN)
+    g = load(grad_ptr, offsets, n, EVEN)
+    e = g * (rho / (tl.load(norm_ptr) + EPS))
+    if ADAPTIVE:
+        t = tl.abs(w) + eta
+        e *= t * t
+    if settings_ptr is not None:
+        e = tl.where(tl.load(settings_ptr + start // ROW * COLUMNS) != 0, e, 0.0)
+    store(copy_ptr, offsets, w + e, n, EVEN)
+
+
+def flat_perturb(
+    copy: Tensor,
+    master: Tensor,
+    grad: Tensor,
+    norm: Tensor,
+    settings: Tensor | None,
+    rho: float,
+    adaptive: bool,
+    eta: float,
+) -> None:
+    """``copy ← w + rho·t²·g / (norm + 1e-12)``; t = |w| + eta if adaptive, else 1; blocks with lr_scale 0 get w."""
+    n = master.shape[0]
+    tiles = tile("flat_perturb", n, master.device)
+    with torch.cuda.device_of(master):
+        flat_perturb_kernel[(triton.cdiv(n, tiles["block"]),)](
+            copy,
+            master,
+            grad,
+            norm,
+            settings,
+            n,
+            rho,
+            eta,
+            ADAPTIVE=adaptive,
+            EVEN=n % tiles["block"] == 0,
+            BLOCK=tiles["block"],
+            num_warps=tiles["num_warps"],
+        )

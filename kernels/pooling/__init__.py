@@ -1,0 +1,1 @@
+"""Poolings that follow a batch norm and its activation."""

@@ -1,0 +1,106 @@
+"""The description of ``global_avg_pool_act`` for tests, benchmarks, compile report and docs."""
+
+from typing import Any
+
+import torch
+
+from ...batch_norm.builds import kernel_build
+from ...batch_norm.cases import (
+    channels_first,
+    channels_last,
+    channels_of,
+    cudnn_batch_norm_act,
+    cumulative,
+    eager_batch_norm_act,
+    given_statistics,
+    largest_term,
+    not_affine,
+    offset,
+    random_batch_norm,
+    sliced,
+    timed_shapes,
+    with_gaps,
+)
+from ...testing.shapes import PYRAMIDNET110, WRN16_8, shapes
+from ...testing.spec import Inputs, KernelBuild, OpSpec, Tolerance
+from ...tuning.tables import sizes, tile
+from .op import global_avg_pool_act
+from .reference import global_avg_pool_act_reference
+from .rounding import rounding_scale
+
+
+def _op_arguments(inputs: Inputs) -> tuple[Any, ...]:
+    statistics, training = given_statistics(inputs)
+    settings = (training, inputs.get("act", "relu"), inputs.get("negative_slope", 0.01))
+    return inputs["x"], statistics, inputs.get("weight"), inputs.get("bias"), *settings
+
+
+def _flops(inputs: Inputs) -> int:
+    """About 20 an element with a relu: 6 for the statistics, 5 to normalise and add, 9 in backward."""
+    return 20 * inputs["x"].numel()
+
+
+def _bytes_moved(inputs: Inputs) -> int:
+    """Forward reads x twice (in eval once); backward reads it twice and writes dx."""
+    return (5 if inputs.get("training", False) else 4) * inputs["x"].nbytes
+
+
+def _kernels() -> list[KernelBuild]:
+    """The forward at every tile in bf16, and the backward where it differs from ``batch_norm_act``'s."""
+    from ...batch_norm import triton_backward, triton_statistics
+    from . import triton_impl
+
+    builds = []
+    settings = {"HAS_AFFINE": True, "ACT": "relu"}
+    for channels in sizes(SPEC.name, 512):
+        tiles = tile(SPEC.name, channels, torch.device("cpu"))
+        kernel = triton_impl.global_avg_pool_act_fwd_kernel
+        builds.append(kernel_build(kernel, f"bf16 relu, C={channels}", channels, "bf16", tiles, settings))
+    tiles = tile("batch_norm_act", 512, torch.device("cpu"))
+    settings |= {"SAVED": "none", "STORE": False, "AVERAGED": True, "TRAINING": True}
+    settings |= {"STAGES": triton_statistics.stages(2, tiles)}
+    absent = ("saved_ptr", "dz_ptr")
+    for kernel in (triton_backward.batch_norm_act_bwd_sums_kernel, triton_backward.batch_norm_act_bwd_kernel):
+        builds.append(kernel_build(kernel, "bf16 relu averaged, C=512", 512, "bf16", tiles, settings, absent))
+    return builds
+
+
+SPEC = OpSpec(
+    name="global_avg_pool_act",
+    summary="batch norm, activation and mean over the image, the head of a residual network",
+    replaces="torch.nn.functional.adaptive_avg_pool2d",
+    function=global_avg_pool_act,
+    reference=global_avg_pool_act_reference,
+    eager=lambda **inputs: eager_batch_norm_act(**inputs).mean(dim=(2, 3)),
+    compiled_ops=("cifarfast::global_avg_pool_act", "cifarfast::global_avg_pool_act_backward"),
+    op_arguments=_op_arguments,
+    differentiable=("x", "weight", "bias"),
+    cases={
+        "relu": channels_last(3, 8, 4, 4),
+        "three channels": channels_last(3, 3, 7, 5),
+        "several tiles": channels_last(2, 72, 6, 7),
+        "batch 1": channels_last(1, 17, 4, 4, act="leaky_relu"),
+        "one pixel": channels_last(6, 10, 1, 1),
+        "channels_first": channels_first(2, 12, 3, 5, act="gelu"),
+        "non-contiguous": sliced,
+        "offset": offset(4, 8, 4, 4),
+        "parameters with gaps": with_gaps(channels_last(2, 8, 4, 3)),
+        "bare": not_affine(channels_last(2, 9, 4, 3)),
+        "cumulative": cumulative(channels_last(2, 5, 4, 3, act="identity")),
+        "eval": channels_last(1, 8, 4, 3, training=False),
+    },
+    random_case=random_batch_norm,
+    random_floor=largest_term,
+    benchmark_cases=timed_shapes({**shapes("WRN", WRN16_8[-1:]), **shapes("PyramidNet", PYRAMIDNET110[-1:])}),
+    tuning_cases=timed_shapes(shapes("narrow", [(16, 8), (64, 8)])),
+    flops=_flops,
+    bytes_moved=_bytes_moved,
+    tile_size=channels_of,
+    library=("cuDNN batch norm", lambda **inputs: cudnn_batch_norm_act(**inputs).mean(dim=(2, 3))),
+    kernels=_kernels,
+    forward_tolerance=Tolerance(ulps=4.0, rms_ulps=4.0),
+    gradient_tolerance=Tolerance(ulps=8.0, rms_ulps=8.0),
+    rounding_scale=rounding_scale,
+    mutates=("running_mean", "running_var"),
+    advances=("num_batches_tracked",),
+)

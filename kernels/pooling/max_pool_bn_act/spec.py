@@ -1,0 +1,112 @@
+"""The description of ``max_pool_bn_act`` for tests, benchmarks, compile report and docs."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from ...batch_norm.builds import kernel_build
+from ...batch_norm.cases import (
+    channels_first,
+    channels_last,
+    channels_of,
+    cudnn_batch_norm_act,
+    cumulative,
+    eager_batch_norm_act,
+    given_statistics,
+    largest_term,
+    not_affine,
+    offset,
+    random_batch_norm,
+    sliced,
+    timed_shapes,
+    with_gaps,
+)
+from ...testing.shapes import shapes
+from ...testing.spec import Inputs, KernelBuild, Maker, OpSpec, Tolerance
+from ...tuning.tables import sizes, tile
+from .op import max_pool_bn_act
+from .reference import max_pool_bn_act_reference
+
+
+def _op_arguments(inputs: Inputs) -> tuple[Any, ...]:
+    statistics, training = given_statistics(inputs)
+    settings = (training, inputs.get("act", "relu"), inputs.get("negative_slope", 0.01))
+    return inputs["x"], statistics, inputs.get("weight"), inputs.get("bias"), *settings
+
+
+def _flops(inputs: Inputs) -> int:
+    """About 20 an element with a relu: 6 for the statistics, 5 to normalise and compare, 9 in backward."""
+    return 20 * inputs["x"].numel()
+
+
+def _bytes_moved(inputs: Inputs) -> int:
+    """Forward reads x twice (in eval once) and writes y; backward reads x and grad twice and writes dx."""
+    x = inputs["x"]
+    pooled = x.nbytes // (x.shape[2] * x.shape[3]) * (x.shape[2] // 2) * (x.shape[3] // 2)
+    return (5 if inputs.get("training", False) else 4) * x.nbytes + 3 * pooled
+
+
+def _random(make: Maker, draw_int: Callable[[int, int], int]) -> Inputs:
+    """Any shape of at least 2×2."""
+    return random_batch_norm(make, draw_int, smallest=2)
+
+
+def _kernels() -> list[KernelBuild]:
+    """Every kernel at every tile in bf16; the widest in fp32 with gelu."""
+    from . import triton_impl
+
+    builds = []
+    variants = [*((channels, "bf16", "relu") for channels in sizes(SPEC.name, 512)), (512, "fp32", "gelu")]
+    for channels, dtype, act in variants:
+        tiles = tile(SPEC.name, channels, torch.device("cpu"))
+        settings = {"HAS_AFFINE": True, "TRAINING": True, "ACT": act}
+        for kernel in (
+            triton_impl.max_pool_bn_act_fwd_kernel,
+            triton_impl.max_pool_bn_act_bwd_sums_kernel,
+            triton_impl.max_pool_bn_act_bwd_kernel,
+        ):
+            builds.append(kernel_build(kernel, f"{dtype} {act}, C={channels}", channels, dtype, tiles, settings))
+    return builds
+
+
+SPEC = OpSpec(
+    name="max_pool_bn_act",
+    summary="batch norm, activation and 2×2 max-pooling, without indices",
+    replaces="torch.nn.functional.max_pool2d",
+    function=max_pool_bn_act,
+    reference=max_pool_bn_act_reference,
+    eager=lambda **inputs: F.max_pool2d(eager_batch_norm_act(**inputs), 2),
+    compiled_ops=("cifarfast::max_pool_bn_act", "cifarfast::max_pool_bn_act_backward"),
+    op_arguments=_op_arguments,
+    differentiable=("x", "weight", "bias"),
+    cases={
+        "relu": channels_last(2, 8, 4, 6),
+        "three channels odd": channels_last(2, 3, 7, 5, act="silu"),
+        "several tiles": channels_last(2, 72, 8, 7),
+        "batch 1": channels_last(1, 17, 5, 4, act="leaky_relu"),
+        "one window": channels_last(4, 10, 3, 3, act="tanh"),
+        "channels_first": channels_first(2, 12, 2, 5, act="gelu"),
+        "non-contiguous": sliced,
+        "offset": offset(4, 8, 4, 4),
+        "parameters with gaps": with_gaps(channels_last(2, 8, 4, 6)),
+        "bare": not_affine(channels_last(2, 9, 4, 3)),
+        "cumulative": cumulative(channels_last(2, 5, 4, 3, act="identity")),
+        "eval": channels_last(1, 8, 4, 3, training=False),
+    },
+    random_case=_random,
+    random_floor=largest_term,
+    # neither network has a max-pooling: those of a plain convolutional one
+    benchmark_cases=timed_shapes(shapes("plain", [(64, 32), (256, 16)])),
+    tuning_cases=timed_shapes(shapes("plain", [(16, 32), (32, 32), (128, 16)])),
+    flops=_flops,
+    bytes_moved=_bytes_moved,
+    tile_size=channels_of,
+    library=("cuDNN batch norm", lambda **inputs: F.max_pool2d(cudnn_batch_norm_act(**inputs), 2)),
+    kernels=_kernels,
+    forward_tolerance=Tolerance(ulps=4.0, rms_ulps=4.0),
+    gradient_tolerance=Tolerance(ulps=8.0, rms_ulps=8.0),
+    mutates=("running_mean", "running_var"),
+    advances=("num_batches_tracked",),
+)

@@ -1,0 +1,71 @@
+"""The fused tail of a PyramidNet block as a module."""
+
+import torch
+from torch import Tensor, nn
+
+from ..module import RandomScale
+from .op import shakedrop_bn_shortcut
+
+
+class ShakeDropTail(RandomScale, nn.BatchNorm2d):
+    """``shakedrop_bn_shortcut`` as a module: a ``BatchNorm2d`` that takes ``(h, x)``, with the same ``state_dict``.
+
+    With the default ``keep_probability`` of 1 it is the tail of a PyramidNet without ShakeDrop.
+
+    Args:
+        num_features: C of h.
+        keep_probability: p; ``linear_keep_probability`` gives it for a block of a network.
+        level, keep_level: see ``shakedrop``.
+        eps, momentum, affine, track_running_stats, device, dtype: as in ``torch.nn.BatchNorm2d``.
+
+    Raises:
+        ValueError: a setting that is not allowed; see ``shakedrop_bn_shortcut`` for the call.
+    """
+
+    def __init__(
+        self,
+        num_features: int,
+        keep_probability: float = 1.0,
+        *,
+        level: str = "image",
+        keep_level: str = "image",
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = True,
+        track_running_stats: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(
+            num_features,
+            eps,
+            momentum,
+            affine,
+            track_running_stats,
+            device,
+            dtype,
+            keep_probability=keep_probability,
+            level=level,
+            keep_level=keep_level,
+        )
+
+    def forward(self, h: Tensor, x: Tensor) -> Tensor:  # type: ignore[override]
+        # buffers that are no longer tracked serve evaluation, and training leaves them alone
+        updates = self.training and self.track_running_stats
+        reads = updates or not self.training
+        return shakedrop_bn_shortcut(
+            h,
+            x,
+            self.running_mean if reads else None,
+            self.running_var if reads else None,
+            self.weight,
+            self.bias,
+            num_batches_tracked=self.num_batches_tracked if updates else None,
+            training=self.training,
+            momentum=self.momentum,
+            eps=self.eps,
+            **self._scale_arguments(),
+        )
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, {self._scale_repr()}"
