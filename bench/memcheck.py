@@ -29,7 +29,7 @@ from cifarfast.kernels import (
 )
 from cifarfast.kernels.backend import BACKEND_VARIABLE
 from cifarfast.kernels.testing.check import run
-from cifarfast.kernels.testing.spec import Maker, OpSpec, all_specs
+from cifarfast.kernels.testing.spec import OpSpec, SampleMaker, all_specs
 
 
 @dataclass
@@ -54,7 +54,7 @@ def by_size(spec: OpSpec) -> list[str]:
     """The op's cases, the smallest first."""
 
     def elements(case: str) -> int:
-        inputs = spec.cases[case](Maker(torch.float32))
+        inputs = spec.cases[case](SampleMaker(torch.float32))
         return sum(value.numel() for value in inputs.values() if isinstance(value, Tensor))
 
     return sorted(spec.cases, key=elements)
@@ -97,7 +97,7 @@ def run_on_gpu(spec: OpSpec) -> Callable[[str], set[str]]:
 
     def run_case(case: str) -> set[str]:
         with launches() as names:
-            run(spec, spec.function, spec.cases[case](Maker(dtype, "cuda")))
+            run(spec, spec.function, spec.cases[case](SampleMaker(dtype, "cuda")))
             torch.cuda.synchronize()
         return set(names)
 
@@ -128,7 +128,7 @@ def hand_statistics_on(device: str) -> None:
     """What no op's own cases launch: convolutions and tails that make statistics for the batch norm after them, with
     both kinds of running average; such statistics made of moments; those of eval.
     """
-    make = Maker(torch.bfloat16, device)
+    make = SampleMaker(torch.bfloat16, device)
     norms = [nn.BatchNorm2d(16, momentum=momentum, device=device) for momentum in (0.1, None, 0.1, None, 0.1)]
     buffers = ("running_mean", "running_var", "num_batches_tracked")
     first, second, third, fourth, last = (

@@ -10,7 +10,7 @@ import torch
 
 from cifarfast.kernels import backend
 from cifarfast.kernels.testing.check import training_step
-from cifarfast.kernels.testing.spec import Maker, OpSpec, all_specs
+from cifarfast.kernels.testing.spec import OpSpec, SampleMaker, all_specs
 
 Item = tuple[str, str, str]  # op, case, implementation
 PROCESSES = 12
@@ -57,7 +57,7 @@ def run_once(item: Item, device: str = "cuda") -> None:
         os.environ[backend.BACKEND_VARIABLE] = "triton"
     else:
         os.environ.pop(backend.BACKEND_VARIABLE, None)
-    inputs = spec.benchmark_cases[case](Maker(torch.bfloat16 if device == "cuda" else torch.float32, device))
+    inputs = spec.benchmark_cases[case](SampleMaker(torch.bfloat16 if device == "cuda" else torch.float32, device))
     training_step(function_of(spec, implementation), inputs, spec.differentiable)()
     if device == "cuda":
         torch.cuda.synchronize()

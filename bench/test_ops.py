@@ -24,7 +24,7 @@ from bench.ops_verdicts import CONVOLUTIONS, verdicts
 from bench.ops_warm import function_of, warm
 from cifarfast.kernels import backend
 from cifarfast.kernels.testing.check import assert_matches, to_float64, training_step
-from cifarfast.kernels.testing.spec import Inputs, Maker, OpSpec, all_specs
+from cifarfast.kernels.testing.spec import Inputs, OpSpec, SampleMaker, all_specs
 from cifarfast.kernels.tuning.tables import tile
 
 # the last runs our convolutions also where the tuning table prefers cuDNN's
@@ -89,7 +89,7 @@ def test_op(
     if reason:
         pytest.skip(reason)
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    inputs = spec.benchmark_cases[case](Maker(dtype, device))
+    inputs = spec.benchmark_cases[case](SampleMaker(dtype, device))
     if implementation == "cifarfast kernels":
         monkeypatch.setenv(backend.BACKEND_VARIABLE, "triton")
     if implementation.startswith("cifarfast"):

@@ -89,9 +89,9 @@ def _choose(op: str, device: torch.device, forced: str, interpret: str) -> Choic
         raise ValueError(
             f"{BACKEND_VARIABLE}={forced!r}: {op} has no such backend; allowed: {', '.join(_registered[op])}"
         )
-    obstacle = _obstacle(forced, device, interpreted)
-    if obstacle:
-        raise ValueError(f"{BACKEND_VARIABLE}={forced!r} cannot run {op} on {device}: {obstacle}")
+    unsupported_reason = _unsupported_reason(forced, device, interpreted)
+    if unsupported_reason:
+        raise ValueError(f"{BACKEND_VARIABLE}={forced!r} cannot run {op} on {device}: {unsupported_reason}")
     suffix = " in the interpreter (TRITON_INTERPRET)" if forced == "triton" and interpreted else ""
     return Choice(forced, f"forced by {BACKEND_VARIABLE}{suffix}")
 
@@ -99,16 +99,16 @@ def _choose(op: str, device: torch.device, forced: str, interpret: str) -> Choic
 def _preferred(op: str, device: torch.device) -> Choice:
     if device.type != "cuda":
         return Choice("torch", f"tensors on {device.type}")
-    obstacles: list[str] = []
+    reasons: list[str] = []
     for name in _registered[op]:
-        obstacle = _obstacle(name, device, interpreted=False)
-        if obstacle is None:
-            return Choice(name, "; ".join(obstacles) if obstacles else f"first choice on {device.type}")
-        obstacles.append(f"no {name}: {obstacle}")
-    raise AssertionError("the torch backend has no obstacle")
+        unsupported_reason = _unsupported_reason(name, device, interpreted=False)
+        if unsupported_reason is None:
+            return Choice(name, "; ".join(reasons) if reasons else f"first choice on {device.type}")
+        reasons.append(f"no {name}: {unsupported_reason}")
+    raise AssertionError("the torch backend has no unsupported_reason")
 
 
-def _obstacle(backend: str, device: torch.device, interpreted: bool) -> str | None:
+def _unsupported_reason(backend: str, device: torch.device, interpreted: bool) -> str | None:
     """Why a backend cannot run on this device; None when it can."""
     if backend == "torch":
         return None

@@ -1,8 +1,8 @@
 """Finishing a reduction in the kernel that began it: the last program to arrive adds up what all of them stored.
 
-Programs store partial results and then call ``arrive_last``, which counts them. The one that is counted last sees what
-the others stored, and adds it up in an order that does not depend on who is last: the sum is the same at every run. It
-saves the launch of a second kernel, which for small tensors takes longer than its work.
+Programs store partial results and then call ``is_last_block``, which counts them. The one that is counted last sees
+what the others stored, and adds it up in an order that does not depend on who is last: the sum is the same at every
+run. It saves the launch of a second kernel, which for small tensors takes longer than its work.
 """
 
 # mypy: allow-untyped-defs, allow-incomplete-defs
@@ -18,12 +18,12 @@ from torch import Tensor
 SLOTS = 1 << 19
 # the last program reads tiles of so many partial results, and asks for so many tiles before it needs the first: enough
 # for memory's latency, and no more than fits into the registers that a kernel's own loop has
-AT_ONCE = tl.constexpr(512)
-UNDER_WAY = tl.constexpr(8)
+REDUCE_TILE = tl.constexpr(512)
+LOADS_IN_FLIGHT = tl.constexpr(8)
 
 
 @triton.jit
-def arrive_last(counter_ptr, programs):
+def is_last_block(counter_ptr, programs):
     """Count this program; whether it is the last of ``programs``, which sees what all stored before they were counted.
 
     ``counter_ptr`` points to an int32 that is 0 at first, and is again afterwards. What the last program loads of the
@@ -67,7 +67,7 @@ def _of_device(device: torch.device) -> _Counters:
 
 
 def take_counters(n: int, device: torch.device) -> tuple[Tensor, int]:
-    """int32 counters for ``arrive_last``, and the place of the first of ``n`` in a row that are the caller's.
+    """int32 counters for ``is_last_block``, and the place of the first of ``n`` in a row that are the caller's.
 
     A device's first are made when they are first asked for, which must not be while a CUDA graph is recorded; nor could
     a kernel be compiled then.

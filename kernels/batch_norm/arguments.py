@@ -23,7 +23,7 @@ def runs_torch(op: str, x: Tensor) -> bool:
     return x.dtype == torch.float64 or x.numel() == 0 or backend.choose(op, x.device).backend == "torch"
 
 
-def without_gaps(
+def contiguous_affine(
     statistics: Tensor, weight: Tensor | None, bias: Tensor | None
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """What the batch norm of each channel is made of, with unit stride as kernels read it; copied only where needed."""

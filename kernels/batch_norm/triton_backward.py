@@ -7,12 +7,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..dropout.draws import NOTHING, Dropping
+from ..dropout.draws import NO_DROPOUT, Dropping
 from ..dropout.triton_draws import drop_tile, dropping_arguments, load_counters
 from ..last_block import take_counters
 from ..tuning.tables import tile
 from .activations_triton import derivative
-from .arguments import without_gaps
+from .arguments import contiguous_affine
 from .triton_statistics import (
     as_matrix,
     column_block,
@@ -190,7 +190,7 @@ def batch_norm_act_bwd(
     training: bool,
     act: str,
     negative_slope: float,
-    dropping: Dropping = NOTHING,
+    dropping: Dropping = NO_DROPOUT,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of x, weight, bias and, where it is not ``grad`` itself, the residual; empty where there is none.
 
@@ -200,7 +200,7 @@ def batch_norm_act_bwd(
     x, grad = as_matrix(x), grad.contiguous() if averaged else as_matrix(grad)
     store = has_residual and (act != "identity" or dropping.seed is not None)
     grad_residual = torch.empty_like(x, memory_format=torch.channels_last) if store else x.new_empty(0)
-    affine = (x, *without_gaps(statistics, weight, bias))
+    affine = (x, *contiguous_affine(statistics, weight, bias))
     d_bias, d_weight = gradient_sums(
         grad, affine, saved, grad_residual if store else None, act, negative_slope, dropping
     )
@@ -218,7 +218,7 @@ def gradient_sums(
     dz: Tensor | None,
     act: str,
     negative_slope: float,
-    dropping: Dropping = NOTHING,
+    dropping: Dropping = NO_DROPOUT,
 ) -> tuple[Tensor, Tensor]:
     """``Σ dz`` and ``Σ dz·x̂``, both [C] fp32; writes dz where there is a tensor for it.
 
@@ -272,7 +272,7 @@ def input_gradient(
     training: bool,
     act: str,
     negative_slope: float,
-    dropping: Dropping = NOTHING,
+    dropping: Dropping = NO_DROPOUT,
 ) -> Tensor:
     """dx, channels_last."""
     x, _, weight, _ = affine

@@ -9,8 +9,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..last_block import AT_ONCE, UNDER_WAY, arrive_last, take_counters
-from .norm_buffers import NormBuffers
+from ..last_block import LOADS_IN_FLIGHT, REDUCE_TILE, is_last_block, take_counters
+from .state import BatchNormState
 
 if TYPE_CHECKING:
     from .triton_statistics import Schedule
@@ -86,8 +86,8 @@ def finish_moments(
     ``S = Σ n_i (mean_i − μ)``, ``m2 = Σ (m2_i + n_i (mean_i − μ)²) − S²/n``. What cancels is bounded: that chunk alone
     has ``n_0 (μ − mean)² ≤ m2``, so ``S²/n ≤ k · m2`` for k chunks, and m2's relative error is a few k · 2⁻²⁴ at worst.
     """
-    if arrive_last(counter_ptr, n_chunks):
-        BLOCK_P: tl.constexpr = max(AT_ONCE // BLOCK_C, 1)
+    if is_last_block(counter_ptr, n_chunks):
+        BLOCK_P: tl.constexpr = max(REDUCE_TILE // BLOCK_C, 1)
         lanes = tl.arange(0, BLOCK_P)
         ok = (lanes < n_chunks)[:, None] & col_ok[None, :]
         origin = tl.load(x_ptr + cols, mask=col_ok, other=0.0, cache_modifier=".cg").to(tl.float32)
@@ -97,8 +97,8 @@ def finish_moments(
         first = tl.zeros([BLOCK_P, BLOCK_C], tl.float32)
         second = tl.zeros([BLOCK_P, BLOCK_C], tl.float32)
         weights = tl.zeros([BLOCK_P], tl.float32)
-        for start in tl.range(0, n_chunks, BLOCK_P * UNDER_WAY):
-            for k in tl.static_range(UNDER_WAY):
+        for start in tl.range(0, n_chunks, BLOCK_P * LOADS_IN_FLIGHT):
+            for k in tl.static_range(LOADS_IN_FLIGHT):
                 chunk = start + k * BLOCK_P + lanes
                 ok = (chunk < n_chunks)[:, None] & col_ok[None, :]
                 pointers = partials_ptr + chunk[:, None] * channels + cols[None, :]
@@ -173,7 +173,7 @@ def store_statistics(
         tl.store(running_var_ptr + cols, new_var.to(running_var_ptr.dtype.element_ty), mask=col_ok)
 
 
-def moments_arguments(x: Tensor, plan: "Schedule", norm: NormBuffers) -> tuple[Tensor, dict[str, Any]]:
+def moments_arguments(x: Tensor, plan: "Schedule", norm: BatchNormState) -> tuple[Tensor, dict[str, Any]]:
     """The statistics [3, C] that a kernel with ``finish_moments`` writes, and its arguments beside matrix and tile."""
     channels = x.shape[1]
     stats = x.new_empty(3, channels, dtype=torch.float32)

@@ -14,7 +14,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ..tuning.tables import Tile, tile
-from .norm_buffers import NormBuffers
+from .state import BatchNormState
 from .triton_moments import finish_moments, moments_arguments, store_moments, welford
 
 _SIZES = ("n_rows", "n_groups", "rows_per_program", "n_chunks", "first_counter", "draw_stream", "threshold", "channels")
@@ -211,7 +211,7 @@ def batch_norm_statistics(
     channels = x.shape[1]
     tiles = tile("batch_norm_act", channels, x.device)
     plan = schedule(x.numel() // channels, channels, tiles)
-    norm = NormBuffers(running_mean, running_var, num_batches_tracked, momentum, eps)
+    norm = BatchNormState(running_mean, running_var, num_batches_tracked, momentum, eps)
     stats, arguments = moments_arguments(x, plan, norm)
     with torch.cuda.device_of(x):
         batch_norm_act_stats_kernel[(plan.programs,)](

@@ -6,7 +6,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..last_block import AT_ONCE, UNDER_WAY, arrive_last
+from ..last_block import LOADS_IN_FLIGHT, REDUCE_TILE, is_last_block
 
 
 @triton.jit
@@ -14,7 +14,7 @@ def finish_sums(
     partials_ptr,  # [2, n_chunks, C] fp32
     d_bias_ptr,  # [C] fp32
     d_weight_ptr,  # [C] fp32
-    counter_ptr,  # int32, this block of channels' own, as arrive_last wants it
+    counter_ptr,  # int32, this block of channels' own, as is_last_block wants it
     programs,  # that store partials of this block of channels; each calls this once, after it stored its own
     n_chunks,
     channels,
@@ -23,12 +23,12 @@ def finish_sums(
     BLOCK_C: tl.constexpr,
 ):
     """``d_bias = Σ dz`` and ``d_weight = Σ dz · x̂`` over the chunks, by the last program of a block of channels."""
-    if arrive_last(counter_ptr, programs):
-        BLOCK_P: tl.constexpr = max(AT_ONCE // BLOCK_C, 1)
+    if is_last_block(counter_ptr, programs):
+        BLOCK_P: tl.constexpr = max(REDUCE_TILE // BLOCK_C, 1)
         sum_dz = tl.zeros([BLOCK_P, BLOCK_C], tl.float32)
         sum_dz_x = tl.zeros([BLOCK_P, BLOCK_C], tl.float32)
-        for start in tl.range(0, n_chunks, BLOCK_P * UNDER_WAY):
-            for k in tl.static_range(UNDER_WAY):
+        for start in tl.range(0, n_chunks, BLOCK_P * LOADS_IN_FLIGHT):
+            for k in tl.static_range(LOADS_IN_FLIGHT):
                 chunk = start + k * BLOCK_P + tl.arange(0, BLOCK_P)
                 ok = (chunk < n_chunks)[:, None] & col_ok[None, :]
                 pointers = partials_ptr + chunk[:, None] * channels + cols[None, :]

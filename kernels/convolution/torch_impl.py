@@ -15,8 +15,8 @@ from torch import Tensor
 from ..batch_norm.arguments import runs_torch
 from ..batch_norm.batch_norm_act import torch_impl as batch_norm_torch
 from ..batch_norm.fork_batch_norm_act import torch_impl as fork_torch
-from ..batch_norm.norm_buffers import NormBuffers
-from .norm import Norm
+from ..batch_norm.norm import Norm
+from ..batch_norm.state import BatchNormState
 
 
 def conv2d_stats_fwd(op: str, x: Tensor, weight: Tensor, stride: int, padding: int) -> tuple[Tensor, Tensor]:
@@ -43,11 +43,11 @@ def bn_act_conv2d_fwd(
     ``act(BN(x))`` is written, read by the convolution and dropped.
     """
     y = _conv2d(_activated(x, norm), weight, stride, padding)
-    return y, _moments(y) if with_moments else norm.stats.new_empty(0)
+    return y, _moments(y) if with_moments else norm.statistics.new_empty(0)
 
 
 def bn_act_conv2d_for_norm_fwd(
-    op: str, x: Tensor, weight: Tensor, norm: Norm, next_norm: NormBuffers, stride: int, padding: int
+    op: str, x: Tensor, weight: Tensor, norm: Norm, next_norm: BatchNormState, stride: int, padding: int
 ) -> tuple[Tensor, Tensor]:
     """Return y and its statistics [3, K], for which y is read again; the running ones of ``next_norm`` are updated."""
     y = _conv2d(_activated(x, norm), weight, stride, padding)
@@ -73,8 +73,8 @@ def bn_act_conv2d_bwd(
     z = _activated(x, norm) if need_dw else x
     dz, dw = conv2d_bwd(op, dy, z, weight, stride, padding, need_dx, need_dw)
     if not need_dx:
-        return dz, dw, norm.stats.new_empty(0), norm.stats.new_empty(0)
-    arguments = (x, norm.stats, norm.weight, norm.bias)
+        return dz, dw, norm.statistics.new_empty(0), norm.statistics.new_empty(0)
+    arguments = (x, norm.statistics, norm.weight, norm.bias)
     settings = (norm.training, norm.act, norm.negative_slope)
     if other is not None:
         dx, d_weight, d_bias = _fork(x).fork_batch_norm_act_bwd(dz, other, *arguments, *settings)
@@ -91,7 +91,7 @@ def conv2d_bn_act_fwd(
     In training two passes follow the convolution, for the statistics and for z; in eval one.
     """
     y = _conv2d(x, weight, stride, padding)
-    stats, moments = norm.stats.clone(), norm.stats.new_empty(0)
+    stats, moments = norm.statistics.clone(), norm.statistics.new_empty(0)
     if norm.training:
         mean, low, rstd = _batch_norm(y).batch_norm_statistics(y, None, None, None, 0.0, 0.0)
         moments = torch.stack([mean, rstd**-2])
@@ -101,11 +101,18 @@ def conv2d_bn_act_fwd(
 
 
 def conv2d_bn_act_running_fwd(
-    op: str, x: Tensor, weight: Tensor, norm: Norm, own: NormBuffers, residual: Tensor | None, stride: int, padding: int
+    op: str,
+    x: Tensor,
+    weight: Tensor,
+    norm: Norm,
+    own: BatchNormState,
+    residual: Tensor | None,
+    stride: int,
+    padding: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return z, y and BN's statistics [3, K] in training; its running statistics, of ``own``, are updated.
 
-    ``norm.stats`` is not read.
+    ``norm.statistics`` is not read.
     """
     y = _conv2d(x, weight, stride, padding)
     stats = _batch_norm(y).batch_norm_statistics(y, *own.arguments())
@@ -132,7 +139,16 @@ def conv2d_bn_act_bwd(
     Empty where not needed or not there.
     """
     dy, d_weight, d_bias, d_residual = _batch_norm(y).batch_norm_act_bwd(
-        dz, y, norm.stats, norm.weight, norm.bias, saved, has_residual, norm.training, norm.act, norm.negative_slope
+        dz,
+        y,
+        norm.statistics,
+        norm.weight,
+        norm.bias,
+        saved,
+        has_residual,
+        norm.training,
+        norm.act,
+        norm.negative_slope,
     )
     return *conv2d_bwd(op, dy, x, weight, stride, padding, need_dx, need_dw), d_weight, d_bias, d_residual
 
@@ -189,7 +205,7 @@ def _fork(x: Tensor) -> ModuleType:
 
 def _activated(x: Tensor, norm: Norm, residual: Tensor | None = None) -> Tensor:
     forward = _batch_norm(x).batch_norm_act_fwd
-    return forward(x, norm.stats, norm.weight, norm.bias, residual, norm.act, norm.negative_slope)
+    return forward(x, norm.statistics, norm.weight, norm.bias, residual, norm.act, norm.negative_slope)
 
 
 def _moments(y: Tensor) -> Tensor:

@@ -6,10 +6,10 @@ from torch import Tensor
 
 from ..batch_norm.batch_norm_act.triton_impl import batch_norm_act_bwd, batch_norm_act_fwd
 from ..batch_norm.fork_batch_norm_act.triton_impl import forked_input_gradient
-from ..batch_norm.norm_buffers import NormBuffers
+from ..batch_norm.norm import Norm
+from ..batch_norm.state import BatchNormState
 from ..batch_norm.triton_backward import input_gradient
 from ..batch_norm.triton_sums import as_parameters
-from .norm import Norm
 from .tiles import geometry
 from .triton_launch import channels_last, conv_dgrad, conv_fwd, conv_wgrad
 from .triton_reduce import conv_running_kernel
@@ -39,16 +39,16 @@ def bn_act_conv2d_fwd(
 ) -> tuple[Tensor, Tensor]:
     """Return y and, if asked for, its moments [2, K] (else empty)."""
     g = geometry(x.shape, weight.shape, stride, padding)
-    moments = norm.stats.new_empty((2, g.k) if with_moments else 0)
+    moments = norm.statistics.new_empty((2, g.k) if with_moments else 0)
     return conv_fwd(op, x, weight, g, prologue=norm, moments=moments if with_moments else None), moments
 
 
 def bn_act_conv2d_for_norm_fwd(
-    op: str, x: Tensor, weight: Tensor, norm: Norm, next_norm: NormBuffers, stride: int, padding: int
+    op: str, x: Tensor, weight: Tensor, norm: Norm, next_norm: BatchNormState, stride: int, padding: int
 ) -> tuple[Tensor, Tensor]:
     """Return y and its statistics [3, K]; the running ones of ``next_norm`` are updated."""
     g = geometry(x.shape, weight.shape, stride, padding)
-    stats = norm.stats.new_empty(3, g.k)
+    stats = norm.statistics.new_empty(3, g.k)
     return conv_fwd(op, x, weight, g, prologue=norm, y_stats=stats, next_norm=next_norm), stats
 
 
@@ -71,7 +71,7 @@ def bn_act_conv2d_bwd(
     """
     g = geometry(x.shape, weight.shape, stride, padding)
     # ops must not return one tensor twice
-    dx, d_weight, d_bias = x.new_empty(0), norm.stats.new_empty(0), norm.stats.new_empty(0)
+    dx, d_weight, d_bias = x.new_empty(0), norm.statistics.new_empty(0), norm.statistics.new_empty(0)
     if need_dx:
         alone = not norm.training and other is None
         dx, sum_da, sum_da_x = conv_dgrad(op, dy, weight, g, x=x, norm=norm, frozen=alone)
@@ -88,7 +88,7 @@ def _input_gradient(
     da: Tensor, x: Tensor, norm: Norm, other: Tensor | None, sum_da: Tensor, sum_da_x: Tensor
 ) -> Tensor:
     """From da to x's gradient, and ``other`` added to it."""
-    affine = (x, norm.stats, norm.weight, norm.bias)
+    affine = (x, norm.statistics, norm.weight, norm.bias)
     settings = (norm.training, "identity", 0.0)
     if other is None:
         return input_gradient(da, affine, sum_da, sum_da_x, *settings)
@@ -100,29 +100,39 @@ def conv2d_bn_act_fwd(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return z, y, BN's statistics [3, K] and y's moments [2, K] (empty in eval).
 
-    In training ``norm.stats`` is not read.
+    In training ``norm.statistics`` is not read.
     """
     g = geometry(x.shape, weight.shape, stride, padding)
     if norm.training:
-        moments, stats = norm.stats.new_empty(2, g.k), norm.stats.new_empty(3, g.k)
-        own = NormBuffers(None, None, None, 0.0, eps)
+        moments, stats = norm.statistics.new_empty(2, g.k), norm.statistics.new_empty(3, g.k)
+        own = BatchNormState(None, None, None, 0.0, eps)
         y = conv_fwd(op, x, weight, g, moments=moments, y_stats=stats, next_norm=own)
     else:
-        moments, stats = norm.stats.new_empty(0), norm.stats.clone()  # ops must not return what they were given
+        moments, stats = (
+            norm.statistics.new_empty(0),
+            norm.statistics.clone(),
+        )  # ops must not return what they were given
         y = conv_fwd(op, x, weight, g)
     z = batch_norm_act_fwd(y, stats, norm.weight, norm.bias, residual, norm.act, norm.negative_slope)
     return z, y, stats, moments
 
 
 def conv2d_bn_act_running_fwd(
-    op: str, x: Tensor, weight: Tensor, norm: Norm, own: NormBuffers, residual: Tensor | None, stride: int, padding: int
+    op: str,
+    x: Tensor,
+    weight: Tensor,
+    norm: Norm,
+    own: BatchNormState,
+    residual: Tensor | None,
+    stride: int,
+    padding: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return z, y and BN's statistics [3, K] in training; its running statistics, of ``own``, are updated.
 
-    ``norm.stats`` is not read.
+    ``norm.statistics`` is not read.
     """
     g = geometry(x.shape, weight.shape, stride, padding)
-    stats = norm.stats.new_empty(3, g.k)
+    stats = norm.statistics.new_empty(3, g.k)
     y = conv_fwd(op, x, weight, g, y_stats=stats, next_norm=own)
     z = batch_norm_act_fwd(y, stats, norm.weight, norm.bias, residual, norm.act, norm.negative_slope)
     return z, y, stats
@@ -147,7 +157,16 @@ def conv2d_bn_act_bwd(
     Empty where not needed or not there.
     """
     dy, d_weight, d_bias, d_residual = batch_norm_act_bwd(
-        dz, y, norm.stats, norm.weight, norm.bias, saved, has_residual, norm.training, norm.act, norm.negative_slope
+        dz,
+        y,
+        norm.statistics,
+        norm.weight,
+        norm.bias,
+        saved,
+        has_residual,
+        norm.training,
+        norm.act,
+        norm.negative_slope,
     )
     return *conv2d_bwd(op, dy, x, weight, stride, padding, need_dx, need_dw), d_weight, d_bias, d_residual
 
@@ -172,7 +191,7 @@ def statistics_from_moments(
     """BN's statistics [3, C]; the running ones are updated."""
     channels = moments.shape[1]
     stats = moments.new_empty(3, channels)
-    norm = NormBuffers(running_mean, running_var, num_batches_tracked, momentum, eps)
+    norm = BatchNormState(running_mean, running_var, num_batches_tracked, momentum, eps)
     with torch.cuda.device_of(moments):
         conv_running_kernel[(triton.cdiv(channels, BLOCK_CHANNELS),)](
             moments,

@@ -7,9 +7,9 @@ import triton
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from ..batch_norm.norm_buffers import NOTHING, NormBuffers
+from ..batch_norm.norm import Norm
+from ..batch_norm.state import NO_NORM, BatchNormState
 from ..last_block import take_counters
-from .norm import Norm
 from .tiles import Geometry, Tiling, tiling
 from .triton_dgrad import conv_dgrad_kernel
 from .triton_fwd import conv_fwd_kernel
@@ -33,7 +33,7 @@ def conv_fwd(
     residual: Tensor | None = None,
     moments: Tensor | None = None,
     y_stats: Tensor | None = None,
-    next_norm: NormBuffers = NOTHING,
+    next_norm: BatchNormState = NO_NORM,
 ) -> Tensor:
     """Return y; write its moments [2, K] and BN's statistics [3, K] of it, as ``next_norm`` makes them, where given.
 
@@ -172,7 +172,7 @@ def channels_last(x: Tensor) -> Tensor:
 
 def _norm_pointers(norm: Norm | None) -> tuple[Tensor | None, ...]:
     """BN's statistics, weight and bias, as every kernel takes them."""
-    return (None, None, None) if norm is None else (norm.stats, norm.weight, norm.bias)
+    return (None, None, None) if norm is None else (norm.statistics, norm.weight, norm.bias)
 
 
 def _rows(x: Tensor, n_tiles: int, columns: int, channels: int) -> tuple[Tensor, Tensor, int]:

@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 
 from ..batch_norm.triton_moments import store_statistics
-from ..last_block import arrive_last
+from ..last_block import is_last_block
 from .triton_common import per_size
 
 GROUP = tl.constexpr(32)
@@ -58,7 +58,7 @@ def store_row(
 def arrive_in_group(counters_ptr, tile, n_tiles):
     """Count a tile whose row is stored; whether it is the last of its group."""
     group = tile // GROUP
-    return arrive_last(counters_ptr + 1 + group, tl.minimum(n_tiles - group * GROUP, GROUP))
+    return is_last_block(counters_ptr + 1 + group, tl.minimum(n_tiles - group * GROUP, GROUP))
 
 
 @triton.jit
@@ -143,7 +143,7 @@ def finish_moments(
     mean, low, square = _join_moments(partials_ptr, first, count, here, BLOCK_M, n_tiles, channels, cs, c_ok, BLOCK_C)
     store_row(partials_ptr, n_tiles + group, n_tiles, channels, cs, c_ok, mean, square)
     groups = tl.cdiv(n_tiles, GROUP)
-    if arrive_last(counters_ptr, groups):
+    if is_last_block(counters_ptr, groups):
         mean, low, square = _join_moments(
             partials_ptr, n_tiles, groups, pixels, GROUP * BLOCK_M, n_tiles, channels, cs, c_ok, BLOCK_C
         )
@@ -206,7 +206,7 @@ def finish_sums(
     d_bias, d_weight = _join_sums(partials_ptr, first, count, n_tiles, channels, cs, c_ok, BLOCK_C)
     store_row(partials_ptr, n_tiles + group, n_tiles, channels, cs, c_ok, d_bias, d_weight)
     groups = tl.cdiv(n_tiles, GROUP)
-    if arrive_last(counters_ptr, groups):
+    if is_last_block(counters_ptr, groups):
         d_bias, d_weight = _join_sums(partials_ptr, n_tiles, groups, n_tiles, channels, cs, c_ok, BLOCK_C)
         tl.store(d_bias_ptr + cs, d_bias, mask=c_ok)
         tl.store(d_weight_ptr + cs, d_weight, mask=c_ok)

@@ -6,11 +6,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..testing.spec import Case, Inputs, KernelBuild, Maker, OpSpec
+from ..testing.spec import Case, Inputs, KernelBuild, OpSpec, SampleMaker
 from ..tuning.tables import sizes, tile
+from .error_bounds import error_bounds
 from .op import cross_entropy
 from .reference import cross_entropy_reference
-from .rounding import rounding_scale
 
 
 def _hard(n: int, c: int, scale: float = 3.0, **settings: Any) -> Case:
@@ -25,14 +25,14 @@ def _mixed(n: int, c: int, **settings: Any) -> Case:
     return lambda make: {**_hard(n, c)(make), "labels_b": make.integers(c, n), "lam": make.rand(n), **settings}
 
 
-def _mixed_weighted(make: Maker) -> Inputs:
+def _mixed_weighted(make: SampleMaker) -> Inputs:
     return {**_mixed(13, 7, label_smoothing=0.2)(make), "weight": make.rand(7) + 0.1}
 
 
 def _ignored(case: Case, label: int) -> Case:
     """The same with every third sample's label ``label``, which is ignored."""
 
-    def with_ignored(make: Maker) -> Inputs:
+    def with_ignored(make: SampleMaker) -> Inputs:
         inputs = case(make)
         inputs["labels"][::3] = label
         return {**inputs, "ignore_index": label}
@@ -40,7 +40,7 @@ def _ignored(case: Case, label: int) -> Case:
     return with_ignored
 
 
-def _ignored_of_two(make: Maker) -> Inputs:
+def _ignored_of_two(make: SampleMaker) -> Inputs:
     """Weighted samples with two labels, of which the first, the second, both or none are ignored."""
     inputs = _mixed_weighted(make)
     inputs["labels"][::2], inputs["labels_b"][::3] = -100, -100
@@ -55,11 +55,11 @@ def _soft(n: int, c: int, **settings: Any) -> Case:
     }
 
 
-def _soft_weighted(make: Maker) -> Inputs:
+def _soft_weighted(make: SampleMaker) -> Inputs:
     return {**_soft(9, 21, label_smoothing=0.1, focal_gamma=1.5)(make), "weight": make.rand(21) + 0.1}
 
 
-def _non_contiguous(make: Maker) -> Inputs:
+def _non_contiguous(make: SampleMaker) -> Inputs:
     """Transposed logits; labels, lam and weight with gaps."""
     return {
         "logits": make.randn(12, 18).t(),
@@ -70,12 +70,12 @@ def _non_contiguous(make: Maker) -> Inputs:
     }
 
 
-def _sliced_soft(make: Maker) -> Inputs:
+def _sliced_soft(make: SampleMaker) -> Inputs:
     """Rows farther apart than their length, and transposed soft labels."""
     return {"logits": make.randn(11, 40)[:, 3:33], "labels": make.rand(30, 11).t(), "reduction": "none"}
 
 
-def _random(make: Maker, draw_int: Any) -> Inputs:
+def _random(make: SampleMaker, draw_int: Any) -> Inputs:
     n, c = draw_int(1, 40), draw_int(1, 70)
     kind = draw_int(0, 2)
     settings: Inputs = {
@@ -252,5 +252,5 @@ SPEC = OpSpec(
     flops=_flops,
     bytes_moved=_bytes_moved,
     kernels=_kernels,
-    rounding_scale=rounding_scale,
+    error_bounds=error_bounds,
 )

@@ -8,7 +8,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..last_block import arrive_last, take_counters
+from ..last_block import is_last_block, take_counters
 from ..tuning.tables import tile
 from .torch_impl import has_divisor
 
@@ -54,7 +54,7 @@ def _finish(
     WEIGHTED: tl.constexpr,
 ):
     """``out = Σ_i loss_i``, over ``N`` or over ``divisor = Σ_i label_weight_i``, by the last program."""
-    if arrive_last(counter_ptr, tl.num_programs(0)):
+    if is_last_block(counter_ptr, tl.num_programs(0)):
         index = tl.arange(0, FINISH_BLOCK)
         total = tl.zeros([FINISH_BLOCK], tl.float32)
         weights = tl.zeros([FINISH_BLOCK], tl.float32)

@@ -58,7 +58,7 @@ class Dropping:
         return self.layer << 8 | PURPOSE
 
 
-NOTHING = Dropping()
+NO_DROPOUT = Dropping()
 
 
 def keep_mask(shape: tuple[int, ...], device: torch.device, dropping: Dropping) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..shakedrop.spec import randomness
 from ..testing.shapes import between_shapes, wide_shapes
-from ..testing.spec import Case, Inputs, KernelBuild, Maker, OpSpec
+from ..testing.spec import Case, Inputs, KernelBuild, OpSpec, SampleMaker
 from ..tuning.tables import sizes
 from .draws import GROUP
 from .op import dropout
@@ -28,7 +28,7 @@ def _inputs(*shape: int, p: float = 0.3, **settings: Any) -> Case:
 
 
 def _channels_last(*shape: int, **settings: Any) -> Case:
-    def case(make: Maker) -> Inputs:
+    def case(make: SampleMaker) -> Inputs:
         inputs = _inputs(*shape, **settings)(make)
         return {**inputs, "x": inputs["x"].contiguous(memory_format=torch.channels_last)}
 
@@ -39,7 +39,7 @@ def _timed(n: int, c: int, side: int) -> Case:
     return lambda make: _channels_last(make.images(n), c, side, side)(make)
 
 
-def _sliced(make: Maker) -> Inputs:
+def _sliced(make: SampleMaker) -> Inputs:
     """x with gaps, indices with gaps and a seed without storage of its own; no step."""
     return {
         "x": make.randn(5, 11, 3, 5)[..., 1:3],
@@ -49,7 +49,7 @@ def _sliced(make: Maker) -> Inputs:
     }
 
 
-def _random(make: Maker, draw_int: Any) -> Inputs:
+def _random(make: SampleMaker, draw_int: Any) -> Inputs:
     shape = [draw_int(1, 4), draw_int(1, 20), *(draw_int(1, 4) for _ in range(draw_int(0, 2)))]
     settings = {"layer": draw_int(0, 99), "p": draw_int(0, 8) / 8, "training": draw_int(0, 3) > 0}
     kind = _channels_last if len(shape) == 4 and draw_int(0, 1) else _inputs

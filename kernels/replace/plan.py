@@ -6,18 +6,18 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from .chains import Chain, ChainFinder
-from .elements import (
+from .fusion_patterns import Chain, ChainFinder
+from .module_graph import ModuleGraph
+from .module_rules import (
     activation_of,
     is_activation,
     is_batch_norm,
     is_candidate,
     is_cross_entropy,
     is_fused,
-    loss_obstacle,
+    loss_unsupported_reason,
 )
 from .residual import Residual, match_residual
-from .survey import Survey
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Plan:
     left: dict[nn.Module, str]
 
 
-def make_plan(survey: Survey) -> Plan:
+def make_plan(survey: ModuleGraph) -> Plan:
     """Decide what to replace."""
     reasons: dict[nn.Module, str] = {}
     blocks = {container: block for container in survey.graphs if (block := match_residual(survey, container, reasons))}
@@ -59,7 +59,7 @@ def make_plan(survey: Survey) -> Plan:
     return Plan(tuple(chains), tuple(blocks.values()), tuple(freed), losses, left)
 
 
-def _in_both_modes(survey: Survey, blocks: Collection[nn.Module], reasons: dict[nn.Module, str]) -> list[Chain]:
+def _in_both_modes(survey: ModuleGraph, blocks: Collection[nn.Module], reasons: dict[nn.Module, str]) -> list[Chain]:
     """The chains of the containers that are no residual blocks; what is in none may get a reason."""
     chains: list[Chain] = []
     for container in survey.graphs:
@@ -76,11 +76,11 @@ def _in_both_modes(survey: Survey, blocks: Collection[nn.Module], reasons: dict[
     return chains
 
 
-def _loss_reason(survey: Survey, loss: nn.Module) -> str | None:
-    return loss_obstacle(loss) or survey.own_obstacle(loss)
+def _loss_reason(survey: ModuleGraph, loss: nn.Module) -> str | None:
+    return loss_unsupported_reason(loss) or survey.own_unsupported_reason(loss)
 
 
-def _reason(survey: Survey, module: nn.Module, reasons: dict[nn.Module, str]) -> str:
+def _reason(survey: ModuleGraph, module: nn.Module, reasons: dict[nn.Module, str]) -> str:
     """Why a candidate is left."""
     if is_fused(module):
         return "it is fused already"
@@ -88,7 +88,7 @@ def _reason(survey: Survey, module: nn.Module, reasons: dict[nn.Module, str]) ->
         return _loss_reason(survey, module) or ""
     if is_activation(module) and isinstance(settings := activation_of(module), str):
         return settings
-    found = reasons.get(module) or survey.obstacle(module)
+    found = reasons.get(module) or survey.unsupported_reason(module)
     if found:
         return found
     if not any(calls[module] for calls in survey.calls):

@@ -5,12 +5,12 @@ from torch import nn
 
 from ..batch_norm.batch_norm_act.module import BatchNormAct2d, BatchNormActBase
 from ..pooling.max_pool_bn_act.module import MaxPoolBatchNormAct2d
-from .chains import Chain
-from .elements import fused_loss
+from .fusion_patterns import Chain
+from .module_graph import ModuleGraph
+from .module_rules import fused_loss
 from .modules import ConvBatchNormAct2d, FusedConv2d, ResidualBlock, batch_norm_of
 from .plan import make_plan
 from .report import Left, Replaced, ReplaceReport
-from .survey import Survey
 
 _WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 
@@ -66,7 +66,7 @@ def replace_modules(model: nn.Module) -> ReplaceReport:
         ValueError: model was compiled, scripted or wrapped for data parallelism.
     """
     _check(model)
-    survey = Survey(model)
+    survey = ModuleGraph(model)
     plan = make_plan(survey)
     swap = _Swap(model, survey)
     entries = {}  # by the first module
@@ -98,7 +98,7 @@ def _check(model: nn.Module) -> None:
         raise ValueError("model must not be compiled yet: replace its modules before torch.compile")
 
 
-def _entry(survey: Survey, chain: Chain, *, adds: bool) -> Replaced:
+def _entry(survey: ModuleGraph, chain: Chain, *, adds: bool) -> Replaced:
     parts = ["convolution"] if chain.conv else []
     parts += ["batch norm", *(["addition"] if adds else [])]
     parts += [] if chain.act == "identity" else [chain.act]
@@ -110,7 +110,7 @@ def _entry(survey: Survey, chain: Chain, *, adds: bool) -> Replaced:
 class _Swap:
     """Puts new modules where old ones were."""
 
-    def __init__(self, model: nn.Module, survey: Survey) -> None:
+    def __init__(self, model: nn.Module, survey: ModuleGraph) -> None:
         self.model, self.survey = model, survey
 
     def put(self, old: nn.Module, new: nn.Module) -> None:

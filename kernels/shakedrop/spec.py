@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ..testing.shapes import between_shapes, pyramid_shapes
-from ..testing.spec import Case, Inputs, KernelBuild, Maker, OpSpec
+from ..testing.spec import Case, Inputs, KernelBuild, OpSpec, SampleMaker
 from ..tuning.tables import sizes
 from .draws import KEEP_LEVELS, LEVELS
 from .op import drawing_seed, shakedrop
@@ -16,7 +16,7 @@ from .reference import shakedrop_reference
 SCALE_SIGNATURE = {"seed_ptr": "*i64", "step_ptr": "*i64", "indices_ptr": "*i64", "keep": "i32", "draw_stream": "i32"}
 
 
-def randomness(make: Maker, n: int) -> Inputs:
+def randomness(make: SampleMaker, n: int) -> Inputs:
     """Seed, step and distinct sample indices."""
     return {
         "seed": make.integers(2**62, 1)[0] - 2**61,
@@ -36,7 +36,7 @@ def _branch(*shape: int, keep_probability: float = 0.5, **settings: Any) -> Case
 
 
 def _channels_last(*shape: int, **settings: Any) -> Case:
-    def case(make: Maker) -> Inputs:
+    def case(make: SampleMaker) -> Inputs:
         inputs = _branch(*shape, **settings)(make)
         last = {name: inputs[name].contiguous(memory_format=torch.channels_last) for name in ("shortcut", "branch")}
         return {**inputs, **last}
@@ -48,7 +48,7 @@ def _timed(n: int, c: int, side: int) -> Case:
     return lambda make: _channels_last(make.images(n), c, side, side)(make)
 
 
-def _mixed_layouts(make: Maker) -> Inputs:
+def _mixed_layouts(make: SampleMaker) -> Inputs:
     """A sliced branch, a channels_last shortcut, indices with gaps and neither seed nor step of their own storage."""
     return {
         "shortcut": make.randn(5, 4, 3, 2).contiguous(memory_format=torch.channels_last),
@@ -59,7 +59,7 @@ def _mixed_layouts(make: Maker) -> Inputs:
     }
 
 
-def _random(make: Maker, draw_int: Any) -> Inputs:
+def _random(make: SampleMaker, draw_int: Any) -> Inputs:
     shape = [draw_int(1, 4) for _ in range(draw_int(2, 4))]
     settings = {"level": LEVELS[draw_int(0, 3)], "keep_level": KEEP_LEVELS[draw_int(0, 1)], "layer": draw_int(0, 99)}
     kind = _channels_last if len(shape) == 4 and draw_int(0, 1) else _branch

@@ -57,7 +57,7 @@ def assert_close(
     """Apply both rules of ``Tolerance``: element-wise and by relative RMS; and everything is finite.
 
     ``floor`` is the least RMS to measure errors by, for random inputs whose result may nearly cancel; at most 1 in the
-    rule about the RMS, in which a few such values do not weigh. ``scale`` is what ``OpSpec.rounding_scale`` says.
+    rule about the RMS, in which a few such values do not weigh. ``scale`` is what ``OpSpec.error_bounds`` says.
     """
     assert out.shape == truth.shape, f"{name}: shape {list(out.shape)}, expected {list(truth.shape)}"
     info = torch.finfo(out.dtype)
@@ -99,9 +99,9 @@ class Expectation:
         self.same_outputs, self.same_gradients = run(spec, spec.reference, inputs)
         self.output_scales: Sequence[Tensor | None] = [None] * len(self.true_outputs)
         self.gradient_scales: Sequence[Tensor | None] = [None] * len(self.true_gradients)
-        if spec.rounding_scale is not None:
+        if spec.error_bounds is not None:
             cotangents = cotangents_for(self.true_outputs)
-            scales, self.gradient_scales = spec.rounding_scale(to_float64(inputs), cotangents)
+            scales, self.gradient_scales = spec.error_bounds(to_float64(inputs), cotangents)
             self.output_scales = [*scales, *[None] * (len(self.true_outputs) - len(scales))]  # none of buffers
 
     def check(self, function: Callable[..., Any] | None = None) -> None:

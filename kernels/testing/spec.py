@@ -30,7 +30,7 @@ def normal(
     return drawn.view(tuple(shape))
 
 
-class Maker:
+class SampleMaker:
     """Draws sample tensors, the same ones on every device: a CPU generator with a fixed seed, then a copy.
 
     Args:
@@ -61,9 +61,9 @@ class Maker:
         return torch.randint(high, shape, generator=self._generator).to(self.device)
 
 
-Case = Callable[[Maker], Inputs]
+Case = Callable[[SampleMaker], Inputs]
 # draw_int(low, high) returns a number of [low, high]; a property test supplies the numbers
-RandomCase = Callable[[Maker, Callable[[int, int], int]], Inputs]
+RandomCase = Callable[[SampleMaker, Callable[[int, int], int]], Inputs]
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Tolerance:
 
     Element-wise: ``|out − ref64| ≤ 2 · |torch_same_dtype − ref64| + ulps · eps · (|ref64| + rms(ref64))``, and
     ``rms(out − ref64) ≤ rms_ulps · eps · rms(ref64)``; eps is that of the output's dtype. For an op with a
-    ``rounding_scale`` S the unit is ``eps · |ref64| + eps_fp32 · S`` in both.
+    ``error_bounds`` S the unit is ``eps · |ref64| + eps_fp32 · S`` in both.
 
     Outputs in half precision have numbers of their own: arithmetic in fp32 is exact beside their roundings, and 8 of
     their ulps would be 6 %.
@@ -136,7 +136,7 @@ class OpSpec:
             that has no row of its own there.
         library: the best library op to compare with, and its name; None where ``eager`` is that. It takes the same
             keyword arguments and may do less than the op.
-        rounding_scale: for inputs and the outputs' gradients in fp64, of every output and every gradient how far fp32
+        error_bounds: for inputs and the outputs' gradients in fp64, of every output and every gradient how far fp32
             arithmetic may be off, in units of its eps: the sum of the absolute values of the terms that are added, each
             times its own relative error. A judge that is neither too strict nor too lax where sums cancel.
         tuning_cases: named inputs for the tuner, beside ``benchmark_cases``.
@@ -173,7 +173,7 @@ class OpSpec:
     surrogate_gradient: Callable[[Inputs], bool] = lambda inputs: False
     tile_size: Callable[[Inputs], int] | None = None
     library: tuple[str, Callable[..., Any]] | None = None
-    rounding_scale: Callable[[Inputs, Sequence[Tensor]], tuple[list[Tensor], list[Tensor]]] | None = None
+    error_bounds: Callable[[Inputs, Sequence[Tensor]], tuple[list[Tensor], list[Tensor]]] | None = None
     tuning_cases: Mapping[str, Case] = field(default_factory=dict)
 
     @property

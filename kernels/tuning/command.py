@@ -13,12 +13,12 @@ import torch
 
 from .. import backend
 from ..testing.spec import all_specs
-from .ahead import Ahead
-from .problems import Problem
+from .measure import Bench
+from .precompiler import Precompiler
 from .record import Measurements
 from .search import Search
 from .tables import Tile, table_path
-from .trial import Bench
+from .workloads import Workload
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -36,9 +36,9 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.budget_seconds <= 0 or options.jobs < 1:
         parser.error("--budget-seconds and --jobs must be positive")
-    obstacle = _obstacle()
-    if obstacle:
-        print(obstacle, file=sys.stderr)
+    unsupported_reason = _unsupported_reason()
+    if unsupported_reason:
+        print(unsupported_reason, file=sys.stderr)
         return 2
     start = time.monotonic()
     table = options.out or table_path(torch.cuda.get_device_name())
@@ -48,9 +48,9 @@ def main(arguments: list[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 2
 
-    ahead = Ahead(options.jobs)
+    ahead = Precompiler(options.jobs)
 
-    def prepare(todo: Sequence[tuple[Problem, Tile]]) -> None:
+    def prepare(todo: Sequence[tuple[Workload, Tile]]) -> None:
         print(f"{len(todo)} measurements of {ahead.start(todo)} candidates", flush=True)
 
     deadline = start + options.budget_seconds
@@ -88,7 +88,7 @@ def about() -> dict[str, Any]:
     }
 
 
-def _obstacle() -> str | None:
+def _unsupported_reason() -> str | None:
     """Why nothing can be tuned here."""
     if not torch.cuda.is_available():
         return "tuning needs an NVIDIA GPU of compute capability 8.0 or later, and there is none"

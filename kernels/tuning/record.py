@@ -9,7 +9,7 @@ Result = float | str  # seconds, or what went wrong
 
 
 class Measurements:
-    """Seconds of every candidate at every problem, kept in a file that is whole at any time.
+    """Seconds of every candidate at every workload, kept in a file that is whole at any time.
 
     Args:
         path: of the file; read if it exists.
@@ -26,8 +26,8 @@ class Measurements:
         if path.is_file():
             self._read()
         if self._running.is_file():
-            problem, row = json.loads(self._running.read_text(encoding="utf-8"))
-            self.put(problem, row, "failed: the process died")
+            workload, row = json.loads(self._running.read_text(encoding="utf-8"))
+            self.put(workload, row, "failed: the process died")
 
     def _read(self) -> None:
         try:
@@ -41,18 +41,18 @@ class Measurements:
                 raise ValueError(f"{self.path} has measurements with {name} {found}, not {wanted}: write elsewhere")
         self.results = results
 
-    def get(self, problem: str, row: str) -> Result | None:
-        """What a candidate did at a problem; None if that was not measured."""
-        return self.results.get(problem, {}).get(row)
+    def get(self, workload: str, row: str) -> Result | None:
+        """What a candidate did at a workload; None if that was not measured."""
+        return self.results.get(workload, {}).get(row)
 
-    def begin(self, problem: str, row: str) -> None:
+    def begin(self, workload: str, row: str) -> None:
         """Note what is about to be measured, so that a candidate that ends the process is not tried again."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._running.write_text(json.dumps([problem, row]), encoding="utf-8")
+        self._running.write_text(json.dumps([workload, row]), encoding="utf-8")
 
-    def put(self, problem: str, row: str, result: Result) -> None:
+    def put(self, workload: str, row: str, result: Result) -> None:
         """Keep a result; ``save`` writes it."""
-        self.results.setdefault(problem, {})[row] = result
+        self.results.setdefault(workload, {})[row] = result
         if isinstance(result, str):  # what may end the process must not be lost with it
             self.save()
         self._running.unlink(missing_ok=True)

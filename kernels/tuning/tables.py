@@ -32,7 +32,7 @@ def slug(name: str) -> str:
 
 
 def tile(op: str, size: int, device: torch.device) -> Tile:
-    """The tile of ``op`` for a problem of this size on this device.
+    """The tile of ``op`` for a workload of this size on this device.
 
     Raises:
         KeyError: the op has no entry.

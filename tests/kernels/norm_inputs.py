@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cifarfast.kernels.testing.spec import Maker
+from cifarfast.kernels.testing.spec import SampleMaker
 
 BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
 
@@ -13,7 +13,7 @@ BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
 def draw_unit(
     seed: int, device: str, c: int = 8, k: int = 16, h: int = 4, w: int = 3, size: int = 3
 ) -> dict[str, Tensor]:
-    make = Maker(torch.float32, device, seed)
+    make = SampleMaker(torch.float32, device, seed)
     return {
         "x": make.randn(2, c, h, w).requires_grad_(),
         "conv_weight": make.randn(k, c, size, size, scale=0.1).requires_grad_(),
@@ -31,7 +31,7 @@ def leaves_of(inputs: dict[str, Tensor]) -> list[Tensor]:
 def draw_norm(
     channels: int, device: str, momentum: float | None = 0.3, *, dtype: torch.dtype | None = None
 ) -> nn.BatchNorm2d:
-    make = Maker(torch.float32, device, 7)
+    make = SampleMaker(torch.float32, device, 7)
     norm = nn.BatchNorm2d(channels, 1e-3, momentum, device=device, dtype=dtype)
     with torch.no_grad():
         for tensor in (norm.weight, norm.bias, norm.running_mean, norm.running_var):
@@ -44,7 +44,7 @@ def arguments_of(norm: nn.Module) -> dict[str, Any]:
 
 
 def draw_tail(device: str, channels: int = 8, in_channels: int = 4, pool: bool = False) -> tuple[Tensor, Tensor]:
-    make = Maker(torch.float32, device)
+    make = SampleMaker(torch.float32, device)
     side = 6 if pool else 3
     h, x = make.randn(3, channels, 3, 3, scale=3.0) + 2, make.randn(3, in_channels, side, side)
     return h.requires_grad_(), x.requires_grad_()

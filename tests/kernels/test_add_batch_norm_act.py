@@ -9,15 +9,15 @@ from torch import Tensor, nn
 
 from cifarfast.kernels import AddBatchNormAct2d, add_batch_norm_act, batch_norm_act
 from cifarfast.kernels.batch_norm.add_batch_norm_act.spec import split
-from cifarfast.kernels.batch_norm.cases import channels_last, offset
+from cifarfast.kernels.batch_norm.sample_inputs import channels_last, offset
 from cifarfast.kernels.testing.check import assert_matches
-from cifarfast.kernels.testing.spec import Inputs, Maker, OpSpec
+from cifarfast.kernels.testing.spec import Inputs, OpSpec, SampleMaker
 from cifarfast.kernels.tuning import tables as tuning
 
 
 def _draw(device: str, dtype: torch.dtype = torch.float32, **settings: object) -> Inputs:
     """Terms whose sum is rounded."""
-    make = Maker(dtype, device)
+    make = SampleMaker(dtype, device)
     inputs = channels_last(3, 8, 5, 3, **settings)(make)
     a = inputs.pop("x").requires_grad_()
     return {"a": a, "b": make.randn(3, 8, 5, 3).requires_grad_(), **inputs}
@@ -80,11 +80,11 @@ def test_many_tiles_in_a_program(
     shape: tuple[int, ...], training: bool, spec: OpSpec, backend_name: str, implementation: str
 ) -> None:
     case = split(channels_last(*shape, act="leaky_relu", training=training))
-    assert_matches(spec, case(Maker(torch.float32, implementation)))
+    assert_matches(spec, case(SampleMaker(torch.float32, implementation)))
 
 
 def test_large_mean_and_small_deviation(spec: OpSpec, backend_name: str, implementation: str) -> None:
-    inputs = split(offset(8, 4, 8, 8, act="identity", momentum=1.0))(Maker(torch.float32, implementation))
+    inputs = split(offset(8, 4, 8, 8, act="identity", momentum=1.0))(SampleMaker(torch.float32, implementation))
     s, _ = add_batch_norm_act(**inputs)
     torch.testing.assert_close(inputs["running_var"].double(), s.double().var(dim=(0, 2, 3)), rtol=1e-5, atol=0)
     torch.testing.assert_close(inputs["running_mean"].double(), s.double().mean(dim=(0, 2, 3)), rtol=1e-7, atol=0)
@@ -92,7 +92,7 @@ def test_large_mean_and_small_deviation(spec: OpSpec, backend_name: str, impleme
 
 @pytest.mark.parametrize("sample", ["relu", "bare", "cumulative", "mixed layouts"])
 def test_statistics_pass_opcheck(sample: str, spec: OpSpec, backend_name: str, implementation: str) -> None:
-    inputs = spec.cases[sample](Maker(torch.float32, implementation))
+    inputs = spec.cases[sample](SampleMaker(torch.float32, implementation))
     names = ("a", "b", "running_mean", "running_var", "num_batches_tracked")
     arguments = (*(inputs.get(name) for name in names), inputs.get("momentum", 0.1), 1e-5)
     torch.library.opcheck(torch.ops.cifarfast.add_batch_norm_statistics.default, arguments)
@@ -133,7 +133,7 @@ def test_module_mirrors_torch(
     torchs = nn.BatchNorm2d(6, **options).to(implementation)
     ours = AddBatchNormAct2d(6, **options).to(implementation)
     ours.load_state_dict(torchs.state_dict())
-    make = Maker(torch.float32, implementation)
+    make = SampleMaker(torch.float32, implementation)
     for training in (True, True, False):
         a, b = make.randn(3, 6, 4, 5) * 2 + 1, make.randn(3, 6, 4, 5)
         ours.train(training)
@@ -149,7 +149,7 @@ def test_statistics_that_are_not_tracked_stay(spec: OpSpec, backend_name: str, i
     module = AddBatchNormAct2d(4).to(implementation)
     module.track_running_stats = False
     before = {name: value.clone() for name, value in module.state_dict().items()}
-    module(*Maker(torch.float32, implementation).randn(2, 3, 4, 2, 2).unbind())
+    module(*SampleMaker(torch.float32, implementation).randn(2, 3, 4, 2, 2).unbind())
     for name, value in module.state_dict().items():
         assert torch.equal(value, before[name]), name
 
@@ -158,7 +158,7 @@ def test_statistics_that_are_not_tracked_stay(spec: OpSpec, backend_name: str, i
 def test_module_compiles_fullgraph(training: bool, spec: OpSpec, backend_name: str, implementation: str) -> None:
     """With and without a use of the sum beside the batch norm."""
     module = AddBatchNormAct2d(5).to(implementation).train(training)
-    a, b = (t.requires_grad_() for t in Maker(torch.float32, implementation).randn(2, 2, 5, 3, 3).unbind())
+    a, b = (t.requires_grad_() for t in SampleMaker(torch.float32, implementation).randn(2, 2, 5, 3, 3).unbind())
     for sum_is_used in (True, False):
 
         def block(a: Tensor, b: Tensor, used: bool = sum_is_used) -> Tensor:

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from cifarfast.kernels import BatchNormAct2d, batch_norm_act
 from cifarfast.kernels.batch_norm.activations import ACTIVATIONS, activate
 from cifarfast.kernels.batch_norm.batch_norm_act import torch_impl
-from cifarfast.kernels.batch_norm.cases import channels_last, offset
+from cifarfast.kernels.batch_norm.sample_inputs import channels_last, offset
 from cifarfast.kernels.testing.check import assert_matches
-from cifarfast.kernels.testing.spec import Inputs, Maker, OpSpec
+from cifarfast.kernels.testing.spec import Inputs, OpSpec, SampleMaker
 from cifarfast.kernels.tuning import tables as tuning
 
 SETTINGS = settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -23,7 +23,7 @@ ACT = st.sampled_from(ACTIVATIONS)
 
 
 def _draw(device: str, n: int, c: int, h: int, w: int, **changes: object) -> Inputs:
-    inputs = channels_last(n, c, h, w, **changes)(Maker(torch.float32, device))
+    inputs = channels_last(n, c, h, w, **changes)(SampleMaker(torch.float32, device))
     inputs["x"].requires_grad_()
     return inputs
 
@@ -78,11 +78,11 @@ def few_programs() -> Iterator[None]:
 @pytest.mark.usefixtures("few_programs", "poisoned_memory")
 @pytest.mark.parametrize("shape", [(3, 8, 9, 7), (2, 24, 7, 7)])
 def test_many_tiles_in_a_program(shape: tuple[int, ...], spec: OpSpec, backend_name: str, implementation: str) -> None:
-    assert_matches(spec, channels_last(*shape, act="leaky_relu")(Maker(torch.float32, implementation)))
+    assert_matches(spec, channels_last(*shape, act="leaky_relu")(SampleMaker(torch.float32, implementation)))
 
 
 def test_large_mean_and_small_deviation(spec: OpSpec, backend_name: str, implementation: str) -> None:
-    inputs = offset(8, 4, 8, 8, act="identity", momentum=1.0)(Maker(torch.float32, implementation))
+    inputs = offset(8, 4, 8, 8, act="identity", momentum=1.0)(SampleMaker(torch.float32, implementation))
     y = batch_norm_act(**inputs)
     x = inputs["x"].double()
     var, mean = torch.var_mean(x, dim=(0, 2, 3), correction=0)
@@ -113,7 +113,7 @@ def _large_mean(x: Tensor) -> None:
 def test_statistics_of_many_chunks(
     disturb: Callable[[Tensor], None], spec: OpSpec, backend_name: str, implementation: str
 ) -> None:
-    x = Maker(torch.float32, implementation).randn(3, 8, 25, 16).to(memory_format=torch.channels_last)
+    x = SampleMaker(torch.float32, implementation).randn(3, 8, 25, 16).to(memory_format=torch.channels_last)
     disturb(x)
     running_mean, running_var = torch.zeros(8, device=implementation), torch.zeros(8, device=implementation)
     chunks = x[:, 0].numel() // 16
@@ -175,7 +175,7 @@ def test_backward_keeps_little(act: str, extra: int, spec: OpSpec, backend_name:
 @pytest.mark.parametrize("kept", [torch.float32, torch.bfloat16, torch.float64])
 def test_statistics_of_eval(kept: torch.dtype, spec: OpSpec, backend_name: str, implementation: str) -> None:
     """In one kernel, of buffers of any dtype, for more channels than a program has."""
-    make = Maker(torch.float64, implementation)
+    make = SampleMaker(torch.float64, implementation)
     mean, var = make.randn(300).to(kept), (make.rand(300) + 0.5).to(kept)
     op = torch.ops.cifarfast.running_statistics.default
     found = op(mean, var, 1e-3)
@@ -193,7 +193,7 @@ def test_statistics_of_eval(kept: torch.dtype, spec: OpSpec, backend_name: str, 
     ],
 )
 def test_other_ops_pass_opcheck(sample: str, spec: OpSpec, backend_name: str, implementation: str) -> None:
-    inputs = spec.cases[sample](Maker(torch.float32, implementation))
+    inputs = spec.cases[sample](SampleMaker(torch.float32, implementation))
     x, statistics, weight, bias, residual, training, act, slope, *dropping = spec.op_arguments(inputs)
     buffers = (inputs["running_mean"], inputs["running_var"], torch.tensor(3, device=implementation))
     torch.library.opcheck(torch.ops.cifarfast.batch_norm_statistics.default, (x, *buffers, 0.1, 1e-5))
@@ -226,7 +226,7 @@ def test_nan_stays_nan(spec: OpSpec, backend_name: str, implementation: str) -> 
 
 
 def test_half_precision_parameters(spec: OpSpec, backend_name: str, implementation: str) -> None:
-    inputs = channels_last(3, 5, 4, 4)(Maker(torch.bfloat16, implementation))
+    inputs = channels_last(3, 5, 4, 4)(SampleMaker(torch.bfloat16, implementation))
     wide = batch_norm_act(
         **{name: value.clone() if torch.is_tensor(value) else value for name, value in inputs.items()}
     )
@@ -254,7 +254,7 @@ def test_module_mirrors_torch(
     ours = BatchNormAct2d(6, momentum=momentum, act="relu", **options).to(implementation)
     ours.load_state_dict(torchs.state_dict())
     assert isinstance(ours, nn.BatchNorm2d)
-    make = Maker(torch.float32, implementation)
+    make = SampleMaker(torch.float32, implementation)
     for training in (True, True, False):
         x = make.randn(3, 6, 4, 5) * 2 + 1
         ours.train(training)
@@ -276,7 +276,7 @@ def test_module_compiles_fullgraph(training: bool, spec: OpSpec, backend_name: s
     torch.compiler.reset()
     module = BatchNormAct2d(5).to(implementation).train(training)
     compiled = torch.compile(module, fullgraph=True, backend="aot_eager")
-    x = Maker(torch.float32, implementation).randn(2, 5, 3, 3).requires_grad_()
+    x = SampleMaker(torch.float32, implementation).randn(2, 5, 3, 3).requires_grad_()
     ours, eager = compiled(x, x), module(x, x)
     torch.testing.assert_close(ours, eager)
     torch.testing.assert_close(torch.autograd.grad(ours.sum(), x), torch.autograd.grad(eager.sum(), x))

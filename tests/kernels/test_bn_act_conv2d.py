@@ -18,9 +18,9 @@ from cifarfast.kernels import (
     fork_bn_act_conv2d_for_norm,
     fork_bn_act_conv2d_stats,
 )
-from cifarfast.kernels.batch_norm.cases import with_gaps
+from cifarfast.kernels.batch_norm.sample_inputs import with_gaps
 from cifarfast.kernels.testing.check import assert_matches
-from cifarfast.kernels.testing.spec import Maker, OpSpec
+from cifarfast.kernels.testing.spec import OpSpec, SampleMaker
 
 SETTINGS = settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
@@ -137,7 +137,7 @@ def test_sums_over_groups_of_tiles(spec: OpSpec, backend_name: str, implementati
     inputs = draw_unit(0, implementation, h=33, w=33, size=1)
     leaves = [inputs["weight"], inputs["bias"], inputs["x"]]
     y = bn_act_conv2d(**inputs, training=True, act="silu")
-    cotangent = Maker(torch.float32, implementation, 1).randn(*y.shape)
+    cotangent = SampleMaker(torch.float32, implementation, 1).randn(*y.shape)
     conv_weight = inputs["conv_weight"]
     bn = {name: value for name, value in inputs.items() if name != "conv_weight"}
     composed = F.conv2d(batch_norm_act(**bn, training=True, act="silu"), conv_weight)
@@ -206,7 +206,7 @@ def test_fork_compiles_fullgraph(spec: OpSpec, backend_name: str, implementation
 @pytest.mark.usefixtures("poisoned_memory")
 @pytest.mark.parametrize("sample", ["3x3", "stride 2", "eval"])
 def test_parameters_with_gaps(sample: str, spec: OpSpec, backend_name: str, implementation: str) -> None:
-    assert_matches(spec, with_gaps(spec.cases[sample])(Maker(torch.float32, implementation)))
+    assert_matches(spec, with_gaps(spec.cases[sample])(SampleMaker(torch.float32, implementation)))
 
 
 def test_padded_pixels_are_zero(spec: OpSpec, backend_name: str, implementation: str) -> None:
@@ -220,7 +220,7 @@ def test_padded_pixels_are_zero(spec: OpSpec, backend_name: str, implementation:
 
 @pytest.mark.parametrize("name", ["x", "conv_weight", "weight", "bias"])
 def test_gradient_only_where_needed(name: str, spec: OpSpec, backend_name: str, implementation: str) -> None:
-    inputs = spec.cases["3x3"](Maker(torch.float32, implementation))
+    inputs = spec.cases["3x3"](SampleMaker(torch.float32, implementation))
 
     def gradients(*names: str) -> dict[str, Tensor]:
         leaves = {leaf: inputs[leaf].clone().requires_grad_() for leaf in names}

@@ -9,7 +9,7 @@ from norm_inputs import BUFFERS, arguments_of, draw_norm, draw_unit, leaves_of
 from torch import Tensor, nn
 
 from cifarfast.kernels import bn_act_conv2d, bn_act_conv2d_for_norm, fork_bn_act_conv2d_for_norm
-from cifarfast.kernels.testing.spec import Maker, OpSpec
+from cifarfast.kernels.testing.spec import OpSpec, SampleMaker
 
 
 @pytest.mark.usefixtures("poisoned_memory")
@@ -51,7 +51,7 @@ def test_statistics_for_the_norm_after_are_those_of_the_rounded_output(
     """With a mean far from zero too; buffers may have its dtype; there are more tiles than one program joins."""
     if backend_name == "torch":
         pytest.skip("the op that normalises has them")
-    make = Maker(dtype, implementation)
+    make = SampleMaker(dtype, implementation)
     x, conv_weight = make.randn(2, 8, 33, 33), make.randn(8, 8, 1, 1, scale=1e-2)
     x[:, 0], conv_weight[:, 0] = 100.0, 1.0
     norm = draw_norm(8, implementation, 1.0, dtype=dtype)

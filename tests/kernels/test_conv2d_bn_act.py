@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from cifarfast.kernels import ConvBNAct2d, conv2d_bn_act
-from cifarfast.kernels.batch_norm.cases import with_gaps
-from cifarfast.kernels.convolution.cases import running_statistics
+from cifarfast.kernels.batch_norm.sample_inputs import with_gaps
+from cifarfast.kernels.convolution.sample_inputs import running_statistics
 from cifarfast.kernels.testing.check import assert_matches
-from cifarfast.kernels.testing.spec import Maker, OpSpec
+from cifarfast.kernels.testing.spec import OpSpec, SampleMaker
 
 SETTINGS = settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
@@ -27,7 +27,7 @@ SETTINGS = settings(max_examples=6, deadline=None, suppress_health_check=[Health
 def test_eval_equals_folded(
     seed: int, size: int, stride: int, padding: int, act: str, spec: OpSpec, backend_name: str, implementation: str
 ) -> None:
-    make = Maker(torch.float32, implementation, seed)
+    make = SampleMaker(torch.float32, implementation, seed)
     inputs = {
         "x": make.randn(2, 8, 4, 3),
         "conv_weight": make.randn(16, 8, size, size, scale=0.1),
@@ -52,7 +52,7 @@ def test_eval_equals_folded(
 
 @pytest.mark.parametrize("shape", [(2, 8, 5, 5), (2, 8, 8, 8)], ids=["runs", "boxes"])
 def test_fold_in_half_precision(shape: tuple[int, ...], spec: OpSpec, backend_name: str, implementation: str) -> None:
-    make = Maker(torch.float16, implementation)
+    make = SampleMaker(torch.float16, implementation)
     inputs = spec.cases["eval"](make) | {"x": make.randn(*shape)}
     inputs["residual"] = make.randn(shape[0], inputs["conv_weight"].shape[0], *shape[2:])
     affine = (running_statistics(inputs), inputs["weight"], inputs["bias"])
@@ -64,7 +64,7 @@ def test_fold_in_half_precision(shape: tuple[int, ...], spec: OpSpec, backend_na
 
 
 def test_opcheck_of_the_other_ops(spec: OpSpec, backend_name: str, implementation: str) -> None:
-    inputs = spec.cases["eval"](Maker(torch.float32, implementation))
+    inputs = spec.cases["eval"](SampleMaker(torch.float32, implementation))
     x, conv_weight, weight, bias = (inputs[name] for name in ("x", "conv_weight", "weight", "bias"))
     stats = running_statistics(inputs)
     folded = torch.ops.cifarfast.conv2d_bn_act_folded.default
@@ -90,16 +90,18 @@ def test_opcheck_of_the_other_ops(spec: OpSpec, backend_name: str, implementatio
 @pytest.mark.parametrize("sample", ["3x3", "residual silu stride 2", "eval"])
 def test_parameters_with_gaps(sample: str, spec: OpSpec, backend_name: str, implementation: str) -> None:
     case = spec.cases[sample]
-    assert_matches(spec, with_gaps(case)(Maker(torch.float32, implementation)))
+    assert_matches(spec, with_gaps(case)(SampleMaker(torch.float32, implementation)))
     with torch.no_grad():  # in eval the batch norm is folded
-        found, expected = (conv2d_bn_act(**c(Maker(torch.float32, implementation))) for c in (with_gaps(case), case))
+        found, expected = (
+            conv2d_bn_act(**c(SampleMaker(torch.float32, implementation))) for c in (with_gaps(case), case)
+        )
     torch.testing.assert_close(found, expected)
 
 
 @pytest.mark.parametrize("name", ["x", "conv_weight", "weight", "bias", "residual"])
 @pytest.mark.parametrize("kind", ["residual", "residual identity"])
 def test_gradient_only_where_needed(name: str, kind: str, spec: OpSpec, backend_name: str, implementation: str) -> None:
-    inputs = spec.cases[kind](Maker(torch.float32, implementation))
+    inputs = spec.cases[kind](SampleMaker(torch.float32, implementation))
 
     def gradients(*names: str) -> dict[str, Tensor]:
         leaves = {leaf: inputs[leaf].clone().requires_grad_() for leaf in names}
@@ -135,7 +137,7 @@ def test_module_equals_torchs(momentum: float | None, spec: OpSpec, backend_name
 
 def test_counts_once(spec: OpSpec, backend_name: str, implementation: str) -> None:
     """However many blocks of channels there are."""
-    make = Maker(torch.float32, implementation)
+    make = SampleMaker(torch.float32, implementation)
     x, conv_weight = make.randn(2, 8, 4, 4), make.randn(264, 8, 1, 1)
     count = torch.tensor(3, device=implementation)
     buffers = (torch.zeros(264, device=implementation), torch.ones(264, device=implementation))

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from cifarfast.kernels import conv2d_stats
 from cifarfast.kernels.convolution.tiles import fit, geometry, pixel_box
 from cifarfast.kernels.testing.compile_report import Compiled
-from cifarfast.kernels.testing.spec import Maker, OpSpec
+from cifarfast.kernels.testing.spec import OpSpec, SampleMaker
 
 ROW = {"pixels": 128, "channels": 128, "depth": 64, "warps": 8, "stages": 3}
 
@@ -51,7 +51,7 @@ def test_takes_the_pairs_that_torch_modules_keep() -> None:
 
 
 def test_statistics_of_a_large_mean(spec: OpSpec, backend_name: str, implementation: str) -> None:
-    make = Maker(torch.float32, implementation)
+    make = SampleMaker(torch.float32, implementation)
     x = 1 + make.randn(5, 8, 4, 5, scale=1e-4)
     weight = torch.full((8, 8, 1, 1), 12.5, device=implementation)
     y, mean, var = torch.ops.cifarfast.conv2d_stats(x, weight, 1, 0)[0], *conv2d_stats(x, weight)[1:]
@@ -61,7 +61,7 @@ def test_statistics_of_a_large_mean(spec: OpSpec, backend_name: str, implementat
 
 
 def test_statistics_over_several_tiles(spec: OpSpec, backend_name: str, implementation: str) -> None:
-    make = Maker(torch.float32, implementation)
+    make = SampleMaker(torch.float32, implementation)
     x, weight = make.randn(3, 8, 9, 11), make.randn(8, 8, 1, 1)
     y, mean, var = conv2d_stats(x, weight)
     torch.testing.assert_close(mean, y.mean(dim=(0, 2, 3)))
@@ -74,7 +74,7 @@ def test_statistics_over_groups_of_tiles(
 ) -> None:
     """More tiles than one program joins: a last group and a last tile with fewer, all full, one of one tile."""
     n, h, w = shape
-    make = Maker(torch.float32, implementation)
+    make = SampleMaker(torch.float32, implementation)
     x = 3 + make.randn(n, 8, h, w) + torch.linspace(-9, 9, h, device=implementation)[:, None]  # tiles differ
     weight = make.randn(24, 8, 1, 1)
     y, mean, var = conv2d_stats(x, weight)
@@ -88,7 +88,7 @@ def test_an_operand_that_no_descriptor_can_describe(
     operand: str, spec: OpSpec, backend_name: str, implementation: str
 ) -> None:
     """A view that begins at its storage's second element, 2 bytes past what a tensor descriptor needs."""
-    make = Maker(torch.bfloat16, implementation)
+    make = SampleMaker(torch.bfloat16, implementation)
     inputs = spec.cases["boxes"](make)
     tensors = {"x": inputs["x"], "weight": inputs["weight"], "dy": make.randn(2, 8, 8, 24).permute(0, 3, 1, 2)}
     moved = tensors[operand]
@@ -104,7 +104,7 @@ def test_an_operand_that_no_descriptor_can_describe(
 
 
 def test_gradient_only_where_needed(spec: OpSpec, backend_name: str, implementation: str) -> None:
-    make = Maker(torch.float32, implementation)
+    make = SampleMaker(torch.float32, implementation)
     x, weight = make.randn(2, 8, 3, 3), make.randn(8, 8, 3, 3)
     for needs_x in (True, False):
         a, b = x.clone().requires_grad_(needs_x), weight.clone().requires_grad_(not needs_x)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from cifarfast.kernels import CrossEntropyLoss, cross_entropy
 from cifarfast.kernels.backend import DEBUG_VARIABLE
-from cifarfast.kernels.testing.spec import Maker, OpSpec
+from cifarfast.kernels.testing.spec import OpSpec, SampleMaker
 
 SETTINGS = settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 SIZES = {"n": st.integers(1, 20), "c": st.integers(1, 40), "seed": st.integers(0, 100)}
@@ -18,7 +18,7 @@ REDUCTION = st.sampled_from(["mean", "sum", "none"])
 
 
 def _draw(n: int, c: int, seed: int, device: str) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    make = Maker(torch.float32, device, seed)
+    make = SampleMaker(torch.float32, device, seed)
     logits = make.randn(n, c, scale=2.0).requires_grad_()
     return logits, make.integers(c, n), make.integers(c, n), make.rand(n), make.rand(c) + 0.1
 
@@ -39,7 +39,7 @@ def test_equals_torch(
 ) -> None:
     logits, labels, _, _, weight = _draw(n, c, seed, implementation)
     if soft:
-        labels = Maker(torch.float32, implementation, seed + 1).rand(n, c)
+        labels = SampleMaker(torch.float32, implementation, seed + 1).rand(n, c)
     options = {"weight": weight if weighted else None, "label_smoothing": epsilon, "reduction": reduction}
     ours, torchs = cross_entropy(logits, labels, **options), F.cross_entropy(logits, labels, **options)
     cotangent = torch.ones_like(ours)
@@ -148,7 +148,7 @@ def test_lam_of_one_is_the_first_label(
 
 
 def test_op_outputs_are_contiguous(spec: OpSpec, case: str, backend_name: str, implementation: str) -> None:
-    inputs = spec.cases[case](Maker(torch.float32, implementation))
+    inputs = spec.cases[case](SampleMaker(torch.float32, implementation))
     loss, gradient, divisor = torch.ops.cifarfast.cross_entropy(*spec.op_arguments(inputs))
     backward = torch.ops.cifarfast.cross_entropy_backward
     arguments = (torch.ones_like(loss), gradient, divisor, inputs["logits"], inputs.get("reduction", "mean"))

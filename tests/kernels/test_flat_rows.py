@@ -6,7 +6,7 @@ import torch
 from cifarfast.kernels import FLAT_BLOCK, flat_table
 from cifarfast.kernels.flat import rows
 from cifarfast.kernels.testing.check import run
-from cifarfast.kernels.testing.spec import Maker, all_specs
+from cifarfast.kernels.testing.spec import SampleMaker, all_specs
 
 SPECS = {spec.name: spec for spec in all_specs() if spec.name.startswith("flat_")}
 CPU = torch.device("cpu")
@@ -38,7 +38,7 @@ def test_without_reading_values(name: str, monkeypatch: pytest.MonkeyPatch) -> N
 
     spec = SPECS[name]
     for case in spec.cases.values():
-        inputs = case(Maker(torch.float32))
+        inputs = case(SampleMaker(torch.float32))
         expected, _ = run(spec, spec.function, inputs)
         with monkeypatch.context() as patch:
             patch.setattr(rows, "readable", lambda device: False)

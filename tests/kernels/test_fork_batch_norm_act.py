@@ -6,12 +6,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cifarfast.kernels import ForkBatchNormAct2d, batch_norm_act, fork_batch_norm_act
-from cifarfast.kernels.batch_norm.cases import channels_first, channels_last, given_statistics
-from cifarfast.kernels.testing.spec import Inputs, Maker, OpSpec
+from cifarfast.kernels.batch_norm.sample_inputs import channels_first, channels_last, given_statistics
+from cifarfast.kernels.testing.spec import Inputs, OpSpec, SampleMaker
 
 
 def _draw(device: str, dtype: torch.dtype = torch.float32, **settings: object) -> Inputs:
-    inputs = channels_last(2, 8, 5, 3, **settings)(Maker(dtype, device))
+    inputs = channels_last(2, 8, 5, 3, **settings)(SampleMaker(dtype, device))
     inputs["x"].requires_grad_()
     return inputs
 
@@ -48,7 +48,7 @@ def test_gradients_of_both_results(
             torch.testing.assert_close(gradient, true, rtol=1e-4, atol=1e-4)
 
 
-def _strided_like(shape: tuple[int, ...], strides: str, make: Maker) -> Tensor:
+def _strided_like(shape: tuple[int, ...], strides: str, make: SampleMaker) -> Tensor:
     """A gradient as a consumer of x may hand it back."""
     n, c, h, w = shape
     if strides == "first channels":
@@ -71,7 +71,7 @@ def _strided_like(shape: tuple[int, ...], strides: str, make: Maker) -> Tensor:
 def test_gradients_of_any_layout(
     strides: str, shape: tuple[int, ...], spec: OpSpec, backend_name: str, implementation: str
 ) -> None:
-    make = Maker(torch.float32, implementation)
+    make = SampleMaker(torch.float32, implementation)
     inputs = channels_first(*shape, training=False)(make)
     statistics, training = given_statistics(inputs)
     other, grad = (_strided_like(shape, strides, make) for _ in range(2))
@@ -113,7 +113,7 @@ def test_relu_masks_an_infinite_gradient(spec: OpSpec, backend_name: str, implem
 def test_backward_without_the_other_gradient_passes_opcheck(
     sample: str, spec: OpSpec, backend_name: str, implementation: str
 ) -> None:
-    grad, _, *others = spec.op_arguments(spec.cases[sample](Maker(torch.float32, implementation)))
+    grad, _, *others = spec.op_arguments(spec.cases[sample](SampleMaker(torch.float32, implementation)))
     torch.library.opcheck(torch.ops.cifarfast.fork_batch_norm_act_backward.default, (grad, None, *others))
 
 
@@ -157,7 +157,7 @@ def test_module_mirrors_torch(momentum: float | None, spec: OpSpec, backend_name
     torchs = nn.BatchNorm2d(6, momentum=momentum).to(implementation)
     ours = ForkBatchNormAct2d(6, momentum=momentum, act="identity").to(implementation)
     ours.load_state_dict(torchs.state_dict())
-    make = Maker(torch.float32, implementation)
+    make = SampleMaker(torch.float32, implementation)
     for training in (True, True, False):
         x = make.randn(3, 6, 4, 5) * 2 + 1
         ours.train(training)
@@ -173,7 +173,7 @@ def test_module_mirrors_torch(momentum: float | None, spec: OpSpec, backend_name
 def test_block_compiles_fullgraph(used: str, spec: OpSpec, backend_name: str, implementation: str) -> None:
     torch.compiler.reset()
     module = ForkBatchNormAct2d(5).to(implementation)
-    x = Maker(torch.float32, implementation).randn(2, 5, 3, 3).requires_grad_()
+    x = SampleMaker(torch.float32, implementation).randn(2, 5, 3, 3).requires_grad_()
 
     def block(x: Tensor) -> Tensor:
         x, y = module(2 * x)

@@ -5,14 +5,14 @@ import torch
 from torch import nn
 
 from cifarfast.kernels import GlobalAvgPoolAct2d, batch_norm_act, global_avg_pool_act
-from cifarfast.kernels.batch_norm.cases import channels_last
-from cifarfast.kernels.testing.spec import Maker, OpSpec
+from cifarfast.kernels.batch_norm.sample_inputs import channels_last
+from cifarfast.kernels.testing.spec import OpSpec, SampleMaker
 
 
 @pytest.mark.parametrize("training", [True, False])
 def test_is_the_mean_of_batch_norm_act(training: bool, spec: OpSpec, backend_name: str, implementation: str) -> None:
     for act in ("relu", "silu"):
-        inputs = channels_last(3, 9, 4, 5, act=act, training=training)(Maker(torch.float32, implementation))
+        inputs = channels_last(3, 9, 4, 5, act=act, training=training)(SampleMaker(torch.float32, implementation))
         inputs["x"].requires_grad_()
         pooled, mean = global_avg_pool_act(**inputs), batch_norm_act(**inputs).mean(dim=(2, 3))
         torch.testing.assert_close(pooled, mean, rtol=1e-5, atol=1e-6)
@@ -23,7 +23,7 @@ def test_is_the_mean_of_batch_norm_act(training: bool, spec: OpSpec, backend_nam
 
 def test_backward_op_passes_opcheck(spec: OpSpec, backend_name: str, implementation: str) -> None:
     for case in ("relu", "bare"):
-        inputs = spec.cases[case](Maker(torch.float32, implementation))
+        inputs = spec.cases[case](SampleMaker(torch.float32, implementation))
         x, *rest = spec.op_arguments(inputs)
         arguments = (torch.randn(x.shape[:2], device=implementation), x, *rest)
         torch.library.opcheck(torch.ops.cifarfast.global_avg_pool_act_backward.default, arguments)
@@ -45,7 +45,7 @@ def test_module_mirrors_torch(spec: OpSpec, backend_name: str, implementation: s
     ours = GlobalAvgPoolAct2d(6).to(implementation)
     ours.load_state_dict(torchs[0].state_dict())
     for training in (True, False):
-        x = Maker(torch.float32, implementation).randn(3, 6, 4, 5)
+        x = SampleMaker(torch.float32, implementation).randn(3, 6, 4, 5)
         torch.testing.assert_close(ours.train(training)(x), torchs.train(training)(x), rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(ours.state_dict(), torchs[0].state_dict())
 

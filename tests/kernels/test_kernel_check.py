@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from cifarfast.kernels.testing.check import Expectation, assert_close, assert_matches
-from cifarfast.kernels.testing.spec import Maker, OpSpec, Tolerance, all_specs
+from cifarfast.kernels.testing.spec import OpSpec, SampleMaker, Tolerance, all_specs
 
 EPS = torch.finfo(torch.float32).eps
-WITH_SCALE = [spec for spec in all_specs() if spec.rounding_scale]
+WITH_SCALE = [spec for spec in all_specs() if spec.error_bounds]
 
 
 def judge(error: float, *, truth: float = 1.0, scale: float | None = None, dtype: torch.dtype = torch.float32) -> None:
@@ -62,7 +62,7 @@ class Stretched(torch.autograd.Function):
 
 @pytest.mark.parametrize("op", all_specs(), ids=lambda spec: spec.name)
 def test_three_percent_are_found_in_half_precision(op: OpSpec) -> None:
-    inputs = next(iter(op.cases.values()))(Maker(torch.bfloat16))
+    inputs = next(iter(op.cases.values()))(SampleMaker(torch.bfloat16))
     expectation = Expectation(op, inputs)
 
     def too_large(*, forward: float = 1.0, backward: float = 1.0, **arguments: Any) -> Any:
@@ -87,7 +87,7 @@ def test_three_percent_are_found_in_half_precision(op: OpSpec) -> None:
 
 @pytest.mark.parametrize("scaled", WITH_SCALE, ids=lambda spec: spec.name)
 def test_an_error_of_a_few_roundings_is_found(scaled: OpSpec) -> None:
-    inputs = next(iter(scaled.cases.values()))(Maker(torch.float32))
+    inputs = next(iter(scaled.cases.values()))(SampleMaker(torch.float32))
     expectation = Expectation(scaled, inputs)
     expectation.check()
     for scales in (expectation.output_scales, expectation.gradient_scales):
@@ -105,7 +105,7 @@ def test_an_error_of_a_few_roundings_is_found(scaled: OpSpec) -> None:
 
 def test_a_written_input_is_found() -> None:
     spec = next(spec for spec in all_specs() if spec.name == "global_avg_pool_act")
-    inputs = spec.cases["relu"](Maker(torch.float32))
+    inputs = spec.cases["relu"](SampleMaker(torch.float32))
 
     def writes(**arguments: Any) -> torch.Tensor:
         result = spec.function(**arguments)

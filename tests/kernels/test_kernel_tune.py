@@ -14,21 +14,23 @@ from cifarfast.kernels.testing.spec import all_specs
 from cifarfast.kernels.tuning import ahead
 from cifarfast.kernels.tuning import command as tune
 from cifarfast.kernels.tuning import tables as tuning
-from cifarfast.kernels.tuning.ahead import Ahead
 from cifarfast.kernels.tuning.candidates import candidates, label
-from cifarfast.kernels.tuning.choose import as_text, fastest, merged_rows
 from cifarfast.kernels.tuning.command import main
-from cifarfast.kernels.tuning.problems import PARTS_OF, Problem, by_importance, problems
+from cifarfast.kernels.tuning.precompiler import Precompiler
 from cifarfast.kernels.tuning.record import Measurements, write_whole
 from cifarfast.kernels.tuning.search import Search
+from cifarfast.kernels.tuning.select import as_text, fastest, merged_rows
 from cifarfast.kernels.tuning.tables import Tile
+from cifarfast.kernels.tuning.workloads import PARTS_OF, Workload, by_importance, workloads
 
 ABOUT = {"gpu": "NVIDIA Example", "torch": "2"}
 TUNED = [spec for spec in all_specs() if spec.tile_size]
 LARGE_SIZES = 2**31 - 1
 
 
-def search(folder: Path, measure: Callable[[Problem, Tile], float], ops: list[str], **options: Any) -> tuple[bool, Any]:
+def search(
+    folder: Path, measure: Callable[[Workload, Tile], float], ops: list[str], **options: Any
+) -> tuple[bool, Any]:
     """Tune some ops; whether all is measured, and the table."""
     table = folder / "nvidia-example.json"
     measurements = Measurements(folder / "nvidia-example.measurements.json", ABOUT)
@@ -37,7 +39,7 @@ def search(folder: Path, measure: Callable[[Problem, Tile], float], ops: list[st
     return complete, json.loads(table.read_text()) if table.is_file() else None
 
 
-def no_measurement(problem: Problem, row: Tile) -> float:
+def no_measurement(workload: Workload, row: Tile) -> float:
     raise AssertionError("measured again")
 
 
@@ -47,12 +49,12 @@ def tiles(row: Tile) -> Tile:
 
 @pytest.mark.parametrize("op", [spec.name for spec in TUNED])
 def test_candidates(op: str) -> None:
-    assert problems(op)
-    for problem in problems(op):
-        if problem.op in PARTS_OF and not problem.part:
+    assert workloads(op)
+    for workload in workloads(op):
+        if workload.op in PARTS_OF and not workload.part:
             continue
         default = {"default": 1}
-        rows = candidates(op, problem.part, problem.size, default)
+        rows = candidates(op, workload.part, workload.size, default)
         assert rows[0] is default
         assert len({label(row) for row in rows}) == len(rows) > 3
         for row in rows[1:]:
@@ -63,10 +65,10 @@ def test_candidates(op: str) -> None:
 @pytest.mark.parametrize("op", [spec.name for spec in TUNED])
 def test_candidates_have_the_names_of_the_default_table(op: str) -> None:
     finder = Search(Path(), None, no_measurement, deadline=1.0)  # type: ignore[arg-type]
-    for problem in problems(op):
-        if problem.part or op not in PARTS_OF:
-            default, *others = finder.rows(problem)
-            assert default == tuning.tile(op, problem.size, torch.device("cpu"))
+    for workload in workloads(op):
+        if workload.part or op not in PARTS_OF:
+            default, *others = finder.rows(workload)
+            assert default == tuning.tile(op, workload.size, torch.device("cpu"))
             assert all(row.keys() == default.keys() for row in others)
 
 
@@ -85,7 +87,7 @@ def test_convolution_candidates_fit_the_machine(size: int) -> None:
 
 def test_problems_cover_both_networks_at_both_batches() -> None:
     for spec in TUNED:
-        names = " ".join(problem.case for problem in problems(spec.name))
+        names = " ".join(workload.case for workload in workloads(spec.name))
         if spec.name.startswith("flat_"):
             assert "WRN-16-8" in names
             assert "PyramidNet-110" in names
@@ -97,10 +99,10 @@ def test_problems_cover_both_networks_at_both_batches() -> None:
 
 
 def test_parts_of_a_convolution_come_before_the_whole() -> None:
-    parts = [problem.part for problem in problems("conv2d_stats") if problem.size == 128]
+    parts = [workload.part for workload in workloads("conv2d_stats") if workload.size == 128]
     assert parts == [part for part in ("fwd", "dgrad", "wgrad", "") for _ in range(2)]
-    assert {problem.part for problem in problems("conv2d_bn_act")} == {""}
-    assert not any("stride 2" in problem.case for problem in problems("bn_act_conv2d"))
+    assert {workload.part for workload in workloads("conv2d_bn_act")} == {""}
+    assert not any("stride 2" in workload.case for workload in workloads("bn_act_conv2d"))
 
 
 def test_the_fastest_row() -> None:
@@ -143,9 +145,9 @@ def test_a_tables_text_is_what_the_library_reads(tmp_path: Path, monkeypatch: py
 def test_search_takes_the_fastest_of_each_size(tmp_path: Path) -> None:
     wanted = {}
 
-    def measure(problem: Problem, row: Tile) -> float:
-        best = finder.rows(problem)[problem.size % 5 + 1]
-        wanted[problem.size] = best
+    def measure(workload: Workload, row: Tile) -> float:
+        best = finder.rows(workload)[workload.size % 5 + 1]
+        wanted[workload.size] = best
         return 1e-6 if row == best else 2e-6
 
     finder = Search(Path(), None, measure, deadline=1.0)  # type: ignore[arg-type]
@@ -164,13 +166,13 @@ def test_search_takes_the_fastest_of_each_size(tmp_path: Path) -> None:
     assert (tmp_path / "nvidia-example.json").read_bytes() == before
 
 
-def convolution_time(own_wins: Callable[[int], bool]) -> Callable[[Problem, Tile], float]:
+def convolution_time(own_wins: Callable[[int], bool]) -> Callable[[Workload, Tile], float]:
     """Parts are fastest with the most warps; the whole op's own kernels win where ``own_wins`` says so."""
 
-    def measure(problem: Problem, row: Tile) -> float:
-        if problem.part:
-            return 1e-3 / row[f"{problem.part}_warps"] + 1e-6 * row[f"{problem.part}_pixels"]
-        return 2e-3 if row["library"] or not own_wins(problem.size) else 1e-3
+    def measure(workload: Workload, row: Tile) -> float:
+        if workload.part:
+            return 1e-3 / row[f"{workload.part}_warps"] + 1e-6 * row[f"{workload.part}_pixels"]
+        return 2e-3 if row["library"] or not own_wins(workload.size) else 1e-3
 
     return measure
 
@@ -178,9 +180,9 @@ def convolution_time(own_wins: Callable[[int], bool]) -> Callable[[Problem, Tile
 def test_a_convolution_runs_where_it_wins(tmp_path: Path) -> None:
     measured = []
 
-    def measure(problem: Problem, row: Tile) -> float:
-        measured.append((problem, row))
-        return convolution_time(lambda size: size in (72, 256))(problem, row)
+    def measure(workload: Workload, row: Tile) -> float:
+        measured.append((workload, row))
+        return convolution_time(lambda size: size in (72, 256))(workload, row)
 
     complete, table = search(tmp_path, measure, ["conv2d_bn_act"])
     assert complete
@@ -189,20 +191,20 @@ def test_a_convolution_runs_where_it_wins(tmp_path: Path) -> None:
     assert [size for size, row in sorted(rows.items()) if not row["library"]] == [72, 256]
     assert rows[72]["fwd_warps"] == 8
     assert rows[72]["fwd_pixels"] == 64 or rows[72]["fwd_warps"] * 16 <= rows[72]["fwd_pixels"]
-    own = [row for problem, row in measured if problem.op == "conv2d_bn_act"]
+    own = [row for workload, row in measured if workload.op == "conv2d_bn_act"]
     assert {row["library"] for row in own} == {0, 1}
     # the whole op is compared at the tiles that won apart
-    for problem, row in measured:
-        if problem.op == "conv2d_bn_act" and problem.size in rows:
-            assert {**row, "library": 0} == {**tiles(rows[problem.size]), "library": 0}
+    for workload, row in measured:
+        if workload.op == "conv2d_bn_act" and workload.size in rows:
+            assert {**row, "library": 0} == {**tiles(rows[workload.size]), "library": 0}
 
 
 def test_going_on_where_the_time_ran_out(tmp_path: Path) -> None:
-    measured: list[tuple[Problem, str]] = []
+    measured: list[tuple[Workload, str]] = []
 
-    def measure(problem: Problem, row: Tile) -> float:
-        measured.append((problem, label(row)))
-        return convolution_time(lambda size: True)(problem, row)
+    def measure(workload: Workload, row: Tile) -> float:
+        measured.append((workload, label(row)))
+        return convolution_time(lambda size: True)(workload, row)
 
     rounds = 0
     complete = False
@@ -221,7 +223,7 @@ def test_going_on_where_the_time_ran_out(tmp_path: Path) -> None:
 def test_what_died_is_not_tried_again(tmp_path: Path) -> None:
     calls = []
 
-    def dies(problem: Problem, row: Tile) -> float:
+    def dies(workload: Workload, row: Tile) -> float:
         calls.append(label(row))
         if len(calls) == 3:
             raise KeyboardInterrupt
@@ -230,16 +232,16 @@ def test_what_died_is_not_tried_again(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         search(tmp_path, dies, ["flat_perturb"])
     assert not search(tmp_path, no_measurement, ["flat_perturb"], deadline=0.0)[0]
-    complete, _ = search(tmp_path, lambda problem, row: 1e-6 if label(row) != calls[2] else 1e-9, ["flat_perturb"])
+    complete, _ = search(tmp_path, lambda workload, row: 1e-6 if label(row) != calls[2] else 1e-9, ["flat_perturb"])
     assert complete
     results = json.loads((tmp_path / "nvidia-example.measurements.json").read_text())["results"]
-    first = results[problems("flat_perturb")[0].key]
+    first = results[workloads("flat_perturb")[0].key]
     assert first[calls[2]] == "failed: the process died"
     assert first[calls[0]] == first[calls[1]] == 1e-6
 
 
 def test_wrong_and_failing_candidates_are_kept_out(tmp_path: Path) -> None:
-    def measure(problem: Problem, row: Tile) -> float:
+    def measure(workload: Workload, row: Tile) -> float:
         if row["num_warps"] == 8:
             raise AssertionError("output 0: error 3.0 times what is allowed")
         if row["num_warps"] == 2:
@@ -253,7 +255,7 @@ def test_wrong_and_failing_candidates_are_kept_out(tmp_path: Path) -> None:
     assert "the default is wrong: output 0" in said[0]
     assert "candidates are wrong or failed" in said[0]
 
-    def hopeless(problem: Problem, row: Tile) -> float:
+    def hopeless(workload: Workload, row: Tile) -> float:
         raise AssertionError("output 0")
 
     said.clear()
@@ -264,7 +266,7 @@ def test_wrong_and_failing_candidates_are_kept_out(tmp_path: Path) -> None:
 
 
 def test_a_broken_gpu_ends_the_run(tmp_path: Path) -> None:
-    def measure(problem: Problem, row: Tile) -> float:
+    def measure(workload: Workload, row: Tile) -> float:
         raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
     with pytest.raises(RuntimeError, match="illegal memory access"):
@@ -281,7 +283,7 @@ def test_a_broken_gpu_is_left_to_another_process(
         raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
     started: list[list[str]] = []
-    monkeypatch.setattr(tune, "_obstacle", lambda: None)
+    monkeypatch.setattr(tune, "_unsupported_reason", lambda: None)
     monkeypatch.setattr(tune, "about", lambda: ABOUT)
     monkeypatch.setattr(Search, "run", run)
     monkeypatch.setattr(
@@ -299,42 +301,42 @@ def test_a_broken_gpu_is_left_to_another_process(
 
 
 def test_what_matters_comes_first() -> None:
-    everything = [problem for spec in TUNED for problem in problems(spec.name)]
+    everything = [workload for spec in TUNED for workload in workloads(spec.name)]
     ordered = by_importance(everything)
     assert sorted(ordered, key=everything.index) == everything
-    place = {problem: i for i, problem in enumerate(ordered)}
+    place = {workload: i for i, workload in enumerate(ordered)}
 
     def places(op: str, text: str) -> list[int]:
-        return [i for problem, i in place.items() if problem.op == op and text in problem.case]
+        return [i for workload, i in place.items() if workload.op == op and text in workload.case]
 
     assert max(places("batch_norm_act", " 128x")) < min(places("shakedrop_bn_shortcut", " 128x"))
     assert max(places("shakedrop_bn_shortcut", " 128x")) < min(places("bn_act_conv2d", " 128x"))
     assert max(places("bn_act_conv2d", "WRN 128x")) < min(places("bn_act_conv2d", "between 128x"))
     assert max(places("max_pool_bn_act", " 128x")) < min(places("batch_norm_act", " 512x"))
     # a convolution's kernels apart, then the whole
-    for problem in ordered:
-        if problem.op in PARTS_OF and not problem.part:
-            parts = [p for p in problems(PARTS_OF[problem.op]) if p.part and p.size == problem.size]
-            alike = [p for p in parts if (" 128x" in p.case) == (" 128x" in problem.case)]
+    for workload in ordered:
+        if workload.op in PARTS_OF and not workload.part:
+            parts = [p for p in workloads(PARTS_OF[workload.op]) if p.part and p.size == workload.size]
+            alike = [p for p in parts if (" 128x" in p.case) == (" 128x" in workload.case)]
             assert {p.part for p in alike} == {"fwd", "dgrad", "wgrad"}
-            assert all(place[part] < place[problem] for part in alike)
+            assert all(place[part] < place[workload] for part in alike)
 
 
 def test_a_table_of_the_small_batches_alone(tmp_path: Path) -> None:
-    measured: list[Problem] = []
+    measured: list[Workload] = []
 
-    def measure(problem: Problem, row: Tile) -> float:
-        measured.append(problem)
+    def measure(workload: Workload, row: Tile) -> float:
+        measured.append(workload)
         return 1e-6 if row["num_warps"] == 8 else 2e-6
 
-    small = [p for p in problems("batch_norm_act") if "128x" in p.case.replace("x128x", "x")]
+    small = [p for p in workloads("batch_norm_act") if "128x" in p.case.replace("x128x", "x")]
     count = sum(len(Search(Path(), None, measure, deadline=1.0).rows(p)) for p in small)  # type: ignore[arg-type]
     complete, table = search(
         tmp_path, measure, ["batch_norm_act"], deadline=float(count), clock=lambda: float(len(measured))
     )
     assert not complete
     assert set(measured) == set(small)
-    sizes = {problem.size for problem in small}
+    sizes = {workload.size for workload in small}
     rows = {row["up_to"]: row for row in table["batch_norm_act"]}
     chosen = [next(row for up_to, row in sorted(rows.items()) if size <= up_to) for size in sizes]
     assert {row["num_warps"] for row in chosen} == {8}
@@ -343,27 +345,27 @@ def test_a_table_of_the_small_batches_alone(tmp_path: Path) -> None:
 def test_candidates_are_compiled_in_the_order_of_their_measurement(monkeypatch: pytest.MonkeyPatch) -> None:
     compiled = []
 
-    def compile_candidate(problem: Problem, row: Tile) -> None:
-        compiled.append((problem.case, label(row)))
+    def compile_candidate(workload: Workload, row: Tile) -> None:
+        compiled.append((workload.case, label(row)))
         if row["block"] == 2:
             raise RuntimeError("ptxas failed")
 
     monkeypatch.setattr(ahead, "compile_candidate", compile_candidate)
     monkeypatch.setattr(ahead, "get_context", lambda method: SimpleNamespace(Pool=ThreadPool))
     first, second, other = (
-        Problem("op", "", case, 16) for case in ("WRN 128x16x8x8", "WRN 512x16x8x8", "WRN 128x8x8x8")
+        Workload("op", "", case, 16) for case in ("WRN 128x16x8x8", "WRN 512x16x8x8", "WRN 128x8x8x8")
     )
     rows = [{"block": 1}, {"block": 2}]
-    processes = Ahead(1)
-    todo = [(problem, row) for problem in (first, second, other) for row in rows]
+    processes = Precompiler(1)
+    todo = [(workload, row) for workload in (first, second, other) for row in rows]
     assert processes.start(todo) == 4  # the number of images is in no code
-    for problem, row in todo:
-        processes.wait(problem, row)  # also for what failed
-    processes.wait(Problem("unknown", "", "case", 1), rows[0])
-    assert compiled == [(problem.case, label(row)) for problem in (first, other) for row in rows]
+    for workload, row in todo:
+        processes.wait(workload, row)  # also for what failed
+    processes.wait(Workload("unknown", "", "case", 1), rows[0])
+    assert compiled == [(workload.case, label(row)) for workload in (first, other) for row in rows]
     processes.close()
     processes.close()
-    Ahead(2).close()
+    Precompiler(2).close()
 
 
 def test_compiling_launches_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -381,10 +383,10 @@ def test_compiling_launches_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_measurements_are_about_one_machine(tmp_path: Path) -> None:
     path = tmp_path / "x.measurements.json"
     measurements = Measurements(path, ABOUT)
-    measurements.put("problem", "row", 1.5)
+    measurements.put("workload", "row", 1.5)
     measurements.save()
-    assert Measurements(path, ABOUT).get("problem", "row") == 1.5
-    assert Measurements(path, ABOUT).get("problem", "other") is None
+    assert Measurements(path, ABOUT).get("workload", "row") == 1.5
+    assert Measurements(path, ABOUT).get("workload", "other") is None
     with pytest.raises(ValueError, match="has measurements with torch 2, not 3: write elsewhere"):
         Measurements(path, {**ABOUT, "torch": "3"})
     for text in ("{", "[]", '{"results": {}}'):

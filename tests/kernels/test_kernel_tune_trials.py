@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from cifarfast.kernels.testing.spec import Maker, OpSpec, all_specs
+from cifarfast.kernels.testing.spec import OpSpec, SampleMaker, all_specs
 from cifarfast.kernels.tuning.tables import override, tile
 
 pytest.importorskip("triton")
@@ -30,10 +30,10 @@ def test_a_wrong_convolution_is_not_timed(
     op: str, part: str, device_name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from cifarfast.kernels.convolution import triton_impl
-    from cifarfast.kernels.tuning.trial import PartTrial
+    from cifarfast.kernels.tuning.measure import PartTrial
 
     spec = spec_of(op)
-    trial = PartTrial(spec, part, spec.cases["boxes"](Maker(torch.float16, device_name)))
+    trial = PartTrial(spec, part, spec.cases["boxes"](SampleMaker(torch.float16, device_name)))
     with override({op: tile(op, 16, torch.device("cpu"))}):
         trial.check()
         trial.step()
@@ -55,10 +55,10 @@ def scaled(launch: Callable[..., Any]) -> Callable[..., Any]:
 @pytest.mark.parametrize("device_name", DEVICES)
 def test_a_wrong_op_is_not_timed(device_name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from cifarfast.kernels.flat.flat_ema import triton_impl
-    from cifarfast.kernels.tuning.trial import OpTrial
+    from cifarfast.kernels.tuning.measure import OpTrial
 
     spec = spec_of("flat_ema")
-    trial = OpTrial(spec, spec.cases["even"](Maker(torch.float32, device_name)))
+    trial = OpTrial(spec, spec.cases["even"](SampleMaker(torch.float32, device_name)))
     if device_name == "cpu":
         monkeypatch.setenv("CIFARFAST_BACKEND", "triton")
     trial.check()
@@ -71,12 +71,12 @@ def test_a_wrong_op_is_not_timed(device_name: str, monkeypatch: pytest.MonkeyPat
 @needs_gpu
 @pytest.mark.parametrize("op", ["batch_norm_act", "cross_entropy", "conv2d_stats"])
 def test_a_row_is_measured(op: str) -> None:
-    from cifarfast.kernels.tuning.problems import problems
-    from cifarfast.kernels.tuning.trial import Bench
+    from cifarfast.kernels.tuning.measure import Bench
+    from cifarfast.kernels.tuning.workloads import workloads
 
-    problem = problems(op)[0]
-    row = tile(op, problem.size, torch.device("cpu"))
-    assert 0 < Bench()(problem, row) < 1
+    workload = workloads(op)[0]
+    row = tile(op, workload.size, torch.device("cpu"))
+    assert 0 < Bench()(workload, row) < 1
 
 
 @pytest.mark.gpu
@@ -85,7 +85,7 @@ def test_spills_are_seen() -> None:
     import triton
     import triton.language as tl
 
-    from cifarfast.kernels.tuning.trial import spilled_bytes
+    from cifarfast.kernels.tuning.measure import spilled_bytes
 
     @triton.jit
     def greedy_kernel(x_ptr, out_ptr, BLOCK: tl.constexpr):

@@ -11,7 +11,7 @@ pytest.importorskip("triton")
 from launcher import launches
 
 from cifarfast.kernels.testing.check import run
-from cifarfast.kernels.testing.spec import Maker, OpSpec
+from cifarfast.kernels.testing.spec import OpSpec, SampleMaker
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 pytestmark = pytest.mark.skipif(INTERPRETED, reason="the interpreter is in the launcher's place")
@@ -22,7 +22,7 @@ def test_arguments_of_every_case(spec: OpSpec, dtype: torch.dtype) -> None:
         pytest.skip(f"{spec.name} does not run in {dtype}")
     with launches(compiles=False) as names:
         for case in spec.cases.values():
-            run(spec, spec.function, case(Maker(dtype)))
+            run(spec, spec.function, case(SampleMaker(dtype)))
     known = {build.kernel.fn.__name__ for build in spec.kernels()}
     assert names & known
 
@@ -32,7 +32,7 @@ def test_every_case_compiles_as_launched(spec: OpSpec) -> None:
     dtype = torch.bfloat16 if torch.bfloat16 in spec.dtypes else spec.dtypes[0]
     with launches(compiles=True) as names:
         for case in spec.cases.values():
-            run(spec, spec.function, case(Maker(dtype)))
+            run(spec, spec.function, case(SampleMaker(dtype)))
     assert names
 
 

@@ -9,8 +9,8 @@ from torch import nn
 
 from cifarfast.kernels import MaxPoolBatchNormAct2d, batch_norm_act, max_pool_bn_act
 from cifarfast.kernels.batch_norm.activations import ACTIVATIONS
-from cifarfast.kernels.batch_norm.cases import channels_last
-from cifarfast.kernels.testing.spec import Maker, OpSpec
+from cifarfast.kernels.batch_norm.sample_inputs import channels_last
+from cifarfast.kernels.testing.spec import OpSpec, SampleMaker
 
 SETTINGS = settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
@@ -20,7 +20,7 @@ SETTINGS = settings(max_examples=8, deadline=None, suppress_health_check=[Health
 def test_is_the_maximum_of_batch_norm_act(
     h: int, w: int, training: bool, act: str, spec: OpSpec, backend_name: str, implementation: str
 ) -> None:
-    inputs = channels_last(2, 5, h, w, act=act, training=training)(Maker(torch.float32, implementation))
+    inputs = channels_last(2, 5, h, w, act=act, training=training)(SampleMaker(torch.float32, implementation))
     inputs["x"].requires_grad_()
     pooled, composed = max_pool_bn_act(**inputs), F.max_pool2d(batch_norm_act(**inputs), 2)
     torch.testing.assert_close(pooled, composed, rtol=1e-5, atol=1e-6)
@@ -43,7 +43,7 @@ def test_of_equal_values_the_first_gets_the_gradient(spec: OpSpec, backend_name:
 
 
 def test_nan_is_a_maximum(spec: OpSpec, backend_name: str, implementation: str) -> None:
-    inputs = channels_last(1, 2, 4, 4, training=False)(Maker(torch.float32, implementation))
+    inputs = channels_last(1, 2, 4, 4, training=False)(SampleMaker(torch.float32, implementation))
     inputs["x"][0, 1, 2, 3] = torch.nan
     y = max_pool_bn_act(**inputs)
     assert y[0, 1, 1, 1].isnan()
@@ -52,7 +52,7 @@ def test_nan_is_a_maximum(spec: OpSpec, backend_name: str, implementation: str) 
 
 def test_backward_op_passes_opcheck(spec: OpSpec, backend_name: str, implementation: str) -> None:
     for case in ("relu", "bare"):
-        inputs = spec.cases[case](Maker(torch.float32, implementation))
+        inputs = spec.cases[case](SampleMaker(torch.float32, implementation))
         arguments = spec.op_arguments(inputs)
         grad = torch.randn_like(torch.ops.cifarfast.max_pool_bn_act(*arguments))
         torch.library.opcheck(torch.ops.cifarfast.max_pool_bn_act_backward.default, (grad, *arguments))
@@ -74,7 +74,7 @@ def test_module_mirrors_torch(spec: OpSpec, backend_name: str, implementation: s
     ours = MaxPoolBatchNormAct2d(6).to(implementation)
     ours.load_state_dict(torchs[0].state_dict())
     for training in (True, False):
-        x = Maker(torch.float32, implementation).randn(3, 6, 4, 5)
+        x = SampleMaker(torch.float32, implementation).randn(3, 6, 4, 5)
         torch.testing.assert_close(ours.train(training)(x), torchs.train(training)(x), rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(ours.state_dict(), torchs[0].state_dict())
 

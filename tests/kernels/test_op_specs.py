@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from cifarfast.kernels.testing.check import assert_matches, run, to_float64
-from cifarfast.kernels.testing.spec import Maker, OpSpec
+from cifarfast.kernels.testing.spec import OpSpec, SampleMaker
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
@@ -33,11 +33,11 @@ class Recorded(TorchDispatchMode):
 def test_matches_fp64(spec: OpSpec, case: str, dtype: torch.dtype, backend_name: str, implementation: str) -> None:
     if dtype not in spec.dtypes:
         pytest.skip(f"{spec.name} does not run in {dtype}")
-    assert_matches(spec, spec.cases[case](Maker(dtype, implementation)))
+    assert_matches(spec, spec.cases[case](SampleMaker(dtype, implementation)))
 
 
 def test_gradcheck_of_reference(spec: OpSpec, case: str) -> None:
-    inputs = to_float64(spec.cases[case](Maker(torch.float64)))
+    inputs = to_float64(spec.cases[case](SampleMaker(torch.float64)))
     names = [name for name in spec.differentiable if name in inputs]
     if spec.surrogate_gradient(inputs):
         pytest.skip("the gradient is not the derivative")
@@ -58,7 +58,7 @@ def test_opcheck(spec: OpSpec, case: str, backend_name: str, implementation: str
     again = INTERPRETED and case != next(iter(spec.cases))
     everything = checks if again else [*checks, "test_autograd_registration", "test_aot_dispatch_dynamic"]
     # with statistics in fp32 beside inputs in bf16 a wrong dtype shows
-    inputs = spec.cases[case](Maker(torch.bfloat16, implementation))
+    inputs = spec.cases[case](SampleMaker(torch.bfloat16, implementation))
     for name in spec.differentiable:
         if name in inputs:
             inputs[name] = inputs[name].detach().requires_grad_()
@@ -84,7 +84,7 @@ def test_deterministic(
 ) -> None:
     if INTERPRETED and (compute_dtype == torch.float32 or case != next(iter(spec.cases))):
         pytest.skip("the interpreter runs programs in order: one case of an op is enough")
-    inputs = spec.cases[case](Maker(compute_dtype, implementation))
+    inputs = spec.cases[case](SampleMaker(compute_dtype, implementation))
     first, second = (run(spec, spec.function, inputs) for _ in range(2))
     for a, b in zip([*first[0], *first[1]], [*second[0], *second[1]], strict=True):
         assert torch.equal(a, b)
@@ -100,7 +100,7 @@ def test_deterministic(
 @given(data=st.data())
 def test_random_inputs(spec: OpSpec, backend_name: str, implementation: str, data: st.DataObject) -> None:
     dtype = data.draw(st.sampled_from(spec.dtypes))
-    maker = Maker(dtype, implementation, seed=data.draw(st.integers(0, 1000)))
+    maker = SampleMaker(dtype, implementation, seed=data.draw(st.integers(0, 1000)))
     inputs = spec.random_case(maker, lambda low, high: data.draw(st.integers(low, high)))
     assert_matches(spec, inputs, floor=spec.random_floor(inputs))
 
@@ -109,7 +109,7 @@ def test_compiles_fullgraph(spec: OpSpec, dtype: torch.dtype, backend_name: str,
     torch.compiler.reset()
     compiled = torch.compile(spec.function, fullgraph=True, backend="aot_eager")
     case = next(iter(spec.cases.values()))
-    assert_matches(spec, case(Maker(dtype, implementation)), compiled)
+    assert_matches(spec, case(SampleMaker(dtype, implementation)), compiled)
 
 
 @pytest.mark.slow
@@ -117,11 +117,11 @@ def test_compiles_with_inductor(spec: OpSpec, backend_name: str, implementation:
     for case in spec.cases.values():
         torch.compiler.reset()
         compiled = torch.compile(spec.function, fullgraph=True)
-        assert_matches(spec, case(Maker(torch.float32, implementation)), compiled)
+        assert_matches(spec, case(SampleMaker(torch.float32, implementation)), compiled)
 
 
 def test_fp64_stays_fp64(spec: OpSpec, case: str) -> None:
-    inputs = spec.cases[case](Maker(torch.float64))
+    inputs = spec.cases[case](SampleMaker(torch.float64))
     outputs, gradients = run(spec, spec.function, inputs)
     assert all(tensor.dtype == torch.float64 for tensor in [*outputs, *gradients])
 
@@ -131,6 +131,6 @@ def test_describes_itself(spec: OpSpec) -> None:
     assert f"`{spec.name}`" in spec.docs_row()
     assert spec.compiled_ops[0].startswith("cifarfast::")
     for case in spec.benchmark_cases.values():
-        inputs = case(Maker(torch.bfloat16))
+        inputs = case(SampleMaker(torch.bfloat16))
         assert spec.flops(inputs) > 0
         assert spec.bytes_moved(inputs) >= sum(inputs[name].nbytes for name in spec.differentiable if name in inputs)

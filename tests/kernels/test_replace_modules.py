@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from cifarfast.kernels import BatchNormAct2d, MaxPoolBatchNormAct2d, replace_modules
 from cifarfast.kernels.replace import swap
-from cifarfast.kernels.replace.elements import is_candidate
+from cifarfast.kernels.replace.module_rules import is_candidate
 from cifarfast.kernels.replace.modules import ConvBatchNormAct2d, FusedCrossEntropyLoss, ResidualBlock
 
 NAMES = [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in MODELS]

@@ -21,7 +21,7 @@ from cifarfast.kernels import (
     shakedrop_bn_shortcut_stats,
     share_randomness,
 )
-from cifarfast.kernels.testing.spec import Inputs, Maker, OpSpec
+from cifarfast.kernels.testing.spec import Inputs, OpSpec, SampleMaker
 from cifarfast.models.pyramidnet import PyramidBasicBlock
 
 H, C = torch.zeros(2, 4, 3, 3), torch.ones(4)
@@ -68,7 +68,7 @@ def test_fused_equals_separate_modules(
         shortcut = F.pad(F.avg_pool2d(x, 2) if pool else x, (0, 0, 0, 0, 0, 8 - in_channels))
         separate = shakedrop(shortcut, norm(h), 0.5, training=training, level=level, **counters)
         torch.testing.assert_close(fused, separate, rtol=1e-5, atol=1e-5)
-        cotangent = Maker(torch.float32, implementation, 3).randn(*fused.shape)
+        cotangent = SampleMaker(torch.float32, implementation, 3).randn(*fused.shape)
         gradients = torch.autograd.grad(fused, (h, x, *tail.parameters()), cotangent)
         expected = torch.autograd.grad(separate, (h, x, *norm.parameters()), cotangent)
         torch.testing.assert_close(gradients, expected, rtol=1e-4, atol=1e-5)
@@ -109,7 +109,7 @@ def test_evaluation_is_the_mean_over_draws(spec: OpSpec, backend_name: str, impl
 @pytest.mark.parametrize("pool", [False, True])
 def test_gradcheck_without_shakedrop(pool: bool) -> None:
     h, x = (tensor.detach()[:2].double().requires_grad_() for tensor in draw_tail("cpu", pool=pool))
-    weight, bias = (Maker(torch.float64, seed=seed).randn(8).requires_grad_() for seed in (4, 5))
+    weight, bias = (SampleMaker(torch.float64, seed=seed).randn(8).requires_grad_() for seed in (4, 5))
     running = {"running_mean": torch.ones(8).double(), "running_var": torch.full((8,), 4.0).double()}
     none = {"running_mean": None, "running_var": None}
     for training, buffers, p in ((True, none, 1.0), (False, running, 0.3), (False, none, 0.3)):
@@ -128,7 +128,7 @@ def test_replaces_the_end_of_a_pyramid_block(stride: int, survival: float | None
     _set_running(norm)
     tail = ShakeDropTail(12, survival or 1.0)
     tail.load_state_dict(norm.state_dict())
-    x = Maker(torch.float32).randn(3, 8, 7, 7)
+    x = SampleMaker(torch.float32).randn(3, 8, 7, 7)
     for training in (True, False) if survival is None else (False,):
         block.train(training)
         tail.train(training)
@@ -189,7 +189,7 @@ def test_statistics_of_the_output(
         from cifarfast.kernels.shakedrop.shakedrop_bn_shortcut import triton_impl
 
         monkeypatch.setattr(triton_impl, "PROGRAMS", 2)  # some samples a program, the last with fewer
-    inputs = spec.cases[name](Maker(dtype, implementation))
+    inputs = spec.cases[name](SampleMaker(dtype, implementation))
     y, mean, var = shakedrop_bn_shortcut_stats(**inputs)
     again = shakedrop_bn_shortcut_stats(**inputs)
     assert all(map(torch.equal, (y, mean, var), again))
@@ -204,7 +204,7 @@ def test_statistics_of_the_output(
 @pytest.mark.parametrize("pool", [False, True])
 def test_gradients_through_the_statistics(pool: bool, spec: OpSpec, backend_name: str, implementation: str) -> None:
     h, x = draw_tail(implementation, pool=pool)
-    weight, bias = (Maker(torch.float32, implementation, seed).randn(8).requires_grad_() for seed in (4, 5))
+    weight, bias = (SampleMaker(torch.float32, implementation, seed).randn(8).requires_grad_() for seed in (4, 5))
     leaves, arguments = (h, x, weight, bias), {"running_mean": None, "running_var": None, "training": True}
     y, mean, var = shakedrop_bn_shortcut_stats(h, x, weight=weight, bias=bias, **arguments)
     plain = shakedrop_bn_shortcut(h, x, weight=weight, bias=bias, **arguments)
@@ -220,7 +220,7 @@ def test_gradients_through_the_statistics(pool: bool, spec: OpSpec, backend_name
 
 def test_statistics_are_handed_on(spec: OpSpec, backend_name: str, implementation: str) -> None:
     """From a convolution to the tail, from the tail to the next block's fork and to the pooling."""
-    make = Maker(torch.float32, implementation)
+    make = SampleMaker(torch.float32, implementation)
     leaves = [make.randn(3, 8, 3, 3), make.randn(8, 8, 3, 3, scale=0.1), make.rand(8) + 0.5, make.randn(8)]
     x, conv_weight, weight, bias = (leaf.requires_grad_() for leaf in leaves)
 
@@ -241,7 +241,7 @@ def test_statistics_are_handed_on(spec: OpSpec, backend_name: str, implementatio
 
 @pytest.mark.parametrize("op", [fork_batch_norm_act, global_avg_pool_act])
 def test_given_statistics_move_nothing(op: Any, spec: OpSpec, backend_name: str, implementation: str) -> None:
-    x = Maker(torch.float32, implementation, 12).randn(3, 8, 4, 4)
+    x = SampleMaker(torch.float32, implementation, 12).randn(3, 8, 4, 4)
     var, mean = torch.var_mean(x, dim=(0, 2, 3), correction=0)
     statistics = torch.stack([mean, torch.zeros_like(mean), (var + 1e-5).rsqrt()])
     buffers = [torch.full((8,), value, device=implementation) for value in (0.5, 2.0)]
@@ -276,7 +276,7 @@ def test_wrong_statistics(op: Any, statistics: tuple[Tensor, ...] | Tensor, trai
 
 @pytest.mark.parametrize("name", ["image", "pooled odd", "no affine"])
 def test_backward_op(name: str, spec: OpSpec, backend_name: str, implementation: str) -> None:
-    inputs: Inputs = spec.cases[name](Maker(torch.float32, implementation))
+    inputs: Inputs = spec.cases[name](SampleMaker(torch.float32, implementation))
     h, x, stats, weight, _, by_batch, *scale, _with_moments = spec.op_arguments(inputs)
     in_shape = list(x.shape) if x.shape[2:] != h.shape[2:] else None
     arguments = (torch.ones_like(h), h, stats, weight, in_shape, by_batch, *scale)

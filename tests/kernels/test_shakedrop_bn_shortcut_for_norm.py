@@ -12,7 +12,7 @@ from cifarfast.kernels import (
     shakedrop_bn_shortcut_for_norm,
     shakedrop_bn_shortcut_stats,
 )
-from cifarfast.kernels.testing.spec import Maker, OpSpec
+from cifarfast.kernels.testing.spec import OpSpec, SampleMaker
 
 H = torch.zeros(2, 4, 3, 3)
 
@@ -26,7 +26,7 @@ def test_statistics_for_the_norm_after(
     """Two batches: what the batch norm after the tail makes of it, its running statistics and all gradients are those
     without statistics handed on; who takes them does not update again."""
     h, x = draw_tail(implementation, pool=pool)
-    make = Maker(torch.float32, implementation, 3)
+    make = SampleMaker(torch.float32, implementation, 3)
     affine = {"weight": (make.rand(8) + 0.5).requires_grad_(), "bias": make.randn(8).requires_grad_()}
     scaling = {"keep_probability": 0.5, **draw_counters(implementation)}
     found = []
@@ -61,7 +61,7 @@ def test_statistics_for_the_norm_after_are_those_of_the_rounded_output(
 ) -> None:
     if backend_name == "torch":
         pytest.skip("the op that normalises has them")
-    inputs = spec.cases[name](Maker(dtype, implementation))
+    inputs = spec.cases[name](SampleMaker(dtype, implementation))
     channels = inputs["h"].shape[1]
     norm = nn.BatchNorm2d(channels, momentum=1.0, device=implementation)
     y, statistics = shakedrop_bn_shortcut_for_norm(**inputs, next_norm=norm)
@@ -116,7 +116,7 @@ def test_for_norm_compiles_fullgraph(spec: OpSpec, backend_name: str, implementa
 
 @pytest.mark.parametrize("name", ["image", "pooled odd", "no affine"])
 def test_opcheck_for_the_norm_after(name: str, spec: OpSpec, backend_name: str, implementation: str) -> None:
-    arguments = spec.op_arguments(spec.cases[name](Maker(torch.float32, implementation)))
+    arguments = spec.op_arguments(spec.cases[name](SampleMaker(torch.float32, implementation)))
     channels = arguments[0].shape[1]
     count = torch.tensor(3, device=implementation)
     buffers = (torch.zeros(channels, device=implementation), torch.ones(channels, device=implementation), count)

@@ -19,7 +19,7 @@ from cifarfast.kernels import (
     global_avg_pool_act,
     max_pool_bn_act,
 )
-from cifarfast.kernels.batch_norm.norm_buffers import Statistics
+from cifarfast.kernels.batch_norm.state import Statistics
 from cifarfast.kernels.convolution import torch_impl as library
 from cifarfast.kernels.convolution.arguments import implementation
 

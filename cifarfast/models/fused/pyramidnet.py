@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from cifarfast.kernels import ShakeDrop, ShakeDropTail, shakedrop_bn_shortcut, shakedrop_bn_shortcut_for_norm
-from cifarfast.kernels.batch_norm.norm_buffers import Statistics
+from cifarfast.kernels.batch_norm.state import Statistics
 
 from ..pyramidnet import PyramidBasicBlock, PyramidBlock, PyramidBottleneck, PyramidNet
 from .layers import FusedConv2d, FusedNorm, conv_norm, fork_norm_conv, norm_conv

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from ...testing.shapes import between_shapes, wide_shapes
-from ...testing.spec import Case, Inputs, KernelBuild, Maker, OpSpec, Tolerance
+from ...testing.spec import Case, Inputs, KernelBuild, OpSpec, SampleMaker, Tolerance
 from ...tuning.tables import sizes, tile
 from ..builds import kernel_build
-from ..cases import (
+from ..sample_inputs import (
     channels_first,
     channels_last,
     cudnn_batch_norm_act,
@@ -35,7 +35,7 @@ def split(case: Case, b_layout: torch.memory_format | None = None) -> Case:
     A rounded sum would put a relu's input on the other side of 0 than in fp64.
     """
 
-    def split_case(make: Maker) -> Inputs:
+    def split_case(make: SampleMaker) -> Inputs:
         inputs = case(make)
         x = inputs.pop("x")
         b = -x if b_layout is None else (-x).contiguous(memory_format=b_layout)
@@ -44,7 +44,7 @@ def split(case: Case, b_layout: torch.memory_format | None = None) -> Case:
     return split_case
 
 
-def _random(make: Maker, draw_int: Callable[[int, int], int]) -> Inputs:
+def _random(make: SampleMaker, draw_int: Callable[[int, int], int]) -> Inputs:
     layout = (None, torch.contiguous_format, torch.channels_last)[draw_int(0, 2)]
     return split(lambda make: random_batch_norm(make, draw_int), layout)(make)
 

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from ...tuning.tables import tile
 from ..activations_triton import activate
-from ..arguments import without_gaps
-from ..norm_buffers import NormBuffers
+from ..arguments import contiguous_affine
+from ..state import BatchNormState
 from ..triton_moments import finish_moments, moments_arguments, store_moments, welford
 from ..triton_statistics import as_matrix, column_block, load_affine, normalize, per_size, schedule, share, stages
 
@@ -138,7 +138,7 @@ def add_batch_norm_statistics(
     tiles = tile(_OP, channels, a.device)
     plan = schedule(a.numel() // channels, channels, tiles)
     s = torch.empty_like(a, memory_format=torch.channels_last)
-    norm = NormBuffers(running_mean, running_var, num_batches_tracked, momentum, eps)
+    norm = BatchNormState(running_mean, running_var, num_batches_tracked, momentum, eps)
     stats, arguments = moments_arguments(a, plan, norm)
     with torch.cuda.device_of(a):
         add_batch_norm_act_stats_kernel[(plan.programs,)](
@@ -174,7 +174,7 @@ def add_batch_norm_act_fwd(
         add_batch_norm_act_fwd_kernel[(plan.programs,)](
             a,
             b,
-            *without_gaps(statistics, weight, bias),
+            *contiguous_affine(statistics, weight, bias),
             s,
             y,
             plan.n_rows,

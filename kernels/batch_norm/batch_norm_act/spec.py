@@ -6,10 +6,10 @@ import torch
 
 from ...shakedrop.spec import randomness
 from ...testing.shapes import between_shapes, pyramid_shapes, wide_shapes
-from ...testing.spec import Case, Inputs, KernelBuild, Maker, OpSpec, Tolerance
+from ...testing.spec import Case, Inputs, KernelBuild, OpSpec, SampleMaker, Tolerance
 from ...tuning.tables import sizes, tile
 from ..builds import kernel_build
-from ..cases import (
+from ..sample_inputs import (
     channels_first,
     channels_last,
     channels_of,
@@ -33,7 +33,7 @@ from .reference import batch_norm_act_reference
 def _residual(case: Case, layout: torch.memory_format = torch.channels_last) -> Case:
     """The same with a residual in a layout of its own."""
 
-    def with_residual(make: Maker) -> Inputs:
+    def with_residual(make: SampleMaker) -> Inputs:
         inputs = case(make)
         return {**inputs, "residual": make.randn(*inputs["x"].shape).contiguous(memory_format=layout)}
 
@@ -43,14 +43,14 @@ def _residual(case: Case, layout: torch.memory_format = torch.channels_last) -> 
 def _dropout(case: Case, p: float = 0.3, **settings: Any) -> Case:
     """The same with dropout."""
 
-    def with_dropout(make: Maker) -> Inputs:
+    def with_dropout(make: SampleMaker) -> Inputs:
         inputs = case(make)
         return {**inputs, "dropout_p": p, **randomness(make, inputs["x"].shape[0]), **settings}
 
     return with_dropout
 
 
-def _random(make: Maker, draw_int: Any) -> Inputs:
+def _random(make: SampleMaker, draw_int: Any) -> Inputs:
     inputs = random_batch_norm(make, draw_int)
     inputs = _residual(lambda _: inputs)(make) if draw_int(0, 1) else inputs
     return _dropout(lambda _: inputs, draw_int(0, 4) / 4, layer=draw_int(0, 9))(make) if draw_int(0, 1) else inputs

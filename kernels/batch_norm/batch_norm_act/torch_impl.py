@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from ...dropout.draws import NOTHING, Dropping, drop
+from ...dropout.draws import NO_DROPOUT, Dropping, drop
 from ..activations import activate, through_activation
 
 
@@ -52,7 +52,7 @@ def batch_norm_act_fwd(
     residual: Tensor | None,
     act: str,
     negative_slope: float,
-    dropping: Dropping = NOTHING,
+    dropping: Dropping = NO_DROPOUT,
 ) -> Tensor:
     """``drop(act(z))``, channels_last, with ``z = (x − mean) · rstd · weight + bias [+ residual]``."""
     y = drop(activate(pre_activation(x, statistics, weight, bias, residual), act, negative_slope), dropping)
@@ -70,7 +70,7 @@ def batch_norm_act_bwd(
     training: bool,
     act: str,
     negative_slope: float,
-    dropping: Dropping = NOTHING,
+    dropping: Dropping = NO_DROPOUT,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of x, weight, bias and, where it is not ``grad`` itself, the residual; empty where there is none."""
     dz = drop(grad.to(statistics.dtype), dropping)

@@ -6,11 +6,11 @@ import torch
 import triton.language as tl
 from torch import Tensor
 
-from ...dropout.draws import NOTHING, Dropping
+from ...dropout.draws import NO_DROPOUT, Dropping
 from ...dropout.triton_draws import drop_tile, dropping_arguments, load_counters
 from ...tuning.tables import tile
 from ..activations_triton import activate
-from ..arguments import without_gaps
+from ..arguments import contiguous_affine
 from ..triton_backward import batch_norm_act_bwd
 from ..triton_statistics import (
     as_matrix,
@@ -80,7 +80,7 @@ def batch_norm_act_fwd(
     residual: Tensor | None,
     act: str,
     negative_slope: float,
-    dropping: Dropping = NOTHING,
+    dropping: Dropping = NO_DROPOUT,
 ) -> Tensor:
     """``drop(act(z))``, channels_last, with ``z = (x − mean) · rstd · weight + bias [+ residual]``."""
     x = as_matrix(x)
@@ -91,7 +91,7 @@ def batch_norm_act_fwd(
     with torch.cuda.device_of(x):
         batch_norm_act_fwd_kernel[(plan.programs,)](
             x,
-            *without_gaps(statistics, weight, bias),
+            *contiguous_affine(statistics, weight, bias),
             residual if residual is None else as_matrix(residual),
             y,
             plan.n_rows,

@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 
 from ... import backend
-from ...convolution.given import check_statistics, own_buffers, statistics_of
+from ...batch_norm.statistics_input import buffers_to_update, check_statistics, statistics_of
 from ..arguments import check_arguments, runs_plain_torch, runs_torch
 from ..batch_norm_act.op import double_backward, empty_parameter_gradients
-from ..norm_buffers import Statistics
+from ..state import Statistics
 from . import torch_impl
 from .reference import fork_batch_norm_act_reference
 
@@ -69,7 +69,7 @@ def fork_batch_norm_act(
     check_arguments(x, running_mean, running_var, weight, bias, num_batches_tracked, **settings)
     if statistics is not None:
         check_statistics(statistics, x, training)
-    running_mean, running_var, num_batches_tracked = own_buffers(
+    running_mean, running_var, num_batches_tracked = buffers_to_update(
         statistics, running_mean, running_var, num_batches_tracked
     )
     if runs_plain_torch(_OP, x):

@@ -8,7 +8,7 @@ from ...testing.shapes import between_shapes, pyramid_shapes
 from ...testing.spec import Inputs, KernelBuild, OpSpec, Tolerance
 from ...tuning.tables import sizes, tile
 from ..builds import kernel_build
-from ..cases import (
+from ..sample_inputs import (
     channels_first,
     channels_last,
     channels_of,

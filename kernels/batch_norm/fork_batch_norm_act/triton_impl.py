@@ -8,7 +8,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ...tuning.tables import tile
-from ..arguments import without_gaps
+from ..arguments import contiguous_affine
 from ..triton_backward import gradient_sums, through_activation, through_batch_norm
 from ..triton_statistics import as_matrix, load_affine, normalize, schedule, share, stages
 from ..triton_sums import as_parameters, load_sums
@@ -71,7 +71,7 @@ def fork_batch_norm_act_bwd(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of x (through BN from ``grad``, plus ``other``), weight and bias; the last two may be empty."""
     x, grad = as_matrix(x), as_matrix(grad)
-    affine = (x, *without_gaps(statistics, weight, bias))
+    affine = (x, *contiguous_affine(statistics, weight, bias))
     d_bias, d_weight = gradient_sums(grad, affine, None, None, act, negative_slope)
     dx = forked_input_gradient(grad, other, affine, d_bias, d_weight, training, act, negative_slope)
     return dx, *as_parameters(d_bias, d_weight, weight)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ...batch_norm.arguments import runs_plain_torch
-from ...batch_norm.norm_buffers import NormBuffers, Statistics
+from ...batch_norm.state import BatchNormState, Statistics
 from .fork import fork_bn_act_conv2d_stats
 from .op import bn_act_conv2d_stats, gradients, run, save_for_gradients
 
@@ -75,7 +75,7 @@ def _for_norm(
             x, y, mean, var = fork_bn_act_conv2d_stats(*arguments, **settings)
         else:
             y, mean, var = bn_act_conv2d_stats(*arguments, **settings)
-        NormBuffers.of(next_norm, y)
+        BatchNormState.of(next_norm, y)
         return x, y, (mean.detach(), var.detach())
 
     def apply(*inputs: Any) -> tuple[Any, ...]:

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from ...batch_norm.norm_buffers import Statistics
+from ...batch_norm.state import Statistics
 from ..module import ConvAndBatchNorm
 from .op import bn_act_conv2d
 

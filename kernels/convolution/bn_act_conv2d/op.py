@@ -13,9 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from ... import backend
-from ...batch_norm.arguments import check_arguments, runs_plain_torch, without_gaps
+from ...batch_norm.arguments import check_arguments, contiguous_affine, runs_plain_torch
 from ...batch_norm.batch_norm_act.op import empty_parameter_gradients
-from ...batch_norm.norm_buffers import NormBuffers, Statistics
+from ...batch_norm.norm import Norm
+from ...batch_norm.state import BatchNormState, Statistics
+from ...batch_norm.statistics_input import buffers_to_update, check_statistics, statistics_of
 from ..arguments import (
     check_convolution,
     double_backward,
@@ -26,8 +28,6 @@ from ..arguments import (
     statistics_dtype,
 )
 from ..conv2d_stats.op import moments_gradient
-from ..given import check_statistics, own_buffers, statistics_of
-from ..norm import Norm
 from .reference import bn_act_conv2d_reference
 
 _OP = "bn_act_conv2d"
@@ -146,7 +146,7 @@ def run(
     stride, padding = check_convolution(x, "conv_weight", conv_weight, stride, padding)
     last: tuple[Any, ...] = (with_moments,)
     if next_norm is not None:
-        last = NormBuffers.of(next_norm, output_like(x, conv_weight, stride, padding)).arguments()
+        last = BatchNormState.of(next_norm, output_like(x, conv_weight, stride, padding)).arguments()
     norm: dict[str, Any] = {
         "training": training,
         "momentum": momentum,
@@ -157,7 +157,7 @@ def run(
     check_arguments(x, running_mean, running_var, weight, bias, num_batches_tracked, **norm)
     if statistics is not None:
         check_statistics(statistics, x, training)
-    running_mean, running_var, num_batches_tracked = own_buffers(
+    running_mean, running_var, num_batches_tracked = buffers_to_update(
         statistics, running_mean, running_var, num_batches_tracked
     )
     buffers = (running_mean, running_var)
@@ -198,7 +198,7 @@ def _bn_act_conv2d(
     padding: int,
     with_moments: bool,
 ) -> tuple[Tensor, Tensor]:
-    norm = Norm(*without_gaps(statistics, weight, bias), training, act, negative_slope)
+    norm = Norm(*contiguous_affine(statistics, weight, bias), training, act, negative_slope)
     forward = implementation(_OP, x, conv_weight).bn_act_conv2d_fwd
     return forward(_OP, x, conv_weight, norm, stride, padding, with_moments)
 
@@ -241,8 +241,8 @@ def _bn_act_conv2d_for_norm(
     momentum: float | None,
     eps: float,
 ) -> tuple[Tensor, Tensor]:
-    norm = Norm(*without_gaps(statistics, weight, bias), training, act, negative_slope)
-    next_norm = NormBuffers(running_mean, running_var, num_batches_tracked, momentum, eps)
+    norm = Norm(*contiguous_affine(statistics, weight, bias), training, act, negative_slope)
+    next_norm = BatchNormState(running_mean, running_var, num_batches_tracked, momentum, eps)
     forward = implementation(_OP, x, conv_weight).bn_act_conv2d_for_norm_fwd
     return forward(_OP, x, conv_weight, norm, next_norm, stride, padding)
 
@@ -281,7 +281,7 @@ def _bn_act_conv2d_backward(
     need_dx: bool,
     need_dw: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    norm = Norm(*without_gaps(statistics, weight, bias), training, act, negative_slope)
+    norm = Norm(*contiguous_affine(statistics, weight, bias), training, act, negative_slope)
     backward = implementation(_OP, x, conv_weight).bn_act_conv2d_bwd
     return backward(_OP, dy, x, conv_weight, norm, stride, padding, need_dx, need_dw, other)
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ...batch_norm.activations import activate
 from ...batch_norm.batch_norm_act.reference import batch_norm_act_reference
-from ...batch_norm.norm_buffers import Statistics
+from ...batch_norm.state import Statistics
 
 
 def bn_act_conv2d_reference(

@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from ...testing.spec import Case, Inputs, KernelBuild, Maker, OpSpec, Tolerance
+from ...testing.spec import Case, Inputs, KernelBuild, OpSpec, SampleMaker, Tolerance
 from ..builds import activation_builds, convolution_builds, pointwise_and_frozen_builds
-from ..cases import (
+from ..sample_inputs import (
     benchmark_convolutions,
     channels_first,
     convolution,
@@ -29,7 +29,7 @@ def _normed(case: Case, **settings: Any) -> Case:
     return with_norm(case, norm_first=True, **settings)
 
 
-def _random(make: Maker, draw_int: Any) -> Inputs:
+def _random(make: SampleMaker, draw_int: Any) -> Inputs:
     settings: Inputs = {
         "training": draw_int(0, 2) > 0,
         "act": ("relu", "silu", "identity", "sigmoid")[draw_int(0, 3)],

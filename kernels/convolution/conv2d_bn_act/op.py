@@ -15,10 +15,11 @@ import torch
 from torch import Tensor
 
 from ... import backend
-from ...batch_norm.arguments import check_arguments, check_residual, runs_plain_torch, without_gaps
+from ...batch_norm.arguments import check_arguments, check_residual, contiguous_affine, runs_plain_torch
 from ...batch_norm.batch_norm_act.op import empty_parameter_gradients
 from ...batch_norm.batch_norm_act.op import statistics as batch_norm_statistics
-from ...batch_norm.norm_buffers import NormBuffers
+from ...batch_norm.norm import Norm
+from ...batch_norm.state import BatchNormState
 from ..arguments import (
     check_convolution,
     double_backward,
@@ -29,7 +30,6 @@ from ..arguments import (
     statistics_dtype,
 )
 from ..moments import moments_statistics
-from ..norm import Norm
 from .reference import conv2d_bn_act_reference
 
 _OP = "conv2d_bn_act"
@@ -141,7 +141,7 @@ def _conv2d_bn_act(
     stride: int,
     padding: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    norm = Norm(*without_gaps(statistics, weight, bias), training, act, negative_slope)
+    norm = Norm(*contiguous_affine(statistics, weight, bias), training, act, negative_slope)
     forward = implementation(_OP, x, conv_weight).conv2d_bn_act_fwd
     return forward(_OP, x, conv_weight, norm, residual, eps, stride, padding)
 
@@ -187,8 +187,8 @@ def _conv2d_bn_act_running(
     eps: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     unread = x.new_empty(0, dtype=statistics_dtype(x))
-    norm = Norm(*without_gaps(unread, weight, bias), True, act, negative_slope)
-    own = NormBuffers(running_mean, running_var, num_batches_tracked, momentum, eps)
+    norm = Norm(*contiguous_affine(unread, weight, bias), True, act, negative_slope)
+    own = BatchNormState(running_mean, running_var, num_batches_tracked, momentum, eps)
     forward = implementation(_OP, x, conv_weight).conv2d_bn_act_running_fwd
     return forward(_OP, x, conv_weight, norm, own, residual, stride, padding)
 
@@ -223,7 +223,7 @@ def _conv2d_bn_act_folded(
     stride: int,
     padding: int,
 ) -> Tensor:
-    norm = Norm(*without_gaps(statistics, weight, bias), False, act, negative_slope)
+    norm = Norm(*contiguous_affine(statistics, weight, bias), False, act, negative_slope)
     folded = implementation(_OP, x, conv_weight).conv2d_bn_act_folded
     return folded(_OP, x, conv_weight, norm, residual, stride, padding)
 
@@ -263,7 +263,7 @@ def _conv2d_bn_act_backward(
     need_dx: bool,
     need_dw: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    norm = Norm(*without_gaps(statistics, weight, bias), training, act, negative_slope)
+    norm = Norm(*contiguous_affine(statistics, weight, bias), training, act, negative_slope)
     backward = implementation(_OP, x, conv_weight).conv2d_bn_act_bwd
     return backward(_OP, dz, x, y, conv_weight, norm, saved, has_residual, stride, padding, need_dx, need_dw)
 

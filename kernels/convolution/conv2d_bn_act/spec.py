@@ -4,10 +4,10 @@ from typing import Any
 
 import torch
 
-from ...testing.spec import Case, Inputs, KernelBuild, Maker, OpSpec, Tolerance
+from ...testing.spec import Case, Inputs, KernelBuild, OpSpec, SampleMaker, Tolerance
 from ..arguments import statistics_dtype
 from ..builds import convolution_builds, folded_builds
-from ..cases import (
+from ..sample_inputs import (
     benchmark_convolutions,
     channels_first,
     convolution,
@@ -38,7 +38,7 @@ def _residual(case: Case, layout: torch.memory_format = torch.channels_last, *, 
     its gradient.
     """
 
-    def with_residual(make: Maker) -> Inputs:
+    def with_residual(make: SampleMaker) -> Inputs:
         inputs = case(make)
         g = sizes(inputs)
         residual = make.randn(g.n, g.k, g.p, g.q).contiguous(memory_format=layout)
@@ -51,7 +51,7 @@ def _away_from_corner(case: Case) -> Case:
     """The same with a bias of ±8: the reason is that of ``_residual``'s margin. Of millions of elements a few are near
     the corner, and in half precision the RMS of the gradients would be off by theirs."""
 
-    def with_bias(make: Maker) -> Inputs:
+    def with_bias(make: SampleMaker) -> Inputs:
         inputs = case(make)
         return {**inputs, "bias": inputs["bias"] + 8 * inputs["bias"].sign()}
 
@@ -62,7 +62,7 @@ def _timed(case: Case) -> Case:
     return _away_from_corner(_normed(case))
 
 
-def _random(make: Maker, draw_int: Any) -> Inputs:
+def _random(make: SampleMaker, draw_int: Any) -> Inputs:
     # a kink's side would depend on the last digit of a sum, and with ε near 0 a normalised value too
     settings: Inputs = {"act": ("silu", "identity", "sigmoid", "tanh")[draw_int(0, 3)], "eps": 0.1}
     inputs = _normed(lambda make: random_convolution(make, draw_int), **settings)(make)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ...testing.spec import Inputs, KernelBuild, OpSpec, Tolerance
 from ..builds import convolution_builds, small_builds
-from ..cases import (
+from ..sample_inputs import (
     benchmark_convolutions,
     channels_first,
     convolution,

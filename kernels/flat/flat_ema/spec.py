@@ -5,16 +5,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...testing.spec import Case, Inputs, KernelBuild, Maker, OpSpec, Tolerance
+from ...testing.spec import Case, Inputs, KernelBuild, OpSpec, SampleMaker, Tolerance
 from ...tuning.tables import tile
 from .. import FlatScalar, flat_scalars, flat_table
-from ..samples import buffer_size, large_normal
+from ..sample_inputs import buffer_size, large_normal
 from ..sizes import pyramidnet110_lengths, wrn16_8_lengths
 from .op import flat_ema
 
 
 def _case(n: int, decay: float) -> Case:
-    def make_inputs(make: Maker) -> Inputs:
+    def make_inputs(make: SampleMaker) -> Inputs:
         dtype = torch.float64 if make.dtype == torch.float64 else torch.float32
         scalars = flat_scalars(lr=0.1, ema_decay=decay, device=make.device)
         return {"ema": make.randn(n, dtype=dtype), "master": make.randn(n, dtype=dtype), "scalars": scalars}
@@ -22,12 +22,12 @@ def _case(n: int, decay: float) -> Case:
     return make_inputs
 
 
-def _random(make: Maker, draw_int: Any) -> Inputs:
+def _random(make: SampleMaker, draw_int: Any) -> Inputs:
     return _case(draw_int(1, 4000), draw_int(0, 10) / 10)(make)
 
 
 def _benchmark(lengths: list[int]) -> Case:
-    def make_inputs(make: Maker) -> Inputs:
+    def make_inputs(make: SampleMaker) -> Inputs:
         n = flat_table(lengths).length
         ema, master = (large_normal(make, n, dtype=torch.float32) for _ in range(2))
         return {"ema": ema, "master": master, "scalars": flat_scalars(lr=0.1, ema_decay=0.999, device=make.device)}

@@ -5,10 +5,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...testing.spec import Case, Inputs, KernelBuild, Maker, OpSpec, Tolerance
+from ...testing.spec import Case, Inputs, KernelBuild, OpSpec, SampleMaker, Tolerance
 from ...tuning.tables import tile
 from .. import FlatTable
-from ..samples import buffer_size, large_normal, sample_table
+from ..sample_inputs import buffer_size, large_normal, sample_table
 from ..sizes import pyramidnet110_lengths, wrn16_8_lengths
 from .op import flat_norm
 
@@ -21,7 +21,7 @@ def _case(
     lr_scale: list[float] | float = 1.0,
     **settings: Any,
 ) -> Case:
-    def make_inputs(make: Maker) -> Inputs:
+    def make_inputs(make: SampleMaker) -> Inputs:
         table = None if lengths is None else sample_table(make, lengths, lr_scale)
         dtype = torch.float64 if make.dtype == torch.float64 else torch.float32
         master = make.randn(n, dtype=dtype) if asam else None
@@ -30,7 +30,7 @@ def _case(
     return make_inputs
 
 
-def _random(make: Maker, draw_int: Any) -> Inputs:
+def _random(make: SampleMaker, draw_int: Any) -> Inputs:
     lengths = [draw_int(1, 1500) for _ in range(draw_int(1, 4))]
     lr_scale = [float(draw_int(0, 2)) for _ in lengths]
     n = sample_table(make, lengths).length - draw_int(0, 1023)
@@ -38,7 +38,7 @@ def _random(make: Maker, draw_int: Any) -> Inputs:
 
 
 def _benchmark(lengths: list[int], *, asam: bool) -> Case:
-    def make_inputs(make: Maker) -> Inputs:
+    def make_inputs(make: SampleMaker) -> Inputs:
         table = sample_table(make, lengths)
         master = large_normal(make, table.length, dtype=torch.float32) if asam else None
         return {"grad": large_normal(make, table.length), "master": master, "table": table}

@@ -8,7 +8,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ...last_block import arrive_last, take_counters
+from ...last_block import is_last_block, take_counters
 from ...tuning.tables import tile
 from ..table import FLAT_BLOCK, SETTINGS
 from ..triton_common import load
@@ -52,7 +52,7 @@ def flat_norm_kernel(
     tl.store(partial_ptr + tl.program_id(0), tl.sum(total, axis=0))
 
     programs = tl.num_programs(0)
-    if arrive_last(counters_ptr + first_counter, programs):
+    if is_last_block(counters_ptr + first_counter, programs):
         index = tl.arange(0, FINISH_BLOCK)
         norm = tl.zeros([FINISH_BLOCK], tl.float64)
         done = 0

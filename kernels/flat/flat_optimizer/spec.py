@@ -7,10 +7,10 @@ from torch import Tensor
 from torch.optim.adam import adam
 from torch.optim.sgd import sgd
 
-from ...testing.spec import Case, Inputs, KernelBuild, Maker, OpSpec, Tolerance
+from ...testing.spec import Case, Inputs, KernelBuild, OpSpec, SampleMaker, Tolerance
 from ...tuning.tables import tile
 from .. import FlatScalar, FlatTable, flat_scalars, flat_table
-from ..samples import buffer_size, large
+from ..sample_inputs import buffer_size, large
 from ..sizes import pyramidnet110_lengths, wrn16_8_lengths
 from . import torch_impl
 from .op import flat_optimizer
@@ -47,7 +47,7 @@ def _case(
 ) -> Case:
     """Buffers in the middle of a run, with a bf16, fp16 or fp32 gradient and a copy full of NaN."""
 
-    def make_inputs(make: Maker) -> Inputs:
+    def make_inputs(make: SampleMaker) -> Inputs:
         decay = [0.01 * (i % 2) for i in range(len(lengths))]
         penalty = [0.002 * (i % 3) for i in range(len(lengths))]
         table = flat_table(lengths, weight_decay=decay, l2=penalty, lr_scale=lr_scale, device=make.device)
@@ -72,7 +72,7 @@ def _case(
     return make_inputs
 
 
-def _random(make: Maker, draw_int: Any) -> Inputs:
+def _random(make: SampleMaker, draw_int: Any) -> Inputs:
     settings = list(_RULES.values())[draw_int(0, len(_RULES) - 1)]
     lengths = [draw_int(1, 1500) for _ in range(draw_int(1, 4))]
     lr_scale = [draw_int(0, 3) / 2 for _ in lengths]
@@ -81,7 +81,7 @@ def _random(make: Maker, draw_int: Any) -> Inputs:
 
 
 def _benchmark(settings: Inputs, lengths: list[int], *, grad_fp32: bool = False) -> Case:
-    def make_inputs(make: Maker) -> Inputs:
+    def make_inputs(make: SampleMaker) -> Inputs:
         inputs = _case(settings, [1 << 16])(make)
         table = flat_table(lengths, weight_decay=5e-4, device=make.device)
         for name in (*SPEC.mutates, "grad"):

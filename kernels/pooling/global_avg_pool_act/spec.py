@@ -5,7 +5,7 @@ from typing import Any
 import torch
 
 from ...batch_norm.builds import kernel_build
-from ...batch_norm.cases import (
+from ...batch_norm.sample_inputs import (
     channels_first,
     channels_last,
     channels_of,
@@ -24,9 +24,9 @@ from ...batch_norm.cases import (
 from ...testing.shapes import PYRAMIDNET110, WRN16_8, shapes
 from ...testing.spec import Inputs, KernelBuild, OpSpec, Tolerance
 from ...tuning.tables import sizes, tile
+from .error_bounds import error_bounds
 from .op import global_avg_pool_act
 from .reference import global_avg_pool_act_reference
-from .rounding import rounding_scale
 
 
 def _op_arguments(inputs: Inputs) -> tuple[Any, ...]:
@@ -100,7 +100,7 @@ SPEC = OpSpec(
     kernels=_kernels,
     forward_tolerance=Tolerance(ulps=4.0, rms_ulps=4.0),
     gradient_tolerance=Tolerance(ulps=8.0, rms_ulps=8.0),
-    rounding_scale=rounding_scale,
+    error_bounds=error_bounds,
     mutates=("running_mean", "running_var"),
     advances=("num_batches_tracked",),
 )

@@ -8,7 +8,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ...batch_norm.activations_triton import activate
-from ...batch_norm.arguments import without_gaps
+from ...batch_norm.norm import Norm
 from ...batch_norm.triton_backward import batch_norm_act_bwd
 from ...batch_norm.triton_statistics import as_matrix, load_affine, normalize, per_size, share
 from ...tuning.tables import tile
@@ -44,9 +44,7 @@ def global_avg_pool_act_fwd_kernel(
     tl.store(y_ptr + image.to(tl.int64) * channels + cols, y.to(y_ptr.dtype.element_ty), mask=col_ok)
 
 
-def global_avg_pool_act_fwd(
-    x: Tensor, statistics: Tensor, weight: Tensor | None, bias: Tensor | None, act: str, negative_slope: float
-) -> Tensor:
+def global_avg_pool_act(x: Tensor, norm: Norm) -> Tensor:
     """``mean_hw act(z)``, [N, C], with ``z = (x − mean) · rstd · weight + bias``."""
     x = as_matrix(x)
     images, channels, height, width = x.shape
@@ -56,13 +54,13 @@ def global_avg_pool_act_fwd(
     with torch.cuda.device_of(x):
         global_avg_pool_act_fwd_kernel[(images * triton.cdiv(channels, tiles["block_c"]),)](
             x,
-            *without_gaps(statistics, weight, bias),
+            *norm.contiguous(),
             y,
             channels // align,
             height * width,
-            negative_slope,
-            HAS_AFFINE=weight is not None,
-            ACT=act,
+            norm.negative_slope,
+            HAS_AFFINE=norm.weight is not None,
+            ACT=norm.act,
             ALIGN=align,
             BLOCK_M=tiles["block_m"],
             BLOCK_C=tiles["block_c"],
@@ -71,15 +69,7 @@ def global_avg_pool_act_fwd(
     return y
 
 
-def global_avg_pool_act_bwd(
-    grad: Tensor,
-    x: Tensor,
-    statistics: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    training: bool,
-    act: str,
-    negative_slope: float,
-) -> tuple[Tensor, Tensor, Tensor]:
+def global_avg_pool_act_backward(grad: Tensor, x: Tensor, norm: Norm) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of x, weight and bias for ``grad`` [N, C]; the last two are empty where there is no weight."""
-    return batch_norm_act_bwd(grad, x, statistics, weight, bias, None, False, training, act, negative_slope)[:3]
+    settings = (norm.training, norm.act, norm.negative_slope)
+    return batch_norm_act_bwd(grad, x, norm.statistics, norm.weight, norm.bias, None, False, *settings)[:3]

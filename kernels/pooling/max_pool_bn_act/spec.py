@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from ...batch_norm.builds import kernel_build
-from ...batch_norm.cases import (
+from ...batch_norm.sample_inputs import (
     channels_first,
     channels_last,
     channels_of,
@@ -24,7 +24,7 @@ from ...batch_norm.cases import (
     with_gaps,
 )
 from ...testing.shapes import shapes
-from ...testing.spec import Inputs, KernelBuild, Maker, OpSpec, Tolerance
+from ...testing.spec import Inputs, KernelBuild, OpSpec, SampleMaker, Tolerance
 from ...tuning.tables import sizes, tile
 from .op import max_pool_bn_act
 from .reference import max_pool_bn_act_reference
@@ -48,7 +48,7 @@ def _bytes_moved(inputs: Inputs) -> int:
     return (5 if inputs.get("training", False) else 4) * x.nbytes + 3 * pooled
 
 
-def _random(make: Maker, draw_int: Callable[[int, int], int]) -> Inputs:
+def _random(make: SampleMaker, draw_int: Callable[[int, int], int]) -> Inputs:
     """Any shape of at least 2×2."""
     return random_batch_norm(make, draw_int, smallest=2)
 

@@ -8,7 +8,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ...batch_norm.activations_triton import activate
-from ...batch_norm.arguments import without_gaps
+from ...batch_norm.arguments import contiguous_affine
 from ...batch_norm.triton_backward import through_activation
 from ...batch_norm.triton_statistics import (
     as_matrix,
@@ -215,7 +215,7 @@ def max_pool_bn_act_fwd(
     with torch.cuda.device_of(x):
         max_pool_bn_act_fwd_kernel[(plan.programs,)](
             x,
-            *without_gaps(statistics, weight, bias),
+            *contiguous_affine(statistics, weight, bias),
             y,
             plan.n_rows,
             plan.n_groups,
@@ -248,7 +248,7 @@ def max_pool_bn_act_bwd(
     images, channels, height, width = x.shape
     tiles = tile("max_pool_bn_act", channels, x.device)
     settings = {"HAS_AFFINE": weight is not None, "ACT": act, "BLOCK_M": tiles["block_m"], "BLOCK_C": tiles["block_c"]}
-    affine = without_gaps(statistics, weight, bias)
+    affine = contiguous_affine(statistics, weight, bias)
     plan = schedule(images * (height // 2) * (width // 2), channels, tiles)
     partials = x.new_empty(2, plan.n_chunks, channels, dtype=torch.float32)
     d_bias, d_weight = partials.new_empty(channels), partials.new_empty(channels)

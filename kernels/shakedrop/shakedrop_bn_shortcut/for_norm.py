@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...batch_norm.norm_buffers import NormBuffers, Statistics
+from ...batch_norm.state import BatchNormState, Statistics
 from ..draws import Scaling
 from . import torch_impl
 from .op import gradients, implementation, run, save_for_gradients, shakedrop_bn_shortcut_stats
@@ -44,7 +44,7 @@ def shakedrop_bn_shortcut_for_norm(
     arguments = (h, x, running_mean, running_var, weight, bias)
     if torch.compiler.is_compiling():
         y, mean, var = shakedrop_bn_shortcut_stats(*arguments, **settings)
-        NormBuffers.of(next_norm, y)
+        BatchNormState.of(next_norm, y)
         return y, (mean.detach(), var.detach())
     y, statistics = run(*arguments, **settings, with_moments=False, next_norm=next_norm, apply=_apply)
     return y, statistics
@@ -99,7 +99,7 @@ def _shakedrop_bn_shortcut_for_norm(
     eps: float,
 ) -> tuple[Tensor, Tensor]:
     scaling = Scaling(seed, step, indices, keep_probability, layer, level, keep_level)
-    next_norm = NormBuffers(running_mean, running_var, num_batches_tracked, momentum, eps)
+    next_norm = BatchNormState(running_mean, running_var, num_batches_tracked, momentum, eps)
     forward = implementation(h).shakedrop_bn_shortcut_for_norm_fwd
     return forward(h, x, statistics, weight, bias, scaling, next_norm)
 

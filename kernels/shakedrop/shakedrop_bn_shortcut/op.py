@@ -20,9 +20,9 @@ from torch import Tensor, nn
 
 from ... import backend
 from ...batch_norm.batch_norm_act.op import double_backward, empty_parameter_gradients
-from ...batch_norm.norm_buffers import NormBuffers, Statistics
+from ...batch_norm.state import BatchNormState, Statistics
+from ...batch_norm.statistics_input import check_statistics, statistics_of
 from ...convolution.conv2d_stats.op import moments_gradient
-from ...convolution.given import check_statistics, statistics_of
 from ..draws import Scaling
 from ..op import check_scaling, drawing_seed
 from . import torch_impl
@@ -175,7 +175,7 @@ def run(
     true_channels = check_true_channels(true_channels, h)
     if statistics is not None:
         check_statistics(statistics, h, training)
-    last = (with_moments,) if next_norm is None else NormBuffers.of(next_norm, h).arguments()
+    last = (with_moments,) if next_norm is None else BatchNormState.of(next_norm, h).arguments()
     seed = drawing_seed(h, keep_probability, training, seed)
     h = h.contiguous(memory_format=torch.channels_last)
     by_batch = training or running_mean is None

@@ -9,13 +9,13 @@ from torch import Tensor
 
 from ...batch_norm.batch_norm_act.op import statistics
 from ...testing.shapes import Shape, between_shapes, pyramid_shapes
-from ...testing.spec import Case, Inputs, KernelBuild, Maker, OpSpec
+from ...testing.spec import Case, Inputs, KernelBuild, OpSpec, SampleMaker
 from ...tuning.tables import sizes
 from ..draws import KEEP_LEVELS, LEVELS
 from ..spec import SCALE_SIGNATURE, EagerScale, randomness, scale_arguments
+from .error_bounds import error_bounds
 from .op import shakedrop_bn_shortcut
 from .reference import pad_shortcut, shakedrop_bn_shortcut_reference
-from .rounding import rounding_scale
 
 
 def _tail(
@@ -28,7 +28,7 @@ def _tail(
 ) -> Case:
     """Training with ShakeDrop, without running statistics: a call must not write to its inputs."""
 
-    def case(make: Maker) -> Inputs:
+    def case(make: SampleMaker) -> Inputs:
         h = make.randn(n, channels, *side, scale=2.0) + 1
         x = make.randn(n, in_channels or channels, *(in_side or side))
         return {
@@ -47,12 +47,12 @@ def _tail(
     return case
 
 
-def _parameter_dtype(make: Maker) -> torch.dtype:
+def _parameter_dtype(make: SampleMaker) -> torch.dtype:
     return torch.promote_types(make.dtype, torch.float32)
 
 
 def _evaluation(*arguments: Any, **settings: Any) -> Case:
-    def case(make: Maker) -> Inputs:
+    def case(make: SampleMaker) -> Inputs:
         inputs = _tail(*arguments, training=False, **settings)(make)
         channels, dtype = inputs["h"].shape[1], _parameter_dtype(make)
         running_var = make.rand(channels, dtype=dtype) + 0.5
@@ -71,7 +71,7 @@ def _plain(*arguments: Any, **settings: Any) -> Case:
 def _padded(*arguments: Any, true_channels: int, **settings: Any) -> Case:
     """Channels that are padding: h, weight and bias are zero there, as a fused model stores them."""
 
-    def case(make: Maker) -> Inputs:
+    def case(make: SampleMaker) -> Inputs:
         inputs = _tail(*arguments, true_channels=true_channels, **settings)(make)
         inputs["h"][:, true_channels:] = 0
         for name in ("weight", "bias"):
@@ -90,12 +90,12 @@ def _timed(named: Mapping[str, Shape]) -> dict[str, Case]:
     return {name: case(*shape) for name, shape in named.items()}
 
 
-def _without_affine(make: Maker) -> Inputs:
+def _without_affine(make: SampleMaker) -> Inputs:
     inputs = _tail(3, 8, (3, 3))(make)
     return {name: value for name, value in inputs.items() if name not in ("weight", "bias")}
 
 
-def _far_mean(make: Maker) -> Inputs:
+def _far_mean(make: SampleMaker) -> Inputs:
     """A channel with mean 1000 and standard deviation 0.01, where the dtype can hold one."""
     inputs = _tail(4, 8, (4, 4))(make)
     scale, shift = torch.ones(8, dtype=torch.float64), torch.zeros(8, dtype=torch.float64)
@@ -104,7 +104,7 @@ def _far_mean(make: Maker) -> Inputs:
     return {**inputs, "h": h.to(make.dtype)}
 
 
-def _layouts(make: Maker) -> Inputs:
+def _layouts(make: SampleMaker) -> Inputs:
     """h channels first, x a slice, weight and indices with gaps."""
     inputs = _tail(3, 8, (4, 3))(make)
     return {
@@ -116,7 +116,7 @@ def _layouts(make: Maker) -> Inputs:
     }
 
 
-def _random(make: Maker, draw_int: Any) -> Inputs:
+def _random(make: SampleMaker, draw_int: Any) -> Inputs:
     # with few values a channel two of them may nearly agree, and the gradient cancels
     n, channels, side = draw_int(2, 3), draw_int(1, 18), (draw_int(2, 4), draw_int(2, 4))
     in_side = None
@@ -265,6 +265,6 @@ SPEC = OpSpec(
     flops=_flops,
     bytes_moved=_bytes_moved,
     kernels=_kernels,
-    rounding_scale=rounding_scale,
+    error_bounds=error_bounds,
     surrogate_gradient=lambda inputs: inputs["training"] and inputs["keep_probability"] != 1,
 )

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...batch_norm.batch_norm_act.torch_impl import batch_norm_statistics, input_gradients
-from ...batch_norm.norm_buffers import NormBuffers
+from ...batch_norm.state import BatchNormState
 from ..draws import Scaling, draw_coefficients
 
 
@@ -48,7 +48,7 @@ def shakedrop_bn_shortcut_for_norm_fwd(
     weight: Tensor | None,
     bias: Tensor | None,
     scaling: Scaling,
-    next_norm: NormBuffers,
+    next_norm: BatchNormState,
 ) -> tuple[Tensor, Tensor]:
     """The output and its statistics [3, C]; the running ones of ``next_norm`` are updated."""
     y, _ = shakedrop_bn_shortcut_fwd(h, x, statistics, weight, bias, scaling, False)

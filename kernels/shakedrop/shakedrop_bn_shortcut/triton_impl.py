@@ -6,8 +6,8 @@ import torch
 import triton
 from torch import Tensor
 
-from ...batch_norm.arguments import without_gaps
-from ...batch_norm.norm_buffers import NOTHING, NormBuffers
+from ...batch_norm.arguments import contiguous_affine
+from ...batch_norm.state import NO_NORM, BatchNormState
 from ...batch_norm.triton_sums import as_parameters
 from ...last_block import take_counters
 from ...tuning.tables import tile
@@ -36,7 +36,7 @@ def shakedrop_bn_shortcut_fwd(
     with_moments: bool,
 ) -> tuple[Tensor, Tensor]:
     """``shortcut(x) + (b + α − bα) · BN(h)``, channels_last, and if asked for its moments [2, C] (else empty)."""
-    norm = without_gaps(statistics, weight, bias)
+    norm = contiguous_affine(statistics, weight, bias)
     if not with_moments:
         return _forward(h, x, norm, scaling), statistics.new_empty(0)
     moments = statistics.new_empty(2, h.shape[1])
@@ -50,11 +50,11 @@ def shakedrop_bn_shortcut_for_norm_fwd(
     weight: Tensor | None,
     bias: Tensor | None,
     scaling: Scaling,
-    next_norm: NormBuffers,
+    next_norm: BatchNormState,
 ) -> tuple[Tensor, Tensor]:
     """The output and its statistics [3, C]; the running ones of ``next_norm`` are updated."""
     y_stats = statistics.new_empty(3, h.shape[1])
-    norm = without_gaps(statistics, weight, bias)
+    norm = contiguous_affine(statistics, weight, bias)
     return _forward(h, x, norm, scaling, y_stats=y_stats, next_norm=next_norm), y_stats
 
 
@@ -66,7 +66,7 @@ def _forward(
     *,
     moments: Tensor | None = None,
     y_stats: Tensor | None = None,
-    next_norm: NormBuffers = NOTHING,
+    next_norm: BatchNormState = NO_NORM,
 ) -> Tensor:
     """The output; its moments, and its statistics as ``next_norm`` makes them, are written where they are given."""
     h, x = _channels_last(h), _channels_last(x)
@@ -116,7 +116,7 @@ def shakedrop_bn_shortcut_bwd(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of h, weight, bias (empty without a weight) and of a pooled x of ``in_shape`` (empty for None)."""
     grad, h = _channels_last(grad), _channels_last(h)
-    statistics, weight, _ = without_gaps(statistics, weight, None)
+    statistics, weight, _ = contiguous_affine(statistics, weight, None)
     grad_h = torch.empty_like(h, memory_format=torch.channels_last)
     grad_x = h.new_empty(0)
     if in_shape is not None:

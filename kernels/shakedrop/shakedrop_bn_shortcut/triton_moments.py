@@ -7,13 +7,13 @@ import triton
 import triton.language as tl
 
 from ...batch_norm.triton_moments import store_statistics
-from ...last_block import arrive_last
+from ...last_block import is_last_block
 from ..triton_draws import PIXEL, coefficient
 from .triton_kernels import draw_block, pool, share_of_samples, sized
 
 # the last program reads tiles of so many parts, and asks for so many tiles before it needs the first
-AT_ONCE = tl.constexpr(512)
-UNDER_WAY = tl.constexpr(4)
+REDUCE_TILE = tl.constexpr(512)
+LOADS_IN_FLIGHT = tl.constexpr(4)
 
 
 @sized
@@ -121,7 +121,7 @@ def shakedrop_bn_shortcut_fwd_stats_kernel(
     at = part * n_channels + cols
     tl.store(partials_ptr + at, total, mask=cols < n_channels)
     tl.store(partials_ptr + parts * n_channels + at, spread, mask=cols < n_channels)
-    if arrive_last(counters_ptr + first_counter + tl.program_id(2), parts):
+    if is_last_block(counters_ptr + first_counter + tl.program_id(2), parts):
         joined, lost, squares = _join_moments(
             partials_ptr, n_pixels, n_samples, samples, n_chunks, parts, n_channels, cols, CHUNK, BLOCK_C
         )
@@ -169,13 +169,13 @@ def _join_moments(
     Means are taken as differences d_i from part 0's: ``Σ (out − mean)² = Σ (square_i + n_i d_i²) − (Σ n_i d_i)² / M``,
     whose terms are of the result's size.
     """
-    BLOCK_P: tl.constexpr = max(AT_ONCE // BLOCK_C, 1)
+    BLOCK_P: tl.constexpr = max(REDUCE_TILE // BLOCK_C, 1)
     col_ok = cols < n_channels
     origin = tl.load(partials_ptr + cols, mask=col_ok, other=0.0, cache_modifier=".cg")
     shifts = tl.zeros([BLOCK_P, BLOCK_C], tl.float32)
     squares = tl.zeros([BLOCK_P, BLOCK_C], tl.float32)
-    for start in tl.range(0, parts, BLOCK_P * UNDER_WAY):
-        for k in tl.static_range(UNDER_WAY):
+    for start in tl.range(0, parts, BLOCK_P * LOADS_IN_FLIGHT):
+        for k in tl.static_range(LOADS_IN_FLIGHT):
             part = start + k * BLOCK_P + tl.arange(0, BLOCK_P)
             images = tl.minimum(n_samples - part // n_chunks * samples, samples)
             pixels = tl.minimum(n_pixels - part % n_chunks * CHUNK, CHUNK)

@@ -9,13 +9,13 @@ from multiprocessing.pool import AsyncResult, Pool
 from typing import Any
 
 from .candidates import label
-from .problems import Problem
 from .tables import Tile, override
+from .workloads import Workload
 
 _PATIENCE_SECONDS = 60.0  # a process that has died leaves what it was at undone
 
 
-class Ahead:
+class Precompiler:
     """Processes that compile rows in the order in which they are measured.
 
     They launch no kernel, so that a wrong one neither ends nor holds them up and the GPU is free to measure on. What
@@ -28,21 +28,21 @@ class Ahead:
     def __init__(self, processes: int) -> None:
         self._processes = processes
         self._pool: Pool | None = None
-        self._results: dict[tuple[Problem, str], AsyncResult[None]] = {}
+        self._results: dict[tuple[Workload, str], AsyncResult[None]] = {}
 
-    def start(self, todo: Sequence[tuple[Problem, Tile]]) -> int:
+    def start(self, todo: Sequence[tuple[Workload, Tile]]) -> int:
         """Begin with these rows; return how many differ in what is compiled."""
-        for problem, row in todo:
-            key = _same_code(problem, row)
+        for workload, row in todo:
+            key = _same_code(workload, row)
             if key not in self._results:
                 # spawned: CUDA does not survive a fork
                 self._pool = self._pool or get_context("spawn").Pool(self._processes)
-                self._results[key] = self._pool.apply_async(compile_candidate, (problem, row))
+                self._results[key] = self._pool.apply_async(compile_candidate, (workload, row))
         return len(self._results)
 
-    def wait(self, problem: Problem, row: Tile) -> None:
+    def wait(self, workload: Workload, row: Tile) -> None:
         """Return when a row has been compiled, or will not be."""
-        result = self._results.get(_same_code(problem, row))
+        result = self._results.get(_same_code(workload, row))
         if result is not None:
             result.wait(_PATIENCE_SECONDS)
 
@@ -54,12 +54,12 @@ class Ahead:
             self._pool = None
 
 
-def compile_candidate(problem: Problem, row: Tile) -> None:
-    """Compile what a problem's step on two images launches: their number is in no kernel's code."""
-    from .trial import trial_of
+def compile_candidate(workload: Workload, row: Tile) -> None:
+    """Compile what a workload's step on two images launches: their number is in no kernel's code."""
+    from .measure import trial_of
 
-    with compiling_only(), override({problem.op: row}):
-        trial_of(problem, images=False).step()
+    with compiling_only(), override({workload.op: row}):
+        trial_of(workload, images=False).step()
 
 
 @contextmanager
@@ -79,6 +79,6 @@ def compiling_only() -> Iterator[None]:
         JITFunction.run = run
 
 
-def _same_code(problem: Problem, row: Tile) -> tuple[Problem, str]:
+def _same_code(workload: Workload, row: Tile) -> tuple[Workload, str]:
     """Equal for cases that differ only in their images, whose number begins ``512x128x32x32``."""
-    return replace(problem, case=re.sub(r"\b\d+x(?=\d+x\d+x\d+)", "", problem.case)), label(row)
+    return replace(workload, case=re.sub(r"\b\d+x(?=\d+x\d+x\d+)", "", workload.case)), label(row)

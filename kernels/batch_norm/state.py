@@ -13,7 +13,7 @@ below its rounding and ``1/√(var + ε)``, with which that op has updated the r
 
 
 @dataclass(frozen=True)
-class NormBuffers:
+class BatchNormState:
     """The buffers and settings with which a batch norm makes statistics [3, C] of mean and variance.
 
     Args:
@@ -74,4 +74,4 @@ class NormBuffers:
         }
 
 
-NOTHING = NormBuffers(None, None, None, 0.0, 0.0)
+NO_NORM = BatchNormState(None, None, None, 0.0, 0.0)

@@ -50,7 +50,7 @@ class Place:
     attribute: str
 
 
-class Survey:
+class ModuleGraph:
     """Names, places and calls of every module of a model.
 
     Args:
@@ -114,16 +114,16 @@ class Survey:
                     calls[container.get_submodule(str(node.target))] += 1
         return calls
 
-    def own_obstacle(self, module: nn.Module) -> str | None:
+    def own_unsupported_reason(self, module: nn.Module) -> str | None:
         """Why a module must not be replaced, whatever it computes: someone changed how it is called."""
         if any(value for name, value in vars(module).items() if name.endswith("_hooks")):
             return "it has hooks"
         return "its forward was overridden" if "forward" in vars(module) else None
 
-    def obstacle(self, module: nn.Module) -> str | None:
-        """``own_obstacle`` of a module and those inside it, and whether unknown code calls it."""
+    def unsupported_reason(self, module: nn.Module) -> str | None:
+        """``own_unsupported_reason`` of a module and those inside it, and whether unknown code calls it."""
         for part in module.modules():
-            if reason := self.own_obstacle(part):
+            if reason := self.own_unsupported_reason(part):
                 return reason
         for place in self.places[module]:
             if place.parent in self.untraced:
@@ -131,13 +131,13 @@ class Survey:
                 return f"the forward of {name} cannot be followed: {self.untraced[place.parent]}"
         return None
 
-    def obstacle_to_one_use(self, module: nn.Module) -> str | None:
-        """``obstacle``, and why a module is not registered and called once."""
+    def unsupported_reason_to_one_use(self, module: nn.Module) -> str | None:
+        """``unsupported_reason``, and why a module is not registered and called once."""
         if len(self.places[module]) > 1:
             return "it is registered under several names"
         if any(calls[module] > 1 for calls in self.calls):
             return "it is called in several places"
-        return self.obstacle(module)
+        return self.unsupported_reason(module)
 
 
 def is_leaf(module: nn.Module) -> bool:

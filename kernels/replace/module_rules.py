@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import fx, nn
 
 from ..batch_norm.batch_norm_act.module import BatchNormActBase
+from .module_graph import is_timm_batch_norm_act
 from .modules import FusedConv2d, FusedCrossEntropyLoss, FusedTimmCrossEntropy
-from .survey import is_timm_batch_norm_act
 
 _ACTIVATIONS: dict[type[nn.Module], str] = {
     nn.ReLU: "relu",
@@ -112,7 +112,7 @@ def activation_of(module: nn.Module) -> tuple[str, float] | str:
     return name, float(getattr(module, "negative_slope", 0.01))
 
 
-def batch_norm_obstacle(bn: nn.Module) -> str | None:
+def batch_norm_unsupported_reason(bn: nn.Module) -> str | None:
     """Why the fused ops cannot run a batch norm."""
     if is_timm_batch_norm_act(bn):
         if type(bn.drop) is not nn.Identity:
@@ -128,7 +128,7 @@ def batch_norm_obstacle(bn: nn.Module) -> str | None:
     return None
 
 
-def pool_obstacle(pool: nn.MaxPool2d) -> str | None:
+def pool_unsupported_reason(pool: nn.MaxPool2d) -> str | None:
     """Why a pooling is not the one that is fused."""
     if type(pool) is not nn.MaxPool2d:
         return f"it is a {type(pool).__name__}"
@@ -141,7 +141,7 @@ def pool_obstacle(pool: nn.MaxPool2d) -> str | None:
     return None
 
 
-def convolution_obstacle(conv: nn.Conv2d) -> str | None:
+def convolution_unsupported_reason(conv: nn.Conv2d) -> str | None:
     """Why the fused convolution cannot do what ``conv`` does."""
     if type(conv) is not nn.Conv2d:
         return f"it is a {type(conv).__name__}"
@@ -163,7 +163,7 @@ def convolution_obstacle(conv: nn.Conv2d) -> str | None:
     return None if conv.weight.dtype in _DTYPES else f"its dtype is {conv.weight.dtype}"
 
 
-def loss_obstacle(loss: nn.Module) -> str | None:
+def loss_unsupported_reason(loss: nn.Module) -> str | None:
     """Why the fused cross entropy cannot do what a loss does."""
     if type(loss) is nn.CrossEntropyLoss or _path(type(loss)) == _TIMM_SOFT_LABELS:
         return None
@@ -174,7 +174,7 @@ def loss_obstacle(loss: nn.Module) -> str | None:
 
 
 def fused_loss(loss: nn.Module) -> nn.Module:
-    """What replaces a loss without an obstacle."""
+    """What replaces a loss without an unsupported_reason."""
     if isinstance(loss, nn.CrossEntropyLoss):
         return FusedCrossEntropyLoss.of(loss)
     return FusedTimmCrossEntropy(loss, soft=_path(type(loss)) == _TIMM_SOFT_LABELS)

@@ -10,13 +10,13 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from ..batch_norm.norm import Norm
 from ..convolution import torch_impl
-from ..convolution.norm import Norm
 from ..flat.table import FlatTable
 from ..testing.check import Expectation, assert_close, training_step
-from ..testing.spec import Inputs, Maker, OpSpec, all_specs, normal
-from .problems import Problem
+from ..testing.spec import Inputs, OpSpec, SampleMaker, all_specs, normal
 from .tables import Tile, override
+from .workloads import Workload
 
 _DTYPE = torch.bfloat16
 _LOCAL_SIZE_BYTES = 3  # CU_FUNC_ATTRIBUTE_LOCAL_SIZE_BYTES
@@ -26,7 +26,7 @@ _MOST_CALLS = 200
 
 
 class Trial(Protocol):
-    """A problem on the GPU."""
+    """A workload on the GPU."""
 
     def check(self) -> None:
         """Raise an AssertionError unless the result is that of the reference within the op's tolerances."""
@@ -35,13 +35,13 @@ class Trial(Protocol):
         """What is timed."""
 
 
-def trial_of(problem: Problem, *, images: bool = True) -> Trial:
-    """The problem on the GPU; without ``images`` with two of them, so that its kernels are compiled."""
-    spec = next(spec for spec in all_specs() if spec.name == problem.op)
-    case = {**spec.benchmark_cases, **spec.tuning_cases}[problem.case]
-    inputs = case(Maker(_DTYPE, "cuda" if images else "cpu"))
+def trial_of(workload: Workload, *, images: bool = True) -> Trial:
+    """The workload on the GPU; without ``images`` with two of them, so that its kernels are compiled."""
+    spec = next(spec for spec in all_specs() if spec.name == workload.op)
+    case = {**spec.benchmark_cases, **spec.tuning_cases}[workload.case]
+    inputs = case(SampleMaker(_DTYPE, "cuda" if images else "cpu"))
     inputs = {name: _on_gpu(value) for name, value in inputs.items()}
-    return PartTrial(spec, problem.part, inputs) if problem.part else OpTrial(spec, inputs)
+    return PartTrial(spec, workload.part, inputs) if workload.part else OpTrial(spec, inputs)
 
 
 def _on_gpu(value: Any) -> Any:
@@ -132,19 +132,19 @@ _PARTS: dict[str, dict[str, Callable[..., tuple[Tensor, ...]]]] = {
 
 
 class Bench:
-    """Measures rows; the last problem stays on the GPU, since its candidates come one after another."""
+    """Measures rows; the last workload stays on the GPU, since its candidates come one after another."""
 
     def __init__(self) -> None:
-        self.problem: Problem | None = None
+        self.workload: Workload | None = None
         self.trial: Trial | None = None
 
-    def __call__(self, problem: Problem, row: Tile) -> float:
-        """Seconds of the problem with this row, verified and without spills."""
-        if problem != self.problem or self.trial is None:
-            self.problem, self.trial = problem, None  # the old one's memory is free before the new one needs it
-            self.trial = trial_of(problem)
+    def __call__(self, workload: Workload, row: Tile) -> float:
+        """Seconds of the workload with this row, verified and without spills."""
+        if workload != self.workload or self.trial is None:
+            self.workload, self.trial = workload, None  # the old one's memory is free before the new one needs it
+            self.trial = trial_of(workload)
         try:
-            with override({problem.op: row}):
+            with override({workload.op: row}):
                 self.trial.check()
                 spilled = spilled_bytes(self.trial.step)
                 assert not spilled, f"spills {spilled} bytes a thread"

@@ -2,12 +2,12 @@
 
 from torch import Tensor
 
-from ..batch_norm.batch_norm_act.op import statistics as batch_norm_statistics
-from ..batch_norm.batch_norm_act.op import writable
-from ..batch_norm.norm_buffers import Statistics
+from ..convolution.arguments import statistics_dtype
+from ..convolution.moments import as_moments, moments_statistics
 from ..layout import check_strided
-from .arguments import statistics_dtype
-from .moments import as_moments, moments_statistics
+from .batch_norm_act.op import statistics as batch_norm_statistics
+from .batch_norm_act.op import writable
+from .state import Statistics
 
 
 def check_statistics(statistics: Statistics, x: Tensor, training: bool) -> None:
@@ -34,7 +34,7 @@ def _check(statistics: Tensor, shape: tuple[int, ...], x: Tensor, number: str) -
         raise ValueError(f"statistics must be {number}{list(shape)} {dtype} on {x.device}, got {found}")
 
 
-def own_buffers(
+def buffers_to_update(
     statistics: Statistics | None,
     running_mean: Tensor | None,
     running_var: Tensor | None,

@@ -7,19 +7,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..batch_norm.cases import eager_batch_norm_act
+from ..batch_norm.sample_inputs import eager_batch_norm_act
 from ..testing.shapes import between_shapes, pyramid_shapes, wide_shapes
-from ..testing.spec import Case, Inputs, Maker
+from ..testing.spec import Case, Inputs, SampleMaker
 from .arguments import statistics_dtype
 from .tiles import Geometry, geometry
 
 
 def convolution(
     n: int, c: int, h: int, w: int, k: int, *, size: int = 3, stride: int = 1, padding: int = 1
-) -> Callable[[Maker], Inputs]:
+) -> Callable[[SampleMaker], Inputs]:
     """x, channels_last, and a weight that keeps its scale."""
 
-    def case(make: Maker) -> Inputs:
+    def case(make: SampleMaker) -> Inputs:
         weight = make.randn(k, size, size, c, scale=(c * size * size) ** -0.5).permute(0, 3, 1, 2)
         x = make.randn(n, h, w, c).permute(0, 3, 1, 2)
         return {"x": x, "weight": weight, "stride": stride, "padding": padding}
@@ -34,7 +34,7 @@ def channels_first(case: Case) -> Case:
     }
 
 
-def sliced(make: Maker) -> Inputs:
+def sliced(make: SampleMaker) -> Inputs:
     """x with gaps between images, channels, rows and pixels; a transposed weight."""
     return {
         "x": make.randn(3, 16, 6, 10)[1:, ::2, 1:, ::2],
@@ -46,7 +46,7 @@ def sliced(make: Maker) -> Inputs:
 def with_norm(case: Case, *, norm_first: bool, **settings: Any) -> Case:
     """A batch norm of the convolution's input or output too; training. Every tensor is in x's dtype."""
 
-    def normed(make: Maker) -> Inputs:
+    def normed(make: SampleMaker) -> Inputs:
         inputs = case(make)
         conv_weight = inputs.pop("weight")
         channels = conv_weight.shape[1 if norm_first else 0]
@@ -74,7 +74,7 @@ def without_parameters(case: Case) -> Case:
     }
 
 
-def random_convolution(make: Maker, draw_int: Callable[[int, int], int]) -> Inputs:
+def random_convolution(make: SampleMaker, draw_int: Callable[[int, int], int]) -> Inputs:
     """Any shape, stride, padding and layout; one in three of a shape that boxes of pixels fit."""
     size = (1, 3)[draw_int(0, 1)]
     side, padding = ((8, 8), size // 2) if draw_int(0, 2) == 0 else ((draw_int(3, 4), draw_int(3, 5)), draw_int(0, 2))

@@ -9,7 +9,7 @@ from ...batch_norm.activations import activate, derivative
 from ...testing.spec import Inputs
 
 
-def rounding_scale(inputs: Inputs, cotangents: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+def error_bounds(inputs: Inputs, cotangents: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
     """Of the output and of the gradients that there are: the sums of the absolute values of their terms.
 
     ``y = Σ act(z) / M`` with ``z = weight · x̂ + bias``, and with ``g = dy / M · act′(z)``::

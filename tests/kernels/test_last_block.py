@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from cifarfast.kernels import last_block as last_program
-from cifarfast.kernels.last_block import arrive_last, take_counters
+from cifarfast.kernels import last_block as last_block
+from cifarfast.kernels.last_block import is_last_block, take_counters
 
 triton = pytest.importorskip("triton")
 tl = pytest.importorskip("triton.language")
@@ -41,7 +41,7 @@ def sum_kernel(  # type: ignore[no-untyped-def]
     part = programs - 1 - tl.program_id(0) if REVERSED else tl.program_id(0)
     index = part * BLOCK + tl.arange(0, BLOCK)
     tl.store(partials_ptr + part, tl.sum(tl.load(x_ptr + index, mask=index < n, other=0.0), axis=0))
-    if arrive_last(counters_ptr + first_counter, programs):
+    if is_last_block(counters_ptr + first_counter, programs):
         parts = tl.arange(0, PARTS)
         partials = tl.load(partials_ptr + parts, mask=parts < programs, other=0.0, cache_modifier=".cg")
         tl.store(out_ptr, tl.sum(partials, axis=0))
@@ -49,10 +49,10 @@ def sum_kernel(  # type: ignore[no-untyped-def]
 
 @triton.jit
 def shift_kernel(x_ptr, partials_ptr, out_ptr, counter_ptr, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
-    """The last program reads what all threads of the others stored, which nothing but ``arrive_last`` waits for."""
+    """The last program reads what all threads of the others stored, which nothing but ``is_last_block`` waits for."""
     index = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     tl.store(partials_ptr + index, tl.load(x_ptr + index))
-    if arrive_last(counter_ptr, tl.num_programs(0)):
+    if is_last_block(counter_ptr, tl.num_programs(0)):
         tl.store(out_ptr + index, tl.load(partials_ptr + BLOCK - index, cache_modifier=".cg"))
 
 
@@ -79,8 +79,8 @@ def test_the_last_program_sees_all_partial_sums(programs: int, device: str) -> N
 
 
 def test_counters_in_a_row_and_from_the_beginning_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(last_program, "SLOTS", 8)
-    counters = last_program._Counters(torch.device("cpu"))
+    monkeypatch.setattr(last_block, "SLOTS", 8)
+    counters = last_block._Counters(torch.device("cpu"))
     assert counters.values.dtype == torch.int32
     assert not counters.values.any()
     # a row is not split: the 5 that do not fit behind the sixth counter begin anew
@@ -91,22 +91,22 @@ def test_counters_in_a_row_and_from_the_beginning_again(monkeypatch: pytest.Monk
 
 
 def test_a_recorded_graph_has_counters_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    shared = last_program._Counters(torch.device("cpu"))
-    monkeypatch.setattr(last_program, "_of_device", lambda device: shared)
+    shared = last_block._Counters(torch.device("cpu"))
+    monkeypatch.setattr(last_block, "_of_device", lambda device: shared)
     firsts = []
     for capturing in (False, True, True, False):
         monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda capturing=capturing: capturing)
         counters, first = take_counters(3, torch.device("cuda", 0))
         assert counters is shared.values
         firsts.append(first)
-    assert firsts == [0, last_program.SLOTS, last_program.SLOTS + 3, 3]
+    assert firsts == [0, last_block.SLOTS, last_block.SLOTS + 3, 3]
 
 
 def test_a_cpu_has_no_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
     counters, first = take_counters(2, torch.device("cpu"))
     assert counters.device.type == "cpu"
-    assert first < last_program.SLOTS
+    assert first < last_block.SLOTS
 
 
 @pytest.mark.skipif(INTERPRETED, reason="interpreted kernels cannot be compiled")

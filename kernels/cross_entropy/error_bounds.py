@@ -9,7 +9,7 @@ from ..testing.spec import Inputs
 from .torch_impl import has_divisor, targets
 
 
-def rounding_scale(inputs: Inputs, cotangents: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+def error_bounds(inputs: Inputs, cotangents: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
     """Of the loss and of the logits' gradient, in units of eps.
 
     With z the logits less their maximum and ``S = Σ exp(z)``, ``log p = z − log S`` is off by ``κ = |z| + log S + 1``,

@@ -2,14 +2,14 @@
 
 from torch import Tensor
 
-from ..testing.spec import Inputs, Maker
+from ..testing.spec import Inputs, SampleMaker
 from .table import FlatTable, flat_table
 
 LONGEST = 1 << 40
 _PERIOD = 1 << 16
 
 
-def sample_table(make: Maker, lengths: list[int], lr_scale: float | list[float] = 1.0) -> FlatTable:
+def sample_table(make: SampleMaker, lengths: list[int], lr_scale: float | list[float] = 1.0) -> FlatTable:
     """A table on the maker's device."""
     return flat_table(lengths, lr_scale=lr_scale, device=make.device)
 
@@ -24,6 +24,6 @@ def large(values: Tensor, n: int) -> Tensor:
     return values.repeat(-(-n // values.shape[0]))[:n].contiguous()
 
 
-def large_normal(make: Maker, n: int, **options: object) -> Tensor:
+def large_normal(make: SampleMaker, n: int, **options: object) -> Tensor:
     """n normal values that repeat after 65,536."""
     return large(make.randn(_PERIOD, **options), n)  # type: ignore[arg-type]

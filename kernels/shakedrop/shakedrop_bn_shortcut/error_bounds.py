@@ -10,7 +10,7 @@ from ..draws import Scaling, draw_coefficients
 from .reference import pad_shortcut
 
 
-def rounding_scale(inputs: Inputs, cotangents: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+def error_bounds(inputs: Inputs, cotangents: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
     """Of the output and of the gradients that there are, in units of eps.
 
     ``x̂ = (h − mean) / σ`` is off by ``3 |x̂| + 2``: roundings of the difference, of 1/σ and of the product, and two of

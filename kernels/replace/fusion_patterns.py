@@ -4,19 +4,19 @@ from dataclasses import dataclass, field
 
 from torch import fx, nn
 
-from .elements import (
+from .module_graph import ModuleGraph, is_timm_batch_norm_act
+from .module_rules import (
     activation_of,
-    batch_norm_obstacle,
-    convolution_obstacle,
+    batch_norm_unsupported_reason,
+    convolution_unsupported_reason,
     function_activation,
     is_activation,
     is_batch_norm,
     is_identity,
     is_plain_call,
     name_of,
-    pool_obstacle,
+    pool_unsupported_reason,
 )
-from .survey import Survey, is_timm_batch_norm_act
 
 _NO_ACTIVATION = "no activation comes after it"
 
@@ -64,7 +64,7 @@ class ChainFinder:
         reasons: of the batch norms, convolutions and poolings that a chain could have had.
     """
 
-    def __init__(self, survey: Survey, container: nn.Module, mode: int, *, functions: bool = False) -> None:
+    def __init__(self, survey: ModuleGraph, container: nn.Module, mode: int, *, functions: bool = False) -> None:
         self.survey, self.container, self.functions = survey, container, functions
         self.chains: dict[fx.Node, Chain] = {}
         self.reasons: dict[nn.Module, str] = {}
@@ -72,7 +72,12 @@ class ChainFinder:
             bn = self.module(node)
             if bn is None or not is_batch_norm(bn):
                 continue
-            found = batch_norm_obstacle(bn) or survey.obstacle_to_one_use(bn) or _odd_call(node) or self._chain(node)
+            found = (
+                batch_norm_unsupported_reason(bn)
+                or survey.unsupported_reason_to_one_use(bn)
+                or _odd_call(node)
+                or self._chain(node)
+            )
             if isinstance(found, str):
                 self.reasons[bn] = found
             else:
@@ -101,8 +106,8 @@ class ChainFinder:
         conv = self.module(source)
         if not isinstance(conv, nn.Conv2d):
             return None
-        reason = "its output is used in more than one place" if uses > 1 else convolution_obstacle(conv)
-        reason = reason or self.survey.obstacle_to_one_use(conv) or _odd_call(source)
+        reason = "its output is used in more than one place" if uses > 1 else convolution_unsupported_reason(conv)
+        reason = reason or self.survey.unsupported_reason_to_one_use(conv) or _odd_call(source)
         if reason:
             self.reasons[conv] = reason
             return None
@@ -157,7 +162,7 @@ class ChainFinder:
         settings = activation_of(act)
         if isinstance(settings, str):
             return f"the activation after it cannot be replaced: {settings}" if is_activation(act) else _NO_ACTIVATION
-        reason = self.survey.obstacle(act) or _odd_call(node)
+        reason = self.survey.unsupported_reason(act) or _odd_call(node)
         return f"the activation after it cannot be replaced: {reason}" if reason else settings
 
     def _pool(self, end: fx.Node) -> tuple[fx.Node, nn.MaxPool2d] | None:
@@ -166,7 +171,7 @@ class ChainFinder:
         pool = None if node is None else self.module(node)
         if node is None or not isinstance(pool, nn.MaxPool2d):
             return None
-        reason = pool_obstacle(pool) or self.survey.obstacle_to_one_use(pool) or _odd_call(node)
+        reason = pool_unsupported_reason(pool) or self.survey.unsupported_reason_to_one_use(pool) or _odd_call(node)
         if reason:
             self.reasons[pool] = reason
             return None

@@ -8,12 +8,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..testing.shapes import Shape
-from ..testing.spec import Case, Inputs, Maker
+from ..testing.spec import Case, Inputs, SampleMaker
 from .activations import ACTIVATIONS, activate
 from .batch_norm_act import torch_impl
 
 
-def batch_norm_inputs(make: Maker, x: Tensor, **settings: Any) -> Inputs:
+def batch_norm_inputs(make: SampleMaker, x: Tensor, **settings: Any) -> Inputs:
     """Arguments of a batch norm of ``x``: parameters and running statistics in fp32 (fp64 for fp64 x); training."""
     channels = x.shape[1]
     dtype = torch.float64 if make.dtype == torch.float64 else torch.float32
@@ -41,14 +41,14 @@ def channels_first(n: int, c: int, h: int, w: int, **settings: Any) -> Case:
 def offset(n: int, c: int, h: int, w: int, **settings: Any) -> Case:
     """Channels with mean 1e3 and standard deviation 1e-2."""
 
-    def case(make: Maker) -> Inputs:
+    def case(make: SampleMaker) -> Inputs:
         noise = make.randn(n, h, w, c, dtype=torch.float64, scale=1e-2)
         return batch_norm_inputs(make, (noise + 1e3).to(make.dtype).permute(0, 3, 1, 2), **settings)
 
     return case
 
 
-def sliced(make: Maker) -> Inputs:
+def sliced(make: SampleMaker) -> Inputs:
     """x with gaps between channels, rows and pixels."""
     return batch_norm_inputs(make, make.randn(3, 14, 6, 7)[:, ::2, 1:, ::3], act="tanh")
 
@@ -56,7 +56,7 @@ def sliced(make: Maker) -> Inputs:
 def with_gaps(case: Case) -> Case:
     """The same with weight and bias as every second element of a vector, NaN between them."""
 
-    def case_with_gaps(make: Maker) -> Inputs:
+    def case_with_gaps(make: SampleMaker) -> Inputs:
         inputs = case(make)
         for name in ("weight", "bias"):
             vector = inputs[name]
@@ -93,7 +93,7 @@ def timed(n: int, c: int, h: int, w: int, *, residual: bool = False, **settings:
     on the other in fp64, and their gradients could not be compared.
     """
 
-    def case(make: Maker) -> Inputs:
+    def case(make: SampleMaker) -> Inputs:
         shape = (n, h, w, c) if make.device.type == "cuda" else (make.images(n), min(h, 8), min(w, 8), c)
         x = make.randn(*shape).permute(0, 3, 1, 2)
         x = x + 0.5 * x.sign()
@@ -115,7 +115,7 @@ def channels_of(inputs: Inputs) -> int:
     return inputs["x"].shape[1]
 
 
-def random_batch_norm(make: Maker, draw_int: Callable[[int, int], int], smallest: int = 1) -> Inputs:
+def random_batch_norm(make: SampleMaker, draw_int: Callable[[int, int], int], smallest: int = 1) -> Inputs:
     """Any shape, layout, mode and activation; height and width at least ``smallest``."""
     shape = (draw_int(1, 3), draw_int(1, 20), draw_int(smallest, 4), draw_int(smallest, 4))
     settings: Inputs = {

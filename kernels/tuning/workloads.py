@@ -7,8 +7,8 @@ from functools import cache
 
 import torch
 
-from ..convolution.cases import sizes
-from ..testing.spec import Maker, all_specs
+from ..convolution.sample_inputs import sizes
+from ..testing.spec import SampleMaker, all_specs
 from .candidates import PARTS
 
 # the ops of which a step of WRN-16-8 or PyramidNet-110 is made, those in which it spends most of its time first;
@@ -24,7 +24,7 @@ PARTS_OF = {"bn_act_conv2d": "bn_act_conv2d", "conv2d_bn_act": "conv2d_stats", "
 
 
 @dataclass(frozen=True)
-class Problem:
+class Workload:
     """One shape of an op, or of one kernel of a convolution.
 
     Args:
@@ -46,43 +46,43 @@ class Problem:
 
 
 @cache
-def problems(op: str) -> tuple[Problem, ...]:
+def workloads(op: str) -> tuple[Workload, ...]:
     """What must be measured for an op: by size, the parts of a convolution before the whole. None without tiles."""
     spec = next(spec for spec in all_specs() if spec.name == op)
     if spec.tile_size is None:
         return ()
     cases: dict[int, list[str]] = {}
     for name, case in {**spec.benchmark_cases, **spec.tuning_cases}.items():
-        inputs = case(Maker(torch.bfloat16, "meta"))
+        inputs = case(SampleMaker(torch.bfloat16, "meta"))
         # a convolution with other strides or channels runs at the rows that the square ones gave
         if op not in PARTS_OF or (sizes(inputs).c == sizes(inputs).k and sizes(inputs).stride == 1):
             cases.setdefault(spec.tile_size(inputs), []).append(name)
     parts = PARTS if PARTS_OF.get(op) == op else ()
     return tuple(
-        Problem(op, part, name, size) for size in sorted(cases) for part in (*parts, "") for name in cases[size]
+        Workload(op, part, name, size) for size in sorted(cases) for part in (*parts, "") for name in cases[size]
     )
 
 
-def all_problems() -> dict[str, tuple[Problem, ...]]:
+def all_workloads() -> dict[str, tuple[Workload, ...]]:
     """Those of every op that has tiles, the ops first that others build on."""
     first = {"batch_norm_act": 0, "fork_batch_norm_act": 1, **dict.fromkeys(PARTS_OF.values(), 1)}
     ops = sorted((spec.name for spec in all_specs()), key=lambda op: (first.get(op, 2), op))
-    return {op: problems(op) for op in ops if problems(op)}
+    return {op: workloads(op) for op in ops if workloads(op)}
 
 
-def by_importance(found: Iterable[Problem]) -> list[Problem]:
-    """The problems in the order to measure them in: of batches up to 128 first, and of those the step's ops.
+def by_importance(found: Iterable[Workload]) -> list[Workload]:
+    """The workloads in the order to measure them in: of batches up to 128 first, and of those the step's ops.
 
     Within an op they stay as they are, but for convolutions, which take longest: the widths of the two networks before
     those between them.
     """
 
-    def rank(problem: Problem) -> tuple[int, ...]:
-        batch = re.search(r"\b(\d+)x\d", problem.case)
+    def rank(workload: Workload) -> tuple[int, ...]:
+        batch = re.search(r"\b(\d+)x\d", workload.case)
         large = batch is not None and int(batch[1]) > _BATCH
-        op = _STEP.index(problem.op) if problem.op in _STEP else len(_STEP)
+        op = _STEP.index(workload.op) if workload.op in _STEP else len(_STEP)
         # the whole needs its parts, and those of conv2d_bn_act are conv2d_stats'
-        return large, op, problem.op in PARTS_OF and problem.size in _between()
+        return large, op, workload.op in PARTS_OF and workload.size in _between()
 
     return sorted(found, key=rank)
 
@@ -90,5 +90,5 @@ def by_importance(found: Iterable[Problem]) -> list[Problem]:
 @cache
 def _between() -> frozenset[int]:
     """Widths that neither network is measured at."""
-    cases = [problem for op in PARTS_OF for problem in problems(op)]
+    cases = [workload for op in PARTS_OF for workload in workloads(op)]
     return frozenset(p.size for p in cases) - {p.size for p in cases if not p.case.startswith("between")}
