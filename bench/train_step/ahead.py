@@ -13,8 +13,8 @@ from multiprocessing import get_context
 
 import torch
 
+from .cases import TARGETED, Case, load_images
 from .contenders import OURS
-from .sample_inputs import TARGETED, Case, load_images
 
 PRECISIONS = ("auto", "fp32")  # what is timed and what is verified
 

@@ -19,8 +19,8 @@ from cifarfast.recipe import Recipe
 from cifarfast.run import RunFolder
 from cifarfast.train import _ask_for_determinism
 
+from .cases import Case
 from .plain import PlainBatches, PlainStep
-from .sample_inputs import Case
 from .timing import Profile, StepTimes, Watch, profile_steps
 
 Weights = dict[str, Tensor]

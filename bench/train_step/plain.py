@@ -13,7 +13,7 @@ from cifarfast.data import Dataset
 from cifarfast.kernels import Dropout, ShakeDrop
 from cifarfast.models import create_model
 
-from .sample_inputs import RHO, Case
+from .cases import RHO, Case
 
 PADDING = 4
 

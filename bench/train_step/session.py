@@ -12,8 +12,8 @@ import torch
 from bench.floors import NOMINAL_H200, VARIANTS, floors
 from bench.measure import Rates, quantiles
 
+from .cases import Case, load_images
 from .contenders import AUGMENTED, INCLUDES, INCLUDES_AUGMENTED, OURS, Contender, Kind, Torch
-from .sample_inputs import Case, load_images
 from .timing import PeakMemory, StepTimes
 from .verify import Judge
 

@@ -21,8 +21,8 @@ from torch import Tensor
 
 from cifarfast.data import Splits
 
+from .cases import Case
 from .contenders import EAGER, Contender, Kind, Torch, Weights, start_weights
-from .sample_inputs import Case
 
 STEPS = 3
 

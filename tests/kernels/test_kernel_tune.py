@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from cifarfast.kernels.testing.spec import all_specs
-from cifarfast.kernels.tuning import ahead
 from cifarfast.kernels.tuning import command as tune
+from cifarfast.kernels.tuning import precompiler
 from cifarfast.kernels.tuning import tables as tuning
 from cifarfast.kernels.tuning.candidates import candidates, label
 from cifarfast.kernels.tuning.command import main
@@ -85,7 +85,7 @@ def test_convolution_candidates_fit_the_machine(size: int) -> None:
             assert 2 * operands * row["pixels" if part == "wgrad" else "depth"] * row["stages"] <= 227 * 1024, row
 
 
-def test_problems_cover_both_networks_at_both_batches() -> None:
+def test_workloads_cover_both_networks_at_both_batches() -> None:
     for spec in TUNED:
         names = " ".join(workload.case for workload in workloads(spec.name))
         if spec.name.startswith("flat_"):
@@ -350,8 +350,8 @@ def test_candidates_are_compiled_in_the_order_of_their_measurement(monkeypatch: 
         if row["block"] == 2:
             raise RuntimeError("ptxas failed")
 
-    monkeypatch.setattr(ahead, "compile_candidate", compile_candidate)
-    monkeypatch.setattr(ahead, "get_context", lambda method: SimpleNamespace(Pool=ThreadPool))
+    monkeypatch.setattr(precompiler, "compile_candidate", compile_candidate)
+    monkeypatch.setattr(precompiler, "get_context", lambda method: SimpleNamespace(Pool=ThreadPool))
     first, second, other = (
         Workload("op", "", case, 16) for case in ("WRN 128x16x8x8", "WRN 512x16x8x8", "WRN 128x8x8x8")
     )
@@ -374,7 +374,7 @@ def test_compiling_launches_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jit.JITFunction, "run", lambda self, *args, **settings: calls.append((args, settings)))
     before = jit.JITFunction.run
     kernel = jit.JITFunction(no_measurement)
-    with ahead.compiling_only():
+    with precompiler.compiling_only():
         kernel[(3,)](1, BLOCK=2)
     assert calls == [((1,), {"grid": (3,), "warmup": True, "BLOCK": 2})]
     assert jit.JITFunction.run is before
