@@ -21,12 +21,12 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
-from ..checkpoint import Checkpoint
-from ..classifier import ImageClassifier, Weights, classifier_of, find_checkpoint, load_classifier
 from ..errors import UserError
-from ..recipe import Recipe, validate
-from ..run import RunFolder
-from ..storage import disk_errors, write_atomic
+from ..inference.classifier import Classifier, ImageClassifier, Weights, classifier_of, find_checkpoint, load_classifier
+from ..recipes.recipe import Recipe, validate
+from ..runs.checkpoint import Checkpoint
+from ..runs.run_folder import RunFolder
+from ..runs.storage import disk_errors, write_atomic
 from .combine import MetaLearner, WeightedVote
 from .members import Member, evaluated_fingerprint, is_ensemble
 from .settings import EnsembleRecipe, parse_ensemble, to_toml
@@ -168,11 +168,8 @@ def member_checkpoint(record: EnsembleRecord, entry: dict[str, Any]) -> tuple[Pa
     return where, checkpoint
 
 
-class EnsembleClassifier(nn.Module):
-    """The members and what combines them, as one model: uint8 images in, logits out.
-
-    Attributes are those of ``ImageClassifier``; ``recipe`` and ``precision`` are the first member's.
-    """
+class EnsembleClassifier(Classifier):
+    """The members and what combines them, as one model; ``recipe`` and ``precision`` are the first member's."""
 
     def __init__(self, members: list[ImageClassifier], combine: nn.Module, classes: tuple[str, ...]) -> None:
         super().__init__()

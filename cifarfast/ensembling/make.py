@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..environment import collect_environment, pick_device
 from ..errors import UserError
-from ..metrics import score
-from ..run import Row, RunFolder, free_run_folder
+from ..runs.environment import collect_environment, pick_device
+from ..runs.run_folder import Row, RunFolder, free_run_folder
+from ..training.metrics import score
 from .combine import MetaLearner, WeightedVote, search_weights
 from .folder import member_entry, write_config, write_meta_learner
 from .members import Member, data_settings, describe_held_out, group_by_folds, held_out_logits, read_members

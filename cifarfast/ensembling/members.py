@@ -11,14 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..checkpoint import Checkpoint
-from ..classifier import classifier_of, find_checkpoint, logits_of
 from ..data import Dataset, Splits, load_dataset
 from ..data.base import hold_out_fold, hold_out_validation
 from ..errors import UserError
-from ..recipe import Recipe, differences
-from ..run import RunFolder
-from ..scores import check_predictions
+from ..inference.classifier import classifier_of, find_checkpoint, logits_of
+from ..inference.scores import check_predictions
+from ..recipes.recipe import Recipe, differences
+from ..runs.checkpoint import Checkpoint
+from ..runs.run_folder import RunFolder
 from .settings import is_ensemble_config
 
 NEEDED = ("recipe", "arch", "dataset", "official", "fingerprint", "seed", "test_accuracy_percent", "parameters", "macs")

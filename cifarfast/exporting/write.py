@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.export import ExportedProgram
 
 from ..errors import UserError
-from ..storage import disk_errors
+from ..runs.storage import disk_errors
 from .fold import Folded
 from .graph import ExportModule, trace
 

@@ -3,7 +3,7 @@
 import math
 from typing import Any
 
-from ..recipe import Recipe
+from ..recipes.recipe import Recipe
 
 
 class LearningRate:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..recipe import Recipe
+from ..recipes.recipe import Recipe
 from .flat import FlatParameters
 
 

@@ -171,8 +171,9 @@ def test_the_build_says_what_the_compilers_say(check: Check, tmp_path: Path) -> 
     (tmp_path / "package").mkdir()
     command = next(part for part in check.parts() if part.name == "build").command()
     lines = (
-        "import sys, pathlib; from cifarfast import _build; _build._PACKAGE = pathlib.Path('package').absolute();"
-        "_build._loaded = None; exec(sys.argv[3])"
+        "import sys, pathlib; from cifarfast.runtime import native_build; "
+        "native_build._PACKAGE = pathlib.Path('package').absolute();"
+        "native_build._loaded = None; exec(sys.argv[3])"
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "CIFARFAST_CACHE_DIR": str(tmp_path / "cache")}
     done = subprocess.run(

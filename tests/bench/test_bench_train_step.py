@@ -16,9 +16,9 @@ from bench.train_step.session import Session, Steps
 from bench.train_step.timing import GpuEvent, StepTimes, Watch, summarise
 from bench.train_step.verify import Errors, Judge, WrongStep
 from cifarfast.data import Splits, load_dataset
-from cifarfast.engine import Trainer
 from cifarfast.kernels.shakedrop.draws import Scaling, draw_coefficients
 from cifarfast.kernels.shakedrop.reference import shakedrop_reference
+from cifarfast.training.engine import Trainer
 
 CPU = torch.device("cpu")
 
@@ -147,7 +147,7 @@ def test_a_wrong_step_is_not_timed(
 
 def test_batch_norm_that_moves_twice_is_noticed(splits: Splits, monkeypatch: pytest.MonkeyPatch) -> None:
     judge = Judge(Case("wrn10_1", "asam", 8), splits)
-    monkeypatch.setattr("cifarfast.step.unmoved_statistics", lambda model: torch.enable_grad())
+    monkeypatch.setattr("cifarfast.training.step.unmoved_statistics", lambda model: torch.enable_grad())
     with pytest.raises(WrongStep, match="statistics"):
         judge.verify(OURS)
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from generated_curves import FAMILIES, Labelled, halves, make
 
-from cifarfast.recipe import Recipe
+from cifarfast.recipes.recipe import Recipe
 from cifarfast.report.curve_reader import read_curves
 
 CURVES = Path(__file__).parent / "curves"

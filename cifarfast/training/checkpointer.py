@@ -1,0 +1,124 @@
+"""A training's state into checkpoints and back."""
+
+import dataclasses
+import math
+from typing import Any
+
+from ..data import Splits
+from ..errors import UserError
+from ..optim import LearningRate
+from ..recipes.recipe import Recipe, differences, validate
+from ..runs.checkpoint import Checkpoint, checkpoint_folders, newest_checkpoint, save_checkpoint, set_aside_newer
+from ..runs.run_folder import RunFolder
+from .step import TrainStep
+from .train_state import Progress
+
+
+class Keeper:
+    """Saves and restores everything that a training consists of.
+
+    Args:
+        recipe: resolved.
+        splits: the data.
+        run: the run folder, whose ``checkpoints`` are kept.
+        step: the state on the device.
+        schedule: the learning rate's state.
+        preprocessing: mean and std of the channels.
+        steps_per_epoch: of the training.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        splits: Splits,
+        run: RunFolder,
+        step: TrainStep,
+        schedule: LearningRate,
+        *,
+        preprocessing: dict[str, Any],
+        steps_per_epoch: int,
+    ) -> None:
+        self.recipe, self.splits, self.run, self.step, self.schedule = recipe, splits, run, step, schedule
+        self._preprocessing, self._steps_per_epoch = preprocessing, steps_per_epoch
+
+    def save(self, progress: Progress) -> None:
+        """Write a checkpoint of this moment; every process calls it, one writes.
+
+        Raises:
+            UserError: the loss, a weight or an average is no longer finite; the checkpoints before it are kept.
+        """
+        step = self.step
+        step.share_statistics()
+        sums = step.world.total(step.running.sums).tolist()
+        weights = [step.flat.master, *([step.ema.weights] if step.ema else [])]
+        if not (math.isfinite(sums[0]) and all(buffer.isfinite().all().item() for buffer in weights)):
+            raise self.diverged("the loss or a weight is not finite", progress.epoch)
+        if not step.world.writes:
+            return
+        tensors = {"model": step.model.state_dict(), "optimizer": step.optimizer.tensors()}
+        if step.ema:
+            tensors["ema"] = step.ema.module.state_dict()
+        train = self.splits.train
+        state = {
+            "recipe": dataclasses.asdict(self.recipe),
+            "progress": dataclasses.asdict(progress),
+            "running": sums,
+            "schedule": self.schedule.state(),
+            "scaler": step.loss_scale.state() if step.loss_scale else {},
+            "preprocessing": self._preprocessing,
+            "classes": train.classes,
+            "image_size": train.image_size,
+            "in_channels": train.in_channels,
+            "fingerprint": self.splits.fingerprint,
+        }
+        done = progress.epoch * self._steps_per_epoch + progress.step_in_epoch
+        evaluated = "-evaluated" if done and not progress.step_in_epoch else ""
+        save_checkpoint(self.run.checkpoints, f"{done:09d}{evaluated}", Checkpoint(tensors, state))
+
+    def resume(self) -> tuple[Progress | None, str]:
+        """Continue from the newest checkpoint that verifies.
+
+        Returns:
+            where the run stands, None when there is no checkpoint; a line about what was found.
+
+        Raises:
+            UserError: the checkpoint belongs to other settings, data or weights, or none verifies.
+        """
+        found = newest_checkpoint(self.run.checkpoints)
+        if found is None:
+            return None, f"{self.run.path} has no checkpoint yet: starting from the beginning"
+        path, checkpoint, problems = found
+        state = checkpoint.state
+        theirs = validate(state["recipe"], str(path))
+        if lines := differences(self.recipe, theirs):
+            raise UserError(f"{path} was made with other settings: {'; '.join(lines)}")
+        if state["fingerprint"] != self.splits.fingerprint:
+            raise UserError(f"{path} was trained on other data ({state['fingerprint']}, now {self.splits.fingerprint})")
+        try:
+            progress = self.load(checkpoint)
+        except (KeyError, TypeError, RuntimeError) as error:
+            raise UserError(f"{path} does not fit this model: {str(error).splitlines()[0]}") from None
+        if self.step.world.writes:
+            set_aside_newer(self.run.checkpoints, path)
+        where = f"epoch {progress.epoch + 1}, step {progress.step_in_epoch}"
+        return progress, "; ".join([*problems, f"resuming from {path} ({where})"])
+
+    def load(self, checkpoint: Checkpoint) -> Progress:
+        """Put back everything that a checkpoint has; return where the run stands."""
+        state, tensors, step = checkpoint.state, checkpoint.tensors, self.step
+        step.model.load_state_dict(tensors["model"])
+        step.optimizer.load_tensors(tensors["optimizer"])
+        if step.ema:
+            step.ema.module.load_state_dict(tensors["ema"])
+        # the sums are those of all processes
+        step.running.load(state["running"] if step.world.writes else [0.0, 0.0, 0.0])
+        self.schedule.load(state["schedule"])
+        if step.loss_scale:
+            step.loss_scale.load(state["scaler"])
+        return Progress(**state["progress"])
+
+    def diverged(self, what: str, epoch: int) -> UserError:
+        """The error that says ``what`` is wrong in an epoch (from 0) and which checkpoint is from before it."""
+        kept = next(iter(checkpoint_folders(self.run.checkpoints)), None)
+        keeps = f"; {kept} is from before it" if kept else ""
+        return UserError(f"{what} in epoch {epoch + 1}: lower --lr, or add --warmup-epochs 1{keeps}")

@@ -1,0 +1,323 @@
+"""The training loop: epochs of steps, evaluation, what is written when."""
+
+import contextlib
+import math
+import signal
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from ..data import Dataset, Splits
+from ..errors import UserError
+from ..inference.logits import predict_logits
+from ..models import stored_in_channels
+from ..optim import LearningRate
+from ..random import step_seeds
+from ..recipes.build import build_augment, build_model, normalization
+from ..recipes.recipe import Recipe
+from ..runs.checkpoint import checkpoint_folders
+from ..runs.run_folder import Row, RunFolder
+from ..runtime.cuda_graphs import Graphs
+from ..runtime.distributed import World
+from ..runtime.signals import Interrupted, StopRequest
+from .checkpointer import Keeper
+from .metrics import Scores, score
+from .nonfinite import NonfiniteWatch, WentBack
+from .progress_bar import progress_bar
+from .result import build_result
+from .step import TrainStep
+from .tensorboard import EventLog
+from .train_state import Progress, describe
+
+# processes that train together agree this often on whether to stop or to save
+STEPS_BETWEEN_AGREEMENTS = 16
+# on a GPU each look at the device is a copy between two steps
+SECONDS_BETWEEN_LOOKS = 0.25
+
+
+@contextlib.contextmanager
+def explained() -> Iterator[None]:
+    """Turn what torch says about settings that cannot work into a line that says what to do."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise UserError("the GPU's memory is full: lower --batch-size (and --eval-batch-size)") from None
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise UserError("batch norm needs more than one value a channel: raise --batch-size to 2 or more") from None
+
+
+class Trainer:
+    """Trains one model by a resolved recipe on splits that lie on the device, and keeps its run folder up to date."""
+
+    def __init__(
+        self, recipe: Recipe, splits: Splits, run: RunFolder, *, world: World | None = None, show_progress: bool = True
+    ) -> None:
+        self.recipe, self.splits, self.run = recipe, splits, run
+        self.world = world or World()
+        self.device = splits.train.images.device
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+        self._show_progress = show_progress and self.world.writes
+        count, batch = len(splits.train) * (2 if recipe.augmented_copy else 1), recipe.batch_size
+        if recipe.early_stopping_patience and splits.val is None:
+            raise UserError("early stopping needs a validation part: set --val-split (for example 0.1)")
+        if batch > count:
+            raise UserError(f"batch_size {batch} is above the {count} training images: lower --batch-size")
+        # a last batch of one image is left out: batch norm cannot train on one value a channel
+        self.steps_per_epoch = count // batch if count % batch == 1 and batch > 1 else math.ceil(count / batch)
+        self.images_per_epoch = min(self.steps_per_epoch * batch, count)
+        train = splits.train
+        self.mean, self.std = normalization(recipe, train.images)
+        self.model = build_model(recipe, train)
+        stored_channels = stored_in_channels(self.model) if recipe.backend == "fused" else None
+        augment, self.prepare = (
+            build_augment(recipe, self.mean, self.std, training=training, channels=stored_channels)
+            for training in (True, False)
+        )
+        # a first call now: settings that do not fit these images are an error before the run
+        augment(train.images, train.labels, torch.zeros(1, dtype=torch.int64, device=self.device), 0)
+        self.step = TrainStep(
+            *(recipe, self.model, train, augment),
+            samples=count,
+            steps_per_epoch=self.steps_per_epoch,
+            world=self.world,
+        )
+        self.step_sizes = self.step.sizes(self.steps_per_epoch)
+        if min(self.step_sizes) < self.world.size:
+            raise UserError(
+                f"a batch of {min(self.step_sizes)} images cannot be split over {self.world.size} processes: "
+                "choose another --batch-size"
+            )
+        self.graphs = Graphs(self.device, enabled=recipe.graph and not recipe.compile)
+        self.schedule = LearningRate(
+            recipe, total_steps=recipe.epochs * self.steps_per_epoch, steps_per_epoch=self.steps_per_epoch
+        )
+        self.progress = Progress()
+        self.keeper = Keeper(
+            *(recipe, splits, run, self.step, self.schedule),
+            preprocessing={"mean": self.mean, "std": self.std},
+            steps_per_epoch=self.steps_per_epoch,
+        )
+        self.watch = NonfiniteWatch(self.keeper)
+        self._saved_at = self._looked_at = time.monotonic()
+        self._epoch_began: float | None = None  # on time.perf_counter(), less what it took before a resume
+        self._test_logits: Tensor | None = None
+
+    @property
+    def evaluated_model(self) -> nn.Module:
+        """The model whose accuracy counts: the averaged weights when there is an EMA."""
+        return self.step.ema.module if self.step.ema else self.model
+
+    def save(self) -> None:
+        """Write a checkpoint of this moment.
+
+        Raises:
+            UserError: the loss is no longer finite; the checkpoints before it are kept.
+        """
+        self.watch.look(self.progress, wait=True)
+        self._count_seconds()  # after the device has done what the host had sent ahead
+        self.keeper.save(self.progress)
+        self._saved_at = time.monotonic()
+
+    def resume(self) -> str:
+        """Continue from the newest checkpoint that verifies; return a line about what was found.
+
+        Raises:
+            UserError: the checkpoint belongs to other settings, data or weights, or none verifies.
+        """
+        progress, line = self.keeper.resume()
+        self.progress = progress or self.progress
+        return line
+
+    # ── training ──
+
+    def fit(self, after_epoch: Callable[[Row, Row], None] | None = None) -> dict[str, Any]:
+        """Train to the end and return what ``result.json`` gets.
+
+        Args:
+            after_epoch: called with each epoch's row of ``metrics.csv`` and of ``timing.csv``.
+
+        Raises:
+            Interrupted: SIGINT or SIGTERM came; the state is saved.
+            UserError: a checkpoint cannot be written, or the loss is not finite.
+        """
+        total = self.recipe.epochs * self.images_per_epoch
+        bar = progress_bar(total=total, initial=self._images_done(), shown=self._show_progress)
+        with bar, self._event_log() as events, explained(), StopRequest() as stop:
+            self._write_tables()
+            if self.recipe.on_nonfinite == "rollback" and not checkpoint_folders(self.run.checkpoints):
+                self.save()
+            while not self.progress.finished:
+                bar.set_description(f"epoch {self.progress.epoch + 1}/{self.recipe.epochs}", refresh=False)
+                try:
+                    self._train_epoch(bar, stop)
+                except WentBack as back:
+                    self.progress = back.progress
+                    bar.n = self._images_done()
+                    continue
+                self._finish_epoch(bar)
+                for follower in (events, after_epoch):
+                    if follower:
+                        follower(self.progress.rows[-1], self.progress.timing[-1])
+                if self.progress.finished:
+                    self.save()
+                else:
+                    self._pause(stop)
+        return self._result()
+
+    def _images_done(self) -> int:
+        progress = self.progress
+        return progress.epoch * self.images_per_epoch + sum(self.step_sizes[: progress.step_in_epoch])
+
+    @contextlib.contextmanager
+    def _event_log(self) -> Iterator[Callable[[Row, Row], None] | None]:
+        """What to call after an epoch for TensorBoard, None when the recipe does not ask for it."""
+        if not (self.recipe.tensorboard and self.world.writes):
+            yield None
+            return
+        with contextlib.closing(EventLog(self.run.path / "tensorboard", self.progress.epoch + 1)) as log:
+            yield log.add
+
+    def _train_epoch(self, bar: tqdm, stop: StopRequest) -> None:
+        progress = self.progress
+        first_step = progress.epoch * self.steps_per_epoch
+        seeds = step_seeds(self.recipe.seed, first_step, self.steps_per_epoch)
+        rates = [self.schedule.at(first_step + step) for step in range(self.steps_per_epoch)]
+        self.step.begin(progress.epoch, progress.step_in_epoch, rates, progress.left_out(progress.epoch))
+        self.watch.forget()
+        self.model.train()
+        self._epoch_began, shown = time.perf_counter() - progress.epoch_seconds, 0.0
+        while progress.step_in_epoch < self.steps_per_epoch:
+            step = progress.step_in_epoch
+            self._generator.manual_seed(seeds[step] + self.world.rank)
+            self.train_step(self.step_sizes[step], first_step + step)
+            progress.step_in_epoch += 1
+            self._count_seconds()
+            self._pause(stop)
+            bar.update(self.step_sizes[step])
+            if not bar.disable and progress.epoch_seconds - shown > 0.5 and (means := self.step.running.peek()):
+                bar.set_postfix_str(f"loss {means[0]:.3f}, accuracy {means[1]:.2f} %", refresh=False)
+                shown = progress.epoch_seconds
+        self.watch.look(progress, wait=True)
+        self._count_seconds()
+        self._epoch_began = None
+
+    def _count_seconds(self) -> None:
+        """Bring the present epoch's time up to date."""
+        if self._epoch_began is not None:
+            self.progress.epoch_seconds = time.perf_counter() - self._epoch_began
+
+    @property
+    def _generator(self) -> torch.Generator:
+        """The generator that models of other libraries draw their dropout from."""
+        if self.device.type == "cuda":
+            return torch.cuda.default_generators[torch.cuda.current_device()]
+        return torch.default_generator
+
+    def train_step(self, count: int, step: int) -> None:
+        """Step number ``step`` of the run, on the next ``count`` images of the epoch."""
+        perturbed = self.step.sharpness is not None and self.step.sharpness.due(step)
+        self.graphs.run(("train", count, perturbed), lambda: self.step.run(count, perturbed))
+
+    # ── between steps ──
+
+    def _pause(self, stop: StopRequest) -> None:
+        """Look for a step that was not finite, save when it is time, and stop when that was asked for.
+
+        With several processes they agree on all of this, every few steps.
+        """
+        world, recipe = self.world, self.recipe
+        if world.size > 1 and self.progress.step_in_epoch % STEPS_BETWEEN_AGREEMENTS and recipe.checkpoint_seconds:
+            return
+        now = time.monotonic()
+        if world.size > 1 or self.device.type == "cpu" or now - self._looked_at > SECONDS_BETWEEN_LOOKS:
+            self._looked_at = now
+            self.watch.look(self.progress, wait=world.size > 1)
+        if world.any(stop.signum is not None, self.device):
+            self.save()
+            raise Interrupted(stop.signum or signal.SIGTERM, self.run.path)
+        if world.any(now - self._saved_at >= recipe.checkpoint_seconds, self.device):
+            self.save()
+
+    # ── after an epoch ──
+
+    def _finish_epoch(self, bar: tqdm) -> None:
+        progress, recipe = self.progress, self.recipe
+        loss, accuracy = self.step.running.means(self.world.total)
+        if not math.isfinite(loss):
+            raise self.keeper.diverged(f"the loss became {loss}", progress.epoch)
+        self.step.share_statistics()
+        lr = self.schedule.at((progress.epoch + 1) * self.steps_per_epoch - 1)
+        row: Row = {"epoch": progress.epoch + 1, "lr": lr, "train_loss": loss, "train_accuracy_percent": accuracy}
+        last = progress.epoch + 1 == recipe.epochs
+        started = time.perf_counter()
+        val = self._evaluate(self.splits.val) if self.splits.val else None
+        if val:
+            row |= {"val_loss": val.loss, "val_accuracy_percent": val.accuracy_percent}
+        self.schedule.epoch_done(val.loss if val else loss)
+        stopped = val is not None and self._stops_early(val.loss)
+        if last or stopped or (progress.epoch + 1) % recipe.eval_every == 0:
+            test = self._evaluate(self.splits.test)
+            row |= {"test_loss": test.loss, "test_accuracy_percent": test.accuracy_percent}
+            if test.accuracy_percent > progress.best_accuracy_percent:
+                progress.best_accuracy_percent, progress.best_epoch = test.accuracy_percent, row["epoch"]
+        images, seconds = self.images_per_epoch, progress.epoch_seconds
+        timing = {"epoch": row["epoch"], "images": images, "train_seconds": seconds}
+        timing |= {"images_per_second": images / seconds, "evaluation_seconds": time.perf_counter() - started}
+        progress.timing.append(timing)
+        progress.rows.append(row)
+        progress.epoch, progress.step_in_epoch, progress.epoch_seconds = row["epoch"], 0, 0.0
+        progress.finished = last or stopped
+        self.step.running.load([0.0, 0.0, 0.0])
+        self._write_tables()
+        if self.world.writes:
+            bar.write(describe(row, timing))
+
+    def _stops_early(self, val_loss: float) -> bool:
+        progress = self.progress
+        if val_loss < progress.best_val_loss:
+            progress.best_val_loss, progress.epochs_without_gain = val_loss, 0
+        else:
+            progress.epochs_without_gain += 1
+        return 0 < self.recipe.early_stopping_patience <= progress.epochs_without_gain
+
+    def _write_tables(self) -> None:
+        if not self.world.writes:
+            return
+        self.run.write_metrics(self.progress.rows)
+        self.run.write_timing(self.progress.timing)
+
+    def _logits(self, data: Dataset) -> Tensor:
+        recipe, model = self.recipe, self.evaluated_model.eval()
+        return predict_logits(
+            *(model, data, self.prepare),
+            batch_size=recipe.eval_batch_size,
+            precision=recipe.precision,
+            graphs=self.graphs,
+            world=self.world,
+        )
+
+    def _evaluate(self, data: Dataset) -> Scores:
+        logits = self._logits(data)
+        scores = score(logits, data.labels)
+        if not math.isfinite(scores.loss):
+            raise self.keeper.diverged(f"the loss of the evaluation became {scores.loss}", self.progress.epoch)
+        if data is self.splits.test:
+            self._test_logits = logits
+        return scores
+
+    def _result(self) -> dict[str, Any]:
+        test = self.splits.test
+        if self._test_logits is None:  # resumed after the last evaluation
+            self._test_logits = self._logits(test)
+        result = build_result(self.recipe, self.splits, self.progress, score(self._test_logits, test.labels))
+        if self.world.writes:
+            self.run.write_predictions(self._test_logits.cpu().numpy(), test.labels.cpu().numpy())
+            self.run.write_result(result)
+        return result
