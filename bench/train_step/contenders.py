@@ -91,7 +91,7 @@ class Ours(Contender):
         trainer.step.begin(0, 0, [lr] * trainer.steps_per_epoch, set())
 
     def step(self, number: int) -> float:
-        running = self.trainer.step.running
+        running = self.trainer.step.epoch_metrics
         running.load([0.0, 0.0, 0.0])
         self.trainer.train_step(self.case.batch, number)
         return running.means()[0]

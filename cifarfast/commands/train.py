@@ -12,7 +12,7 @@ import tyro
 from ..errors import UserError
 from ..recipes.recipe import Recipe, to_toml
 from ..runs.environment import command, pick_device
-from ..runtime.distributed import is_writer, leave_world
+from ..runtime.distributed import is_main_process, leave_world
 from ..runtime.signals import Interrupted
 from ..training.train import train
 from .flags import parse_flags, run_main
@@ -74,7 +74,7 @@ def run_command(arguments: list[str]) -> int:
     try:
         run = train(settings, out=options.out, resume=options.resume, show_progress=not options.quiet)
     except Interrupted as stop:
-        if is_writer():
+        if is_main_process():
             print(f"\nstopped by {stop}; the state is saved", file=sys.stderr)
             again = command("train", processes=int(os.environ.get("WORLD_SIZE", "1")))
             print(f"resume with: {again} --out {shlex.quote(str(stop.folder))} --resume", file=sys.stderr)
@@ -82,7 +82,7 @@ def run_command(arguments: list[str]) -> int:
     leave_world()  # here, as the exception keeps the trainer and with it its graphs
     if stopped:
         return stopped
-    if is_writer():
+    if is_main_process():
         print(summary(run.read_result()))
         print(f"next: {command('report')} {shlex.quote(str(run.path))}")
         if settings.dataset == "digits":

@@ -17,10 +17,10 @@ from ..runs.checkpoint import Checkpoint, newest_checkpoint
 from ..runs.run_folder import RunFolder
 from .checkpoint_model import check_images, checkpoint_augment, checkpoint_model
 from .classifier import Weights, precision_on
-from .label_map import class_map
+from .label_map import label_map
 from .score_table import score_table
 from .scores import PredictionScores, score_predictions
-from .tta import Predictor
+from .tta import TTAPredictor
 
 
 @dataclass(frozen=True)
@@ -101,17 +101,17 @@ def evaluate_run(run: RunFolder, settings: EvaluationSettings) -> Evaluation:
 
 def predict_checkpoint(
     path: Path, checkpoint: Checkpoint, data: Dataset, settings: EvaluationSettings
-) -> tuple[Predictor, Tensor]:
+) -> tuple[TTAPredictor, Tensor]:
     """The predictor of a checkpoint, and its logits fp32 [N, C] for the images of ``data``."""
     check_images(checkpoint, data, str(path))
     where = settings.device
     model, trained_as = checkpoint_model(checkpoint, weights=settings.weights, device=where, where=str(path))
     precision = precision_on(trained_as, where)
-    predict = Predictor(model, checkpoint_augment(checkpoint, trained_as), precision, settings.views)
+    predict = TTAPredictor(model, checkpoint_augment(checkpoint, trained_as), precision, settings.views)
     return predict, predict(data.to(where), settings.batch_size)
 
 
-def data_and_speed(splits: Splits, settings: EvaluationSettings, predictors: Sequence[Predictor]) -> dict[str, Any]:
+def data_and_speed(splits: Splits, settings: EvaluationSettings, predictors: Sequence[TTAPredictor]) -> dict[str, Any]:
     """Which data were scored, and how fast. A batch of an ensemble takes the sum of its members' times."""
     seconds = np.sum([predict.batch_seconds for predict in predictors], axis=0)
     return {
@@ -141,7 +141,7 @@ def load_splits(recipe: Recipe, settings: EvaluationSettings) -> Splits:
 def score_logits(logits: Tensor, data: Dataset, model_classes: Sequence[str]) -> PredictionScores:
     """Scores of logits [N, C] over the model's classes against the labels of ``data``, whose classes may differ."""
     labels, classes = data.labels, data.classes
-    mapping = class_map(model_classes, classes)
+    mapping = label_map(model_classes, classes)
     if mapping is not None:
         logits, labels, classes = mapping.map_logits(logits), mapping.map_labels(labels), mapping.classes
     return score_predictions(logits.cpu().numpy(), labels.cpu().numpy(), classes)

@@ -16,7 +16,7 @@ MERGED_LETTERS = frozenset("cijklmopsuvwxyz")
 
 
 @dataclass(frozen=True)
-class ClassMap:
+class LabelMap:
     """How to compare a model with data of other classes.
 
     Attributes:
@@ -40,7 +40,7 @@ class ClassMap:
         return torch.tensor(self.of_data, device=labels.device)[labels]
 
 
-def class_map(model: Sequence[str], data: Sequence[str]) -> ClassMap | None:
+def label_map(model: Sequence[str], data: Sequence[str]) -> LabelMap | None:
     """The map between a model's and a data set's classes; None when they are the same in the same order.
 
     Raises:
@@ -51,7 +51,7 @@ def class_map(model: Sequence[str], data: Sequence[str]) -> ClassMap | None:
     for coarse in (tuple(data), tuple(model)):
         of_model, of_data = _positions(model, coarse), _positions(data, coarse)
         if of_model and of_data:
-            return ClassMap(coarse, of_model, of_data)
+            return LabelMap(coarse, of_model, of_data)
     raise UserError(
         f"the model's {len(model)} classes ({_few(model)}) and the data's {len(data)} ({_few(data)}) have no mapping: "
         "the names must be the same, or both of EMNIST's byClass, byMerge and Balanced"

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from ..augment import Augment
 from ..data import Dataset
-from ..runtime.cuda_graphs import Graphs
+from ..runtime.cuda_graphs import CUDAGraphs
 from ..runtime.distributed import World
 from ..runtime.precision import autocast
 
@@ -18,7 +18,7 @@ def predict_logits(
     *,
     batch_size: int,
     precision: str,
-    graphs: Graphs | None = None,
+    graphs: CUDAGraphs | None = None,
     world: World | None = None,
 ) -> Tensor:
     """Logits fp32 [N, C] of a model in eval mode for every image of a data set, in its order, on the images' device.
@@ -34,7 +34,7 @@ def predict_logits(
     """
     device, world = data.images.device, world or World()
     every = torch.arange(len(data), device=device)
-    mine = every[world.part(len(data))]
+    mine = every[world.shard(len(data))]
 
     def forward(batch: Tensor) -> Tensor:
         # the epoch as a number: a graph would go on reading a tensor that is gone after this call

@@ -10,7 +10,7 @@ from ..data import Dataset
 from ..runtime.precision import DTYPES, autocast
 
 
-class Predictor:
+class TTAPredictor:
     """Logits of a model, averaged over views with their weights; ``batch_seconds`` is the time of each batch so far."""
 
     def __init__(self, model: nn.Module, prepare: Augment, precision: str, test_views: list[View]) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 T = TypeVar("T")
 
 
-class Graphs:
+class CUDAGraphs:
     """Runs functions that read and write the same memory at every call.
 
     The first call of a key runs the function as it is (kernels are compiled, libraries pick their algorithms), then

@@ -22,17 +22,17 @@ class World:
     local_rank: int = 0
 
     @property
-    def writes(self) -> bool:
+    def is_main(self) -> bool:
         """Whether this process writes files and speaks."""
         return self.rank == 0
 
-    def part(self, count: int) -> slice:
+    def shard(self, count: int) -> slice:
         """This process's part of ``count`` consecutive items; parts differ by one item at most."""
         return slice(count * self.rank // self.size, count * (self.rank + 1) // self.size)
 
-    def share(self, count: int) -> float:
+    def shard_weight(self, count: int) -> float:
         """Factor that turns a mean over this process's part into its share of the mean over ``average``."""
-        part = self.part(count)
+        part = self.shard(count)
         return self.size * (part.stop - part.start) / count
 
     def average(self, tensor: Tensor) -> None:
@@ -41,7 +41,7 @@ class World:
             dist.all_reduce(tensor)
             tensor /= self.size
 
-    def total(self, tensor: Tensor) -> Tensor:
+    def all_reduce_sum(self, tensor: Tensor) -> Tensor:
         """The sum of a tensor over the processes."""
         if self.size == 1:
             return tensor
@@ -50,10 +50,10 @@ class World:
         return summed
 
     def gather(self, rows: Tensor, count: int) -> Tensor:
-        """Put the processes' rows, ``part(count)`` of each, together in order: [count, …] everywhere."""
+        """Put the processes' rows, ``shard(count)`` of each, together in order: [count, …] everywhere."""
         if self.size == 1:
             return rows
-        parts = [World(rank, self.size).part(count) for rank in range(self.size)]
+        parts = [World(rank, self.size).shard(count) for rank in range(self.size)]
         longest = max(part.stop - part.start for part in parts)
         padded = rows.new_zeros(longest, *rows.shape[1:])
         padded[: len(rows)] = rows
@@ -70,9 +70,9 @@ class World:
         """Whether the flag is set in any process; waits for all of them."""
         if self.size == 1:
             return flag
-        return bool(self.total(torch.tensor(float(flag), device=device)).item())
+        return bool(self.all_reduce_sum(torch.tensor(float(flag), device=device)).item())
 
-    def text(self, text: str) -> str:
+    def broadcast_text(self, text: str) -> str:
         """Process 0's text, everywhere."""
         if self.size == 1:
             return text
@@ -102,7 +102,7 @@ def join_world(device: str) -> World:
     return World(rank, size, local)
 
 
-def is_writer() -> bool:
+def is_main_process() -> bool:
     """Whether this process is the one that writes and speaks, by torchrun's variables."""
     return os.environ.get("RANK", "0") == "0"
 

@@ -34,7 +34,7 @@ from ..runs.run_folder import RunFolder
 from ..runs.storage import disk_errors, folder_lock, write_atomic
 from ..training.train import train
 from .catalogue import about_recipe, choose_recipes
-from .reproduction_plan import Job, plan, recall, remember
+from .reproduction_plan import Job, attempts_from_json, attempts_to_json, plan
 
 PAGE, DOCUMENT = "reproduction.md", "reproduction.json"
 
@@ -93,7 +93,7 @@ def reproduce(
 
 
 def _run_all(jobs: Sequence[Job], out: Path, *, show_progress: bool) -> Reproduction:
-    earlier = {attempt.folder.path: attempt for attempt in recall(out / DOCUMENT, out)}
+    earlier = {attempt.folder.path: attempt for attempt in attempts_from_json(out / DOCUMENT, out)}
     problems: dict[str, str] = {}
 
     def update() -> list[Values]:
@@ -150,7 +150,7 @@ def _write_table(attempts: Sequence[Attempt], out: Path) -> list[Values]:
     attempts = sorted(attempts, key=lambda attempt: (attempt.recipe, attempt.seed))
     rows = make_rows(attempts, {attempt.recipe: _reported(attempt.recipe) for attempt in attempts})
     with disk_errors(f"write {out / PAGE}"):
-        write_atomic(out / DOCUMENT, json.dumps({"rows": rows, "runs": remember(attempts)}, indent=1) + "\n")
+        write_atomic(out / DOCUMENT, json.dumps({"rows": rows, "runs": attempts_to_json(attempts)}, indent=1) + "\n")
         write_atomic(out / PAGE, reproduction_page(rows))
     return rows
 

@@ -149,15 +149,15 @@ def _check_siblings(job: Job, out: Path) -> None:
             raise UserError(f"{path} has other settings: {'; '.join(lines)}; choose another --out")
 
 
-def remember(attempts: Sequence[Attempt]) -> list[dict[str, Any]]:
-    """The attempts as plain values, for ``recall``."""
+def attempts_to_json(attempts: Sequence[Attempt]) -> list[dict[str, Any]]:
+    """The attempts as plain values, for ``attempts_from_json``."""
     return [
         {"recipe": each.recipe, "seed": each.seed, "problem": each.problem, "changed_settings": list(each.changed)}
         for each in attempts
     ]
 
 
-def recall(document: Path, out: Path) -> list[Attempt]:
+def attempts_from_json(document: Path, out: Path) -> list[Attempt]:
     """The attempts that an earlier call wrote into ``document``, with what their folders say now.
 
     Raises:

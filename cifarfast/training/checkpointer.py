@@ -11,10 +11,10 @@ from ..recipes.recipe import Recipe, differences, validate
 from ..runs.checkpoint import Checkpoint, checkpoint_folders, newest_checkpoint, save_checkpoint, set_aside_newer
 from ..runs.run_folder import RunFolder
 from .step import TrainStep
-from .train_state import Progress
+from .train_state import TrainState
 
 
-class Keeper:
+class Checkpointer:
     """Saves and restores everything that a training consists of.
 
     Args:
@@ -41,19 +41,19 @@ class Keeper:
         self.recipe, self.splits, self.run, self.step, self.schedule = recipe, splits, run, step, schedule
         self._preprocessing, self._steps_per_epoch = preprocessing, steps_per_epoch
 
-    def save(self, progress: Progress) -> None:
+    def save(self, train_state: TrainState) -> None:
         """Write a checkpoint of this moment; every process calls it, one writes.
 
         Raises:
             UserError: the loss, a weight or an average is no longer finite; the checkpoints before it are kept.
         """
         step = self.step
-        step.share_statistics()
-        sums = step.world.total(step.running.sums).tolist()
+        step.broadcast_statistics()
+        sums = step.world.all_reduce_sum(step.epoch_metrics.sums).tolist()
         weights = [step.flat.master, *([step.ema.weights] if step.ema else [])]
         if not (math.isfinite(sums[0]) and all(buffer.isfinite().all().item() for buffer in weights)):
-            raise self.diverged("the loss or a weight is not finite", progress.epoch)
-        if not step.world.writes:
+            raise self.diverged("the loss or a weight is not finite", train_state.epoch)
+        if not step.world.is_main:
             return
         tensors = {"model": step.model.state_dict(), "optimizer": step.optimizer.tensors()}
         if step.ema:
@@ -61,7 +61,7 @@ class Keeper:
         train = self.splits.train
         state = {
             "recipe": dataclasses.asdict(self.recipe),
-            "progress": dataclasses.asdict(progress),
+            "progress": dataclasses.asdict(train_state),
             "running": sums,
             "schedule": self.schedule.state(),
             "scaler": step.loss_scale.state() if step.loss_scale else {},
@@ -71,11 +71,11 @@ class Keeper:
             "in_channels": train.in_channels,
             "fingerprint": self.splits.fingerprint,
         }
-        done = progress.epoch * self._steps_per_epoch + progress.step_in_epoch
-        evaluated = "-evaluated" if done and not progress.step_in_epoch else ""
+        done = train_state.epoch * self._steps_per_epoch + train_state.step_in_epoch
+        evaluated = "-evaluated" if done and not train_state.step_in_epoch else ""
         save_checkpoint(self.run.checkpoints, f"{done:09d}{evaluated}", Checkpoint(tensors, state))
 
-    def resume(self) -> tuple[Progress | None, str]:
+    def resume(self) -> tuple[TrainState | None, str]:
         """Continue from the newest checkpoint that verifies.
 
         Returns:
@@ -95,15 +95,15 @@ class Keeper:
         if state["fingerprint"] != self.splits.fingerprint:
             raise UserError(f"{path} was trained on other data ({state['fingerprint']}, now {self.splits.fingerprint})")
         try:
-            progress = self.load(checkpoint)
+            train_state = self.load(checkpoint)
         except (KeyError, TypeError, RuntimeError) as error:
             raise UserError(f"{path} does not fit this model: {str(error).splitlines()[0]}") from None
-        if self.step.world.writes:
+        if self.step.world.is_main:
             set_aside_newer(self.run.checkpoints, path)
-        where = f"epoch {progress.epoch + 1}, step {progress.step_in_epoch}"
-        return progress, "; ".join([*problems, f"resuming from {path} ({where})"])
+        where = f"epoch {train_state.epoch + 1}, step {train_state.step_in_epoch}"
+        return train_state, "; ".join([*problems, f"resuming from {path} ({where})"])
 
-    def load(self, checkpoint: Checkpoint) -> Progress:
+    def load(self, checkpoint: Checkpoint) -> TrainState:
         """Put back everything that a checkpoint has; return where the run stands."""
         state, tensors, step = checkpoint.state, checkpoint.tensors, self.step
         step.model.load_state_dict(tensors["model"])
@@ -111,11 +111,11 @@ class Keeper:
         if step.ema:
             step.ema.module.load_state_dict(tensors["ema"])
         # the sums are those of all processes
-        step.running.load(state["running"] if step.world.writes else [0.0, 0.0, 0.0])
+        step.epoch_metrics.load(state["running"] if step.world.is_main else [0.0, 0.0, 0.0])
         self.schedule.load(state["schedule"])
         if step.loss_scale:
             step.loss_scale.load(state["scaler"])
-        return Progress(**state["progress"])
+        return TrainState(**state["progress"])
 
     def diverged(self, what: str, epoch: int) -> UserError:
         """The error that says ``what`` is wrong in an epoch (from 0) and which checkpoint is from before it."""

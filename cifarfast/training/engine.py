@@ -21,17 +21,17 @@ from ..recipes.build import build_augment, build_model, normalization
 from ..recipes.recipe import Recipe
 from ..runs.checkpoint import checkpoint_folders
 from ..runs.run_folder import Row, RunFolder
-from ..runtime.cuda_graphs import Graphs
+from ..runtime.cuda_graphs import CUDAGraphs
 from ..runtime.distributed import World
 from ..runtime.signals import Interrupted, StopRequest
-from .checkpointer import Keeper
+from .checkpointer import Checkpointer
 from .metrics import Scores, score
-from .nonfinite import NonfiniteWatch, WentBack
+from .nonfinite import NonfiniteWatch, RolledBack
 from .progress_bar import progress_bar
 from .result import build_result
 from .step import TrainStep
-from .tensorboard import EventLog
-from .train_state import Progress, describe
+from .tensorboard import TensorBoardLogger
+from .train_state import TrainState, describe
 
 # processes that train together agree this often on whether to stop or to save
 STEPS_BETWEEN_AGREEMENTS = 16
@@ -63,7 +63,7 @@ class Trainer:
         self.device = splits.train.images.device
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
-        self._show_progress = show_progress and self.world.writes
+        self._show_progress = show_progress and self.world.is_main
         count, batch = len(splits.train) * (2 if recipe.augmented_copy else 1), recipe.batch_size
         if recipe.early_stopping_patience and splits.val is None:
             raise UserError("early stopping needs a validation part: set --val-split (for example 0.1)")
@@ -94,17 +94,17 @@ class Trainer:
                 f"a batch of {min(self.step_sizes)} images cannot be split over {self.world.size} processes: "
                 "choose another --batch-size"
             )
-        self.graphs = Graphs(self.device, enabled=recipe.graph and not recipe.compile)
+        self.graphs = CUDAGraphs(self.device, enabled=recipe.graph and not recipe.compile)
         self.schedule = LearningRate(
             recipe, total_steps=recipe.epochs * self.steps_per_epoch, steps_per_epoch=self.steps_per_epoch
         )
-        self.progress = Progress()
-        self.keeper = Keeper(
+        self.state = TrainState()
+        self.checkpointer = Checkpointer(
             *(recipe, splits, run, self.step, self.schedule),
             preprocessing={"mean": self.mean, "std": self.std},
             steps_per_epoch=self.steps_per_epoch,
         )
-        self.watch = NonfiniteWatch(self.keeper)
+        self.watch = NonfiniteWatch(self.checkpointer)
         self._saved_at = self._looked_at = time.monotonic()
         self._epoch_began: float | None = None  # on time.perf_counter(), less what it took before a resume
         self._test_logits: Tensor | None = None
@@ -120,9 +120,9 @@ class Trainer:
         Raises:
             UserError: the loss is no longer finite; the checkpoints before it are kept.
         """
-        self.watch.look(self.progress, wait=True)
+        self.watch.check(self.state, wait=True)
         self._count_seconds()  # after the device has done what the host had sent ahead
-        self.keeper.save(self.progress)
+        self.checkpointer.save(self.state)
         self._saved_at = time.monotonic()
 
     def resume(self) -> str:
@@ -131,8 +131,8 @@ class Trainer:
         Raises:
             UserError: the checkpoint belongs to other settings, data or weights, or none verifies.
         """
-        progress, line = self.keeper.resume()
-        self.progress = progress or self.progress
+        state, line = self.checkpointer.resume()
+        self.state = state or self.state
         return line
 
     # ── training ──
@@ -149,69 +149,69 @@ class Trainer:
         """
         total = self.recipe.epochs * self.images_per_epoch
         bar = progress_bar(total=total, initial=self._images_done(), shown=self._show_progress)
-        with bar, self._event_log() as events, explained(), StopRequest() as stop:
+        with bar, self._tensorboard() as events, explained(), StopRequest() as stop:
             self._write_tables()
             if self.recipe.on_nonfinite == "rollback" and not checkpoint_folders(self.run.checkpoints):
                 self.save()
-            while not self.progress.finished:
-                bar.set_description(f"epoch {self.progress.epoch + 1}/{self.recipe.epochs}", refresh=False)
+            while not self.state.finished:
+                bar.set_description(f"epoch {self.state.epoch + 1}/{self.recipe.epochs}", refresh=False)
                 try:
                     self._train_epoch(bar, stop)
-                except WentBack as back:
-                    self.progress = back.progress
+                except RolledBack as back:
+                    self.state = back.state
                     bar.n = self._images_done()
                     continue
                 self._finish_epoch(bar)
                 for follower in (events, after_epoch):
                     if follower:
-                        follower(self.progress.rows[-1], self.progress.timing[-1])
-                if self.progress.finished:
+                        follower(self.state.rows[-1], self.state.timing[-1])
+                if self.state.finished:
                     self.save()
                 else:
                     self._pause(stop)
         return self._result()
 
     def _images_done(self) -> int:
-        progress = self.progress
-        return progress.epoch * self.images_per_epoch + sum(self.step_sizes[: progress.step_in_epoch])
+        state = self.state
+        return state.epoch * self.images_per_epoch + sum(self.step_sizes[: state.step_in_epoch])
 
     @contextlib.contextmanager
-    def _event_log(self) -> Iterator[Callable[[Row, Row], None] | None]:
+    def _tensorboard(self) -> Iterator[Callable[[Row, Row], None] | None]:
         """What to call after an epoch for TensorBoard, None when the recipe does not ask for it."""
-        if not (self.recipe.tensorboard and self.world.writes):
+        if not (self.recipe.tensorboard and self.world.is_main):
             yield None
             return
-        with contextlib.closing(EventLog(self.run.path / "tensorboard", self.progress.epoch + 1)) as log:
+        with contextlib.closing(TensorBoardLogger(self.run.path / "tensorboard", self.state.epoch + 1)) as log:
             yield log.add
 
     def _train_epoch(self, bar: tqdm, stop: StopRequest) -> None:
-        progress = self.progress
-        first_step = progress.epoch * self.steps_per_epoch
+        state = self.state
+        first_step = state.epoch * self.steps_per_epoch
         seeds = step_seeds(self.recipe.seed, first_step, self.steps_per_epoch)
         rates = [self.schedule.at(first_step + step) for step in range(self.steps_per_epoch)]
-        self.step.begin(progress.epoch, progress.step_in_epoch, rates, progress.left_out(progress.epoch))
-        self.watch.forget()
+        self.step.begin(state.epoch, state.step_in_epoch, rates, state.left_out(state.epoch))
+        self.watch.reset()
         self.model.train()
-        self._epoch_began, shown = time.perf_counter() - progress.epoch_seconds, 0.0
-        while progress.step_in_epoch < self.steps_per_epoch:
-            step = progress.step_in_epoch
+        self._epoch_began, shown = time.perf_counter() - state.epoch_seconds, 0.0
+        while state.step_in_epoch < self.steps_per_epoch:
+            step = state.step_in_epoch
             self._generator.manual_seed(seeds[step] + self.world.rank)
             self.train_step(self.step_sizes[step], first_step + step)
-            progress.step_in_epoch += 1
+            state.step_in_epoch += 1
             self._count_seconds()
             self._pause(stop)
             bar.update(self.step_sizes[step])
-            if not bar.disable and progress.epoch_seconds - shown > 0.5 and (means := self.step.running.peek()):
+            if not bar.disable and state.epoch_seconds - shown > 0.5 and (means := self.step.epoch_metrics.peek()):
                 bar.set_postfix_str(f"loss {means[0]:.3f}, accuracy {means[1]:.2f} %", refresh=False)
-                shown = progress.epoch_seconds
-        self.watch.look(progress, wait=True)
+                shown = state.epoch_seconds
+        self.watch.check(state, wait=True)
         self._count_seconds()
         self._epoch_began = None
 
     def _count_seconds(self) -> None:
         """Bring the present epoch's time up to date."""
         if self._epoch_began is not None:
-            self.progress.epoch_seconds = time.perf_counter() - self._epoch_began
+            self.state.epoch_seconds = time.perf_counter() - self._epoch_began
 
     @property
     def _generator(self) -> torch.Generator:
@@ -233,12 +233,12 @@ class Trainer:
         With several processes they agree on all of this, every few steps.
         """
         world, recipe = self.world, self.recipe
-        if world.size > 1 and self.progress.step_in_epoch % STEPS_BETWEEN_AGREEMENTS and recipe.checkpoint_seconds:
+        if world.size > 1 and self.state.step_in_epoch % STEPS_BETWEEN_AGREEMENTS and recipe.checkpoint_seconds:
             return
         now = time.monotonic()
         if world.size > 1 or self.device.type == "cpu" or now - self._looked_at > SECONDS_BETWEEN_LOOKS:
             self._looked_at = now
-            self.watch.look(self.progress, wait=world.size > 1)
+            self.watch.check(self.state, wait=world.size > 1)
         if world.any(stop.signum is not None, self.device):
             self.save()
             raise Interrupted(stop.signum or signal.SIGTERM, self.run.path)
@@ -248,50 +248,50 @@ class Trainer:
     # ── after an epoch ──
 
     def _finish_epoch(self, bar: tqdm) -> None:
-        progress, recipe = self.progress, self.recipe
-        loss, accuracy = self.step.running.means(self.world.total)
+        state, recipe = self.state, self.recipe
+        loss, accuracy = self.step.epoch_metrics.means(self.world.all_reduce_sum)
         if not math.isfinite(loss):
-            raise self.keeper.diverged(f"the loss became {loss}", progress.epoch)
-        self.step.share_statistics()
-        lr = self.schedule.at((progress.epoch + 1) * self.steps_per_epoch - 1)
-        row: Row = {"epoch": progress.epoch + 1, "lr": lr, "train_loss": loss, "train_accuracy_percent": accuracy}
-        last = progress.epoch + 1 == recipe.epochs
+            raise self.checkpointer.diverged(f"the loss became {loss}", state.epoch)
+        self.step.broadcast_statistics()
+        lr = self.schedule.at((state.epoch + 1) * self.steps_per_epoch - 1)
+        row: Row = {"epoch": state.epoch + 1, "lr": lr, "train_loss": loss, "train_accuracy_percent": accuracy}
+        last = state.epoch + 1 == recipe.epochs
         started = time.perf_counter()
         val = self._evaluate(self.splits.val) if self.splits.val else None
         if val:
             row |= {"val_loss": val.loss, "val_accuracy_percent": val.accuracy_percent}
         self.schedule.epoch_done(val.loss if val else loss)
         stopped = val is not None and self._stops_early(val.loss)
-        if last or stopped or (progress.epoch + 1) % recipe.eval_every == 0:
+        if last or stopped or (state.epoch + 1) % recipe.eval_every == 0:
             test = self._evaluate(self.splits.test)
             row |= {"test_loss": test.loss, "test_accuracy_percent": test.accuracy_percent}
-            if test.accuracy_percent > progress.best_accuracy_percent:
-                progress.best_accuracy_percent, progress.best_epoch = test.accuracy_percent, row["epoch"]
-        images, seconds = self.images_per_epoch, progress.epoch_seconds
+            if test.accuracy_percent > state.best_accuracy_percent:
+                state.best_accuracy_percent, state.best_epoch = test.accuracy_percent, row["epoch"]
+        images, seconds = self.images_per_epoch, state.epoch_seconds
         timing = {"epoch": row["epoch"], "images": images, "train_seconds": seconds}
         timing |= {"images_per_second": images / seconds, "evaluation_seconds": time.perf_counter() - started}
-        progress.timing.append(timing)
-        progress.rows.append(row)
-        progress.epoch, progress.step_in_epoch, progress.epoch_seconds = row["epoch"], 0, 0.0
-        progress.finished = last or stopped
-        self.step.running.load([0.0, 0.0, 0.0])
+        state.timing.append(timing)
+        state.rows.append(row)
+        state.epoch, state.step_in_epoch, state.epoch_seconds = row["epoch"], 0, 0.0
+        state.finished = last or stopped
+        self.step.epoch_metrics.load([0.0, 0.0, 0.0])
         self._write_tables()
-        if self.world.writes:
+        if self.world.is_main:
             bar.write(describe(row, timing))
 
     def _stops_early(self, val_loss: float) -> bool:
-        progress = self.progress
-        if val_loss < progress.best_val_loss:
-            progress.best_val_loss, progress.epochs_without_gain = val_loss, 0
+        state = self.state
+        if val_loss < state.best_val_loss:
+            state.best_val_loss, state.epochs_without_gain = val_loss, 0
         else:
-            progress.epochs_without_gain += 1
-        return 0 < self.recipe.early_stopping_patience <= progress.epochs_without_gain
+            state.epochs_without_gain += 1
+        return 0 < self.recipe.early_stopping_patience <= state.epochs_without_gain
 
     def _write_tables(self) -> None:
-        if not self.world.writes:
+        if not self.world.is_main:
             return
-        self.run.write_metrics(self.progress.rows)
-        self.run.write_timing(self.progress.timing)
+        self.run.write_metrics(self.state.rows)
+        self.run.write_timing(self.state.timing)
 
     def _logits(self, data: Dataset) -> Tensor:
         recipe, model = self.recipe, self.evaluated_model.eval()
@@ -307,7 +307,7 @@ class Trainer:
         logits = self._logits(data)
         scores = score(logits, data.labels)
         if not math.isfinite(scores.loss):
-            raise self.keeper.diverged(f"the loss of the evaluation became {scores.loss}", self.progress.epoch)
+            raise self.checkpointer.diverged(f"the loss of the evaluation became {scores.loss}", self.state.epoch)
         if data is self.splits.test:
             self._test_logits = logits
         return scores
@@ -316,8 +316,8 @@ class Trainer:
         test = self.splits.test
         if self._test_logits is None:  # resumed after the last evaluation
             self._test_logits = self._logits(test)
-        result = build_result(self.recipe, self.splits, self.progress, score(self._test_logits, test.labels))
-        if self.world.writes:
+        result = build_result(self.recipe, self.splits, self.state, score(self._test_logits, test.labels))
+        if self.world.is_main:
             self.run.write_predictions(self._test_logits.cpu().numpy(), test.labels.cpu().numpy())
             self.run.write_result(result)
         return result

@@ -10,16 +10,16 @@ from ..models import model_info
 from ..recipes.build import input_size
 from ..recipes.recipe import Recipe, differences, load_recipe, recipe_names
 from .metrics import Scores
-from .train_state import Progress
+from .train_state import TrainState
 
 
-def build_result(recipe: Recipe, splits: Splits, progress: Progress, test: Scores) -> dict[str, Any]:
+def build_result(recipe: Recipe, splits: Splits, state: TrainState, test: Scores) -> dict[str, Any]:
     """The outcome of a finished run; ``test`` scores the last epoch's weights.
 
     ``train_seconds`` is the time in training steps and checkpoints, evaluation excluded, over all parts of a run that
     was resumed.
     """
-    data, seconds = splits.test, sum(row["train_seconds"] for row in progress.timing)
+    data, seconds = splits.test, sum(row["train_seconds"] for row in state.timing)
     info = model_info(
         recipe.arch,
         num_classes=data.num_classes,
@@ -35,22 +35,22 @@ def build_result(recipe: Recipe, splits: Splits, progress: Progress, test: Score
         "official": splits.official,
         "fingerprint": splits.fingerprint,
         "seed": recipe.seed,
-        "epochs": progress.epoch,
+        "epochs": state.epoch,
         "test_accuracy_percent": test.accuracy_percent,
         "test_top5_percent": test.top5_percent,
         "test_loss": test.loss,
-        "best_test_accuracy_percent": progress.best_accuracy_percent,
-        "best_epoch": progress.best_epoch,
+        "best_test_accuracy_percent": state.best_accuracy_percent,
+        "best_epoch": state.best_epoch,
         "train_seconds": seconds,
-        "evaluation_seconds": sum(row["evaluation_seconds"] for row in progress.timing),
-        "images_per_second": sum(row["images"] for row in progress.timing) / seconds,
+        "evaluation_seconds": sum(row["evaluation_seconds"] for row in state.timing),
+        "images_per_second": sum(row["images"] for row in state.timing) / seconds,
         "parameters": info.parameters,
         "macs": info.macs,
         "device": recipe.device,
         "precision": recipe.precision,
     }
-    if "val_accuracy_percent" in progress.rows[-1]:
-        result["val_accuracy_percent"] = progress.rows[-1]["val_accuracy_percent"]
+    if "val_accuracy_percent" in state.rows[-1]:
+        result["val_accuracy_percent"] = state.rows[-1]["val_accuracy_percent"]
     if recipe.device == "cuda":
         result["peak_memory_bytes"] = torch.cuda.max_memory_allocated()
     return result

@@ -78,7 +78,7 @@ class TrainStep:
         self.loss_scale = LossScale(device) if recipe.precision == "fp16" else None
         self.loss = build_loss(recipe)
         self.forward = torch.compile(model) if recipe.compile else model
-        self.running = RunningMean(device)
+        self.epoch_metrics = RunningMean(device)
         rows = math.ceil(samples / recipe.batch_size)
         self._batches = torch.zeros(rows, recipe.batch_size, dtype=torch.int64, device=device)
         self.order = self._batches.view(-1)[:samples]
@@ -129,7 +129,7 @@ class TrainStep:
         size = self.recipe.batch_size
         return [min(size, len(self.order) - step * size) for step in range(steps)]
 
-    def share_statistics(self) -> None:
+    def broadcast_statistics(self) -> None:
         """Give all processes process 0's running statistics, which are those that are saved and evaluated."""
         for tensor in (self.statistics.values, self.statistics.counts):
             self.world.broadcast(tensor)
@@ -143,12 +143,12 @@ class TrainStep:
         scalars = self.optimizer.scalars
         torch.index_select(self.plan, 0, self.step_in_epoch, out=scalars[None, : len(PLANNED)])
         whole = self._batches.index_select(0, self.step_in_epoch)[0]
-        indices = whole[self.world.part(count)]
+        indices = whole[self.world.shard(count)]
         if self._draws:
             share_randomness(self.model, self._seed, self._pass, indices)
         batch = self.augment(self.data.images, self.data.labels, indices, self.epoch, batch_key=whole[:1])
         before = self._statistics_before()
-        share = self.world.share(count)
+        share = self.world.shard_weight(count)
         loss, logits = self._gradient(batch, share)
         judged = loss
         if perturbed:
@@ -170,7 +170,7 @@ class TrainStep:
                 torch.where(left_out, kept, values, out=values)
         if self.ema:
             self.ema.update(scalars)
-        self.running.add(loss, logits, batch.labels, batch.labels_b, batch.lam, left_out=left_out)
+        self.epoch_metrics.add(loss, logits, batch.labels, batch.labels_b, batch.lam, left_out=left_out)
         self.step_in_epoch += 1
 
     def _gradient(self, batch: Batch, share: float) -> tuple[Tensor, Tensor]:

@@ -6,7 +6,7 @@ from typing import Any
 from ..errors import UserError
 
 
-class EventLog:
+class TensorBoardLogger:
     """Writes each epoch's numbers as TensorBoard scalars into ``folder``, from ``first_epoch`` on.
 
     Raises:

@@ -33,8 +33,8 @@ def train(
     recipe = resolve(recipe)
     world = join_world(recipe.device)
     ask_for_determinism(recipe)
-    run = RunFolder(world.text(str(out if out is not None else free_run_folder(Path("runs"), recipe))))
-    if world.writes:
+    run = RunFolder(world.broadcast_text(str(out if out is not None else free_run_folder(Path("runs"), recipe))))
+    if world.is_main:
         run.check(resume=resume)
     if resume and run.exists and (lines := differences(recipe, run.read_config())):
         raise UserError(f"{run.path} was started with other settings: {'; '.join(lines)}")
@@ -50,8 +50,8 @@ def train(
         split_seed=recipe.split_seed,
     ).to(recipe.device)
     trainer = Trainer(recipe, splits, run, world=world, show_progress=show_progress)
-    if not world.writes:
-        world.text("")  # process 0 has made the folder ready
+    if not world.is_main:
+        world.broadcast_text("")  # process 0 has made the folder ready
         if resume:
             trainer.resume()
         trainer.fit()
@@ -67,7 +67,7 @@ def train(
             print(trainer.resume())
         run.write_environment(environment)
         print(f"run folder: {run.path}", flush=True)
-        world.text("")
+        world.broadcast_text("")
         trainer.fit()
     return run
 

@@ -8,7 +8,7 @@ from ..runs.run_folder import Row
 
 
 @dataclass
-class Progress:
+class TrainState:
     """Where a run stands, as plain numbers; a checkpoint keeps all of it."""
 
     epoch: int = 0

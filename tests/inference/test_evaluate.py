@@ -14,7 +14,7 @@ from processes import run_inline
 from cifarfast.commands.evaluate import main
 from cifarfast.ensembling.evaluation import evaluate
 from cifarfast.errors import UserError
-from cifarfast.inference.label_map import class_map
+from cifarfast.inference.label_map import label_map
 from cifarfast.inference.scores import score_predictions
 from cifarfast.runs.run_folder import RunFolder
 
@@ -93,8 +93,8 @@ def test_a_run_without_checkpoints_is_scored_by_its_predictions(
 
 def test_emnist_classes_are_merged_by_the_official_rule() -> None:
     assert (len(FINE), len(COARSE)) == (62, 47)
-    down, up = class_map(FINE, COARSE), class_map(COARSE, FINE)
-    assert class_map(COARSE, COARSE) is None
+    down, up = label_map(FINE, COARSE), label_map(COARSE, FINE)
+    assert label_map(COARSE, COARSE) is None
     assert down is not None
     assert up is not None
     assert down.classes == up.classes == COARSE
@@ -111,12 +111,12 @@ def test_emnist_classes_are_merged_by_the_official_rule() -> None:
 
 
 def test_classes_in_another_order() -> None:
-    mapping = class_map(("cat", "dog"), ("dog", "cat"))
+    mapping = label_map(("cat", "dog"), ("dog", "cat"))
     assert mapping is not None
     assert mapping.map_logits(torch.tensor([[1.0, 2.0]])).tolist() == [[2.0, 1.0]]
     for other in (("cat", "cow"), ("cat", "dog", "cow"), ("Cat", "Dog")):
         with pytest.raises(UserError, match="no mapping"):
-            class_map(("cat", "dog"), other)
+            label_map(("cat", "dog"), other)
 
 
 def test_emnist_across_its_splits(real_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

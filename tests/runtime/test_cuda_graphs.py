@@ -8,10 +8,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from cifarfast.runtime.cuda_graphs import Graphs, culprit
+from cifarfast.runtime.cuda_graphs import CUDAGraphs, culprit
 
 
-class Recorder(Graphs):
+class Recorder(CUDAGraphs):
     """Takes notes instead of recording."""
 
     def __init__(self, fails: bool = False) -> None:
@@ -72,7 +72,7 @@ def test_the_first_error_of_a_chain_is_the_culprit() -> None:
 
 
 def test_on_a_cpu_nothing_is_recorded() -> None:
-    graphs = Graphs(torch.device("cpu"), enabled=True)
+    graphs = CUDAGraphs(torch.device("cpu"), enabled=True)
     assert not graphs.enabled
     assert [graphs.run("a", lambda: 7) for _ in range(3)] == [7, 7, 7]
 
@@ -95,7 +95,7 @@ def test_the_second_try_does_not_find_the_memory_of_the_first_taken(monkeypatch:
 
 
 class Driver:
-    """Notes what ``Graphs`` calls of torch's. ``capture_end`` fails when ``broken`` is set."""
+    """Notes what ``CUDAGraphs`` calls of torch's. ``capture_end`` fails when ``broken`` is set."""
 
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         self.notes: list[str] = []
@@ -136,7 +136,7 @@ class Driver:
         self.note("generator put back")
 
     def run(self, times: int, at_the_second: Callable[[], None] = lambda: None) -> list[str]:
-        graphs, calls = Graphs(torch.device("cuda", 0), enabled=True), []
+        graphs, calls = CUDAGraphs(torch.device("cuda", 0), enabled=True), []
 
         def function() -> None:
             calls.append(1)

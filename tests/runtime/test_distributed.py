@@ -196,7 +196,7 @@ def test_torchrun(tmp_path: Path) -> None:
 
 def test_a_batch_that_cannot_be_split(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("cifarfast.training.train.join_world", lambda device: World(0, 4, 0))
-    monkeypatch.setattr(World, "text", lambda world, text: text)
+    monkeypatch.setattr(World, "broadcast_text", lambda world, text: text)
     done = run_inline([DATA, "--arch=cnn_tutorial", "--batch-size=32", "--quiet", f"--out={tmp_path / 'run'}"])
     assert done.code == 2
     assert "a batch of 3 images cannot be split over 4 processes" in done.stderr
@@ -213,6 +213,6 @@ def test_a_world_without_torchrun(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(("count", "size"), [(10, 1), (10, 3), (2, 2), (7, 4), (1, 3)])
 def test_parts_cover_everything_once(count: int, size: int) -> None:
     worlds = [World(rank, size) for rank in range(size)]
-    covered = [i for world in worlds for i in range(count)[world.part(count)]]
+    covered = [i for world in worlds for i in range(count)[world.shard(count)]]
     assert covered == list(range(count))
-    assert sum(world.share(count) for world in worlds) == pytest.approx(size)
+    assert sum(world.shard_weight(count) for world in worlds) == pytest.approx(size)

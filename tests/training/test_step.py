@@ -151,7 +151,7 @@ def test_captured_is_uncaptured(settings: dict[str, object], tmp_path: Path) -> 
         trainer = gpu_trainer(tmp_path, str(graph), graph=graph, **settings)
         trainer.fit()
         assert trainer.graphs.enabled == graph, "a step could not be captured"
-        results.append((trainer.step.flat.master.clone(), trainer.progress.rows))
+        results.append((trainer.step.flat.master.clone(), trainer.state.rows))
     assert torch.equal(results[0][0], results[1][0])
     assert results[0][1] == results[1][1]
 
@@ -183,4 +183,4 @@ def test_a_model_that_cannot_be_captured_trains_uncaptured(tmp_path: Path, capsy
     trainer.fit()
     assert "cannot be captured" in capsys.readouterr().err
     assert torch.cuda.current_stream() == torch.cuda.default_stream()
-    assert len(trainer.progress.rows) == 4
+    assert len(trainer.state.rows) == 4

@@ -23,11 +23,11 @@ from cifarfast.recipes.recipe import parse_recipe
 from cifarfast.runs.checkpoint import checkpoint_folders, load_checkpoint
 from cifarfast.runs.run_folder import RunFolder
 from cifarfast.runtime.signals import Interrupted
-from cifarfast.training.checkpointer import Keeper
+from cifarfast.training.checkpointer import Checkpointer
 from cifarfast.training.engine import Trainer
 from cifarfast.training.metrics import score
 from cifarfast.training.nonfinite import NonfiniteWatch
-from cifarfast.training.train_state import Progress
+from cifarfast.training.train_state import TrainState
 
 TINY = ["--dataset=synthetic:classes=3,train=96,test=30", "--arch=cnn_tutorial", "--batch-size=16", "--quiet"]
 
@@ -224,18 +224,18 @@ def test_a_last_batch_of_one_image_is_left_out(tmp_path: Path) -> None:
 def test_a_checkpoint_in_mid_epoch_has_the_time_of_the_steps_it_waited_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    look, save, seconds = NonfiniteWatch.look, Keeper.save, []
+    check, save, seconds = NonfiniteWatch.check, Checkpointer.save, []
 
-    def slow(watch: NonfiniteWatch, progress: Progress, *, wait: bool) -> None:
+    def slow(watch: NonfiniteWatch, state: TrainState, *, wait: bool) -> None:
         time.sleep(0.05 * wait)  # a GPU that is behind the host
-        look(watch, progress, wait=wait)
+        check(watch, state, wait=wait)
 
-    def noted(keeper: Keeper, progress: Progress) -> None:
-        seconds.append(progress.epoch_seconds)
-        save(keeper, progress)
+    def noted(checkpointer: Checkpointer, state: TrainState) -> None:
+        seconds.append(state.epoch_seconds)
+        save(checkpointer, state)
 
-    monkeypatch.setattr(NonfiniteWatch, "look", slow)
-    monkeypatch.setattr(Keeper, "save", noted)
+    monkeypatch.setattr(NonfiniteWatch, "check", slow)
+    monkeypatch.setattr(Checkpointer, "save", noted)
     run = RunFolder(tmp_path / "run")
     assert run_inline([*TINY, "--epochs=1", "--checkpoint-seconds=0", f"--out={run.path}"]).code == 0
     assert len(seconds) > 3
