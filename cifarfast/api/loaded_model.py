@@ -20,7 +20,7 @@ from ..runtime.precision import autocast
 
 
 class LoadedModel(nn.Module):
-    """What every loaded network can do besides being the network: see its attributes and methods.
+    """The attributes and methods that every loaded network has besides its own.
 
     ``attach`` gives a network a class of its own that is both: ``isinstance`` holds for either, and parameters,
     ``state_dict``, ``forward``, ``.to``, ``copy.deepcopy`` and ``torch.save`` are the network's. Called, it takes what

@@ -66,7 +66,7 @@ class Predictions:
 
 
 class Run:
-    """A training that was started, by its run folder; also that of an ensemble.
+    """The run folder of a training that was started, or of an ensemble.
 
     >>> import cifarfast
     >>> run = cifarfast.train("quickstart", epochs=2, out="runs/digits", quiet=True)

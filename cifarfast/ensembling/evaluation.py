@@ -38,8 +38,9 @@ def evaluate(
 ) -> Evaluation:
     """Score a run's newest checkpoint; the settings are those of the command line.
 
-    A run without checkpoints is scored by its ``predictions.npz``, where no setting asks for anything else. An ensemble
-    is scored by its members' checkpoints, each with the views asked for, or so where they are not there any more.
+    A run without checkpoints is scored by its ``predictions.npz``, unless a setting asks for other predictions. An
+    ensemble is scored by its members' checkpoints, each with the views asked for; where a member's checkpoint is gone,
+    the ensemble too is scored by its ``predictions.npz``.
 
     Raises:
         UserError: nothing to score, data that do not fit the model, or a setting that is not allowed.
@@ -53,7 +54,7 @@ def evaluate(
 
 
 def _evaluate_ensemble(run: RunFolder, settings: EvaluationSettings) -> Evaluation:
-    """From the members' weights; from the stored predictions where a member is gone or was trained anew."""
+    """Score the members' weights, or the stored predictions where a member is gone or was trained anew."""
     record = read_record(run)
     try:
         members = [member_checkpoint(record, entry) for entry in record.members]

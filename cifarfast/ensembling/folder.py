@@ -59,7 +59,7 @@ class EnsembleRecord:
 
     @property
     def optimistic(self) -> str:
-        """What to say of its test accuracy where the test set was fitted, else an empty string."""
+        """The words that mark its test accuracy as optimistic where the test set was fitted, else an empty string."""
         return str(self.result.get("optimistic", ""))
 
 
@@ -122,7 +122,7 @@ def read_record(run: RunFolder) -> EnsembleRecord:
 
 
 def combiner(record: EnsembleRecord) -> nn.Module:
-    """What makes the members' logits ``[R, N, C]`` those of the ensemble ``[N, C]``, in eval mode.
+    """The module that combines the members' logits ``[R, N, C]`` into the ensemble's ``[N, C]``, in eval mode.
 
     Raises:
         UserError: the perceptron's file is missing, damaged or of other sizes.

@@ -27,7 +27,7 @@ Labelled = tuple[Tensor, Tensor]  # logits [M, N, C], labels int64 [N]
 
 @dataclass
 class _Fitted:
-    """What combines the runs, the weight of each (None when stacked), and what it was fitted on."""
+    """The module that combines the runs, the weight of each run (None when stacked), and the images of the fit."""
 
     combine: nn.Module
     weights: list[float] | None
@@ -144,7 +144,7 @@ def _fit(
 
 
 def _result(recipe: EnsembleRecipe, members: Sequence[Member], logits: Tensor, seconds: float) -> dict[str, Any]:
-    """What a run's ``result.json`` has; times are those of all members' training and of the fitting."""
+    """The contents of ``result.json``; its seconds are the sum of all members' training and of the fitting."""
     results, settings = [member.result for member in members], recipe.settings
     test = score(logits, torch.from_numpy(members[0].labels.astype(np.int64)))
     trained = [float(result.get("train_seconds", 0.0)) for result in results]

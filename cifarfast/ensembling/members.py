@@ -144,7 +144,7 @@ def _few(names: Sequence[str] | None) -> str:
     return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
 
 
-# ── held-out images ──
+# held-out images
 
 
 def group_by_folds(members: Sequence[Member]) -> list[list[Member]]:
@@ -227,7 +227,7 @@ def _check_same_images(groups: Sequence[Sequence[Member]]) -> None:
 
 
 def _division(recipe: Recipe) -> tuple[int, float, int | None]:
-    """What decides which training images a model's runs hold out: folds, val_split, and the seed where one is drawn."""
+    """The settings that decide which training images a run holds out: folds, val_split, and the seed if it is used."""
     folds, _ = fold_of(recipe)
     return folds, recipe.val_split, recipe.held_out_seed if folds or recipe.val_split else None
 

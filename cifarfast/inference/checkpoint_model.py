@@ -47,7 +47,7 @@ def checkpoint_model(
 
 
 def checkpoint_augment(checkpoint: Checkpoint, recipe: Recipe) -> Augment:
-    """What turns indices into batches as the checkpoint's model was evaluated."""
+    """The function that turns indices into batches, with the preprocessing of the checkpoint's evaluation."""
     preprocessing = checkpoint.state["preprocessing"]
     return build_augment(recipe, preprocessing["mean"], preprocessing["std"], training=False)
 

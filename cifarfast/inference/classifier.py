@@ -19,10 +19,10 @@ Weights = Literal["auto", "model", "ema"]
 
 
 class Preprocess(nn.Module):
-    """What stands between stored images and the model: ``(x / 255 − mean) / std`` per channel, enlarged if asked.
+    """Turns stored images into the model's input: ``(x / 255 − mean) / std`` per channel, enlarged if asked.
 
     Computed as ``x · scale + bias`` in fp32 with scale = 1 / (255 · std) and bias = −mean / std, and enlarged by the
-    augmentation's own ``Resize``, so that the bits are those of training and evaluation.
+    augmentation's own ``Resize``, so that the bits equal those of training and evaluation.
 
     Args:
         mean, std: one number a channel, in units of pixels scaled to 0…1.
@@ -76,7 +76,7 @@ class ImageClassifier(Classifier):
 
     Attributes:
         model: the trained network, ``[N, C, H, W]`` normalised to logits.
-        preprocess: what it expects in front.
+        preprocess: turns stored images into the network's input.
     """
 
     def __init__(
@@ -103,7 +103,7 @@ class ImageClassifier(Classifier):
 
 
 def find_checkpoint(path: str | Path) -> tuple[Path, Checkpoint]:
-    """The newest checkpoint of a run folder that verifies, or the one at ``path``; says on stderr what was passed over.
+    """The newest checkpoint of a run folder that verifies, or the one at ``path``; names skipped ones on stderr.
 
     Raises:
         UserError: there is nothing of ours at ``path``, or nothing that verifies.

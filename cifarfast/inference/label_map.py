@@ -1,4 +1,4 @@
-"""From a model's classes to a data set's, where one set of names is the other in another order or merged.
+"""Maps a model's classes to a data set's, where one set of names is the other one reordered or merged.
 
 EMNIST's byMerge and Balanced have 47 of byClass's 62 classes: fifteen lower-case letters that look like their capitals
 count as these (C I J K L M O P S U V W X Y Z). Whichever side is finer is brought to the coarser one.

@@ -1,4 +1,4 @@
-"""What a recipe describes, built: the model, and the augmentation with its normalisation."""
+"""Builds what a recipe describes: the model, and the augmentation with its normalisation."""
 
 from collections.abc import Sequence
 
@@ -47,9 +47,9 @@ def normalization(recipe: Recipe, images: Tensor) -> tuple[tuple[float, ...], tu
 def build_augment(
     recipe: Recipe, mean: Sequence[float], std: Sequence[float], *, training: bool, channels: int | None = None
 ) -> Augment:
-    """What turns indices into a batch: with the recipe's augmentation for training, without it for evaluation.
+    """The function that turns indices into a batch: with the recipe's augmentation for training, without it otherwise.
 
-    ``channels`` are those that the model takes where they are more than the images': the others are 0.
+    A model may take more ``channels`` than the images have. The channels that the images lack are 0.
     """
     plain = [Resize(side=recipe.resize)] if recipe.resize else []
     return Augment(

@@ -32,7 +32,7 @@ class Recipe(AugmentSettings):
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(allow_inf_nan=False)
 
-    # ── data ──
+    # data
     dataset: str = "cifar10"
     """Data set: cifar10, cifar100, digits, emnist_byclass, …, folder:DIR, csv:FILE, synthetic."""
     data_dir: str | None = None
@@ -52,13 +52,13 @@ class Recipe(AugmentSettings):
     normalize: Literal["standard", "unit"] = "standard"
     """Pixels become (x/255 − mean)/std per channel of the training set, or x/255 for "unit"."""
 
-    # ── augmentation of the training images: AugmentSettings, and the usual pair switched on ──
+    # augmentation of the training images: AugmentSettings, and the usual pair switched on
     crop_padding: int = 4
     """Pixels added on every side before a random crop of the image's size; 0 = no crop."""
     flip: Literal["none", "random", "alternating"] = "random"
     """Horizontal flip: none, random (half of the images), alternating (every second epoch mirrors the one before)."""
 
-    # ── model ──
+    # model
     arch: str = "wrn16_8"
     """Model; `cifarfast models` lists them, torchvision:NAME and timm:NAME take any other."""
     init: Literal["default", "kaiming_normal", "xavier"] = "default"
@@ -66,7 +66,7 @@ class Recipe(AugmentSettings):
     dropout: FractionBelow1 | None = None
     """Overrides every dropout rate of the architecture; default: the architecture's own."""
 
-    # ── optimisation ──
+    # optimisation
     epochs: Positive = 200
     """Passes over the training set."""
     batch_size: Positive = 128
@@ -124,7 +124,7 @@ class Recipe(AugmentSettings):
     """A loss or gradient norm that is not finite: stop, leave the step out, or go back to the last checkpoint and leave
     that batch out."""
 
-    # ── learning-rate schedule ──
+    # learning-rate schedule
     schedule: Literal["cosine", "constant", "step", "one_cycle", "plateau"] = "cosine"
     """Learning rate over the run; every schedule but plateau is a function of the step alone."""
     warmup_epochs: NonNegative = 0.0
@@ -146,7 +146,7 @@ class Recipe(AugmentSettings):
     early_stopping_patience: Annotated[int, Ge(0)] = 0
     """Stop after this many epochs without a better validation loss; 0 = never. Needs val_split."""
 
-    # ── how it runs ──
+    # how it runs
     seed: Annotated[int, Ge(0), Lt(2**63)] = 42
     """Seeds initialisation, order, augmentation and dropout."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -174,7 +174,7 @@ class Recipe(AugmentSettings):
     tensorboard: bool = False
     """Also write TensorBoard events into the run folder."""
 
-    # ── identity ──
+    # identity
     name: str = "custom"
     """Name of the recipe the settings started from."""
 

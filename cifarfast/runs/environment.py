@@ -1,4 +1,4 @@
-"""What a run ran on: versions, device, commit, and which backend every fused op takes."""
+"""The environment of a run: versions, device, commit, and the backend of every fused op."""
 
 import os
 import platform
@@ -112,7 +112,7 @@ def pick_device(wanted: Literal["auto", "cpu", "cuda"]) -> Literal["cpu", "cuda"
 
 
 def command(module: str, *, processes: int = 1) -> str:
-    """How to start a module of this package from the present folder."""
+    """The command line that starts a module of this package from the present folder."""
     if processes > 1:
         return f"torchrun --nproc-per-node={processes} -m cifarfast.{module}"
     python, here = Path(sys.executable), Path.cwd()

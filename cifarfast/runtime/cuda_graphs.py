@@ -18,8 +18,8 @@ class CUDAGraphs:
 
     The first call of a key runs the function as it is (kernels are compiled, libraries pick their algorithms), then
     records it as a CUDA graph, which computes nothing; every later call replays the graph. All graphs share one pool of
-    memory, so what a function returns is valid until another key is run. Where recording fails, one line says where,
-    and the function runs uncaptured from then on. On other devices than CUDA, and when not ``enabled``, it always does.
+    memory, so a function's result is valid until another key is run. Where recording fails, one line says where, and
+    functions run uncaptured from then on. They always do on other devices than CUDA, and when not ``enabled``.
 
     Args:
         device: where the functions compute.
@@ -36,7 +36,7 @@ class CUDAGraphs:
             self._pool = torch.cuda.graph_pool_handle()
 
     def run(self, key: Hashable, function: Callable[[], T]) -> T:
-        """Do what ``function()`` does and return what it returns.
+        """Call ``function()``, or replay its graph, and return its result.
 
         Args:
             key: names the function with everything that may change what it launches, such as the batch's size.
@@ -53,7 +53,7 @@ class CUDAGraphs:
         return result
 
     def keep(self, key: Hashable, tensor: Tensor) -> Tensor:
-        """The tensor that was given first for this key: the graph of the key may read it."""
+        """Return the first tensor that was given for this key, which the key's graph may read."""
         return self._inputs.setdefault(key, tensor)
 
     def _beside(self, function: Callable[[], T]) -> T:
@@ -65,7 +65,7 @@ class CUDAGraphs:
         return result
 
     def _try_to_record(self, key: Hashable, function: Callable[[], Any]) -> None:
-        """Record the function for the key; where that is not possible say so and record no more."""
+        """Record the function for the key. Where that fails, say so and record no more."""
         try:
             self._recorded[key] = self._record(function)
         except torch.OutOfMemoryError:
@@ -113,7 +113,7 @@ class CUDAGraphs:
 
 
 def culprit(error: BaseException) -> str:
-    """The line of Python that the first error of a chain came from, and what it said."""
+    """The line of Python that raised the first error of a chain, and the error's message."""
     while error.__context__ is not None:
         error = error.__context__
     frame = traceback.extract_tb(error.__traceback__)[-1]

@@ -23,15 +23,15 @@ class World:
 
     @property
     def is_main(self) -> bool:
-        """Whether this process writes files and speaks."""
+        """Whether this process writes files and prints."""
         return self.rank == 0
 
     def shard(self, count: int) -> slice:
-        """This process's part of ``count`` consecutive items; parts differ by one item at most."""
+        """This process's part of ``count`` consecutive items; the parts' sizes differ by one item at most."""
         return slice(count * self.rank // self.size, count * (self.rank + 1) // self.size)
 
     def shard_weight(self, count: int) -> float:
-        """Factor that turns a mean over this process's part into its share of the mean over ``average``."""
+        """size · len(shard) / count: with this factor on each process's mean, ``average`` gives the mean of all items."""
         part = self.shard(count)
         return self.size * (part.stop - part.start) / count
 
@@ -50,7 +50,7 @@ class World:
         return summed
 
     def gather(self, rows: Tensor, count: int) -> Tensor:
-        """Put the processes' rows, ``shard(count)`` of each, together in order: [count, …] everywhere."""
+        """Concatenate the rows of all processes, ``shard(count)`` of each, in order: [count, …] in every process."""
         if self.size == 1:
             return rows
         parts = [World(rank, self.size).shard(count) for rank in range(self.size)]
@@ -67,13 +67,13 @@ class World:
             dist.broadcast(tensor, 0)
 
     def any(self, flag: bool, device: torch.device) -> bool:
-        """Whether the flag is set in any process; waits for all of them."""
+        """Whether the flag is set in any process; waits for all processes."""
         if self.size == 1:
             return flag
         return bool(self.all_reduce_sum(torch.tensor(float(flag), device=device)).item())
 
     def broadcast_text(self, text: str) -> str:
-        """Process 0's text, everywhere."""
+        """Process 0's text, in every process."""
         if self.size == 1:
             return text
         box = [text]
@@ -103,7 +103,7 @@ def join_world(device: str) -> World:
 
 
 def is_main_process() -> bool:
-    """Whether this process is the one that writes and speaks, by torchrun's variables."""
+    """Whether this process writes files and prints, by torchrun's variables."""
     return os.environ.get("RANK", "0") == "0"
 
 
@@ -117,7 +117,7 @@ def leave_world() -> None:
 def synchronise_batch_norms(model: nn.Module) -> None:
     """Make every batch norm in training normalise by the batch of all processes, also on CPUs.
 
-    Modules keep their parameters, buffers and what a subclass does after normalising.
+    Modules keep their parameters and buffers. A subclass still does what it does after normalising.
 
     Raises:
         UserError: a subclass normalises by itself, without torch's ``forward``.
@@ -135,7 +135,7 @@ def synchronise_batch_norms(model: nn.Module) -> None:
 
 
 class _Synchronised(_BatchNorm):
-    """``nn.BatchNorm1d/2d/3d`` whose batch is that of all processes; statistics in fp32."""
+    """``nn.BatchNorm1d/2d/3d`` that normalises by the batch of all processes; statistics in fp32."""
 
     def forward(self, input: Tensor) -> Tensor:
         """[N, C, …] to the same shape and dtype."""

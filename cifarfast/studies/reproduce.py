@@ -44,7 +44,7 @@ RESULTS = Path(__file__).resolve().parents[2] / "bench" / "results"
 
 @dataclass
 class Reproduction:
-    """What ``reproduce`` did: the table's rows, and why runs failed, by their names."""
+    """The result of ``reproduce``: the table's rows, and why runs failed, by the runs' names."""
 
     out: Path
     rows: list[Values]

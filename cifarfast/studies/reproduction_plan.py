@@ -35,7 +35,7 @@ class Job:
 
     @property
     def name(self) -> str:
-        """What it is called in messages."""
+        """The run's name in messages."""
         return f"{self.recipe}, seed {self.seed}"
 
     @property
@@ -45,13 +45,13 @@ class Job:
 
     @property
     def changed(self) -> tuple[str, ...]:
-        """Settings that differ from the recipe's; of an ensemble, those of its members."""
+        """Settings that differ from the recipe's; an ensemble has its members' differences."""
         if isinstance(self.settings, Recipe):
             return tuple(changed_settings(self.settings))
         return tuple(dict.fromkeys(line for member in self.members for line in member.changed))
 
     def attempt(self, problem: str = "") -> Attempt:
-        """How the table sees it now; ``problem`` is why it failed when it was last tried."""
+        """The run's row of the table as of now; ``problem`` says why its last attempt failed."""
         return make_attempt(self.recipe, self.seed, self.folder, self.changed, problem)
 
     def check_folder(self) -> None:
@@ -80,7 +80,7 @@ def has_result(folder: RunFolder) -> bool:
 
 
 def make_attempt(recipe: str, seed: int, folder: RunFolder, changed: tuple[str, ...], problem: str) -> Attempt:
-    """What the table says about a run that lies in ``folder``, or does not yet."""
+    """The table's row about a run whose folder is ``folder``, there or not yet."""
     status: Status = "unfinished" if folder.exists else "pending"
     if has_result(folder):
         status, problem = "finished", ""
@@ -158,7 +158,7 @@ def attempts_to_json(attempts: Sequence[Attempt]) -> list[dict[str, Any]]:
 
 
 def attempts_from_json(document: Path, out: Path) -> list[Attempt]:
-    """The attempts that an earlier call wrote into ``document``, with what their folders say now.
+    """The attempts that an earlier call wrote into ``document``, with the present status of their folders.
 
     Raises:
         UserError: the file is not one that this program wrote.

@@ -15,12 +15,12 @@ from .train_state import TrainState
 
 
 class Checkpointer:
-    """Saves and restores everything that a training consists of.
+    """Saves and restores the whole state of a training.
 
     Args:
         recipe: resolved.
         splits: the data.
-        run: the run folder, whose ``checkpoints`` are kept.
+        run: the run folder, which has the checkpoints.
         step: the state on the device.
         schedule: the learning rate's state.
         preprocessing: mean and std of the channels.
@@ -42,7 +42,7 @@ class Checkpointer:
         self._preprocessing, self._steps_per_epoch = preprocessing, steps_per_epoch
 
     def save(self, train_state: TrainState) -> None:
-        """Write a checkpoint of this moment; every process calls it, one writes.
+        """Write a checkpoint of this moment. Every process must call it; process 0 writes.
 
         Raises:
             UserError: the loss, a weight or an average is no longer finite; the checkpoints before it are kept.
@@ -79,7 +79,7 @@ class Checkpointer:
         """Continue from the newest checkpoint that verifies.
 
         Returns:
-            where the run stands, None when there is no checkpoint; a line about what was found.
+            the restored state, None where there is no checkpoint, and a line about the checkpoint that was found.
 
         Raises:
             UserError: the checkpoint belongs to other settings, data or weights, or none verifies.
@@ -104,7 +104,7 @@ class Checkpointer:
         return train_state, "; ".join([*problems, f"resuming from {path} ({where})"])
 
     def load(self, checkpoint: Checkpoint) -> TrainState:
-        """Put back everything that a checkpoint has; return where the run stands."""
+        """Restore the model, optimizer, averages and schedule from a checkpoint, and return its training state."""
         state, tensors, step = checkpoint.state, checkpoint.tensors, self.step
         step.model.load_state_dict(tensors["model"])
         step.optimizer.load_tensors(tensors["optimizer"])
@@ -118,7 +118,7 @@ class Checkpointer:
         return TrainState(**state["progress"])
 
     def diverged(self, what: str, epoch: int) -> UserError:
-        """The error that says ``what`` is wrong in an epoch (from 0) and which checkpoint is from before it."""
+        """The error for ``what`` in an epoch (counted from 0); it names the newest checkpoint from before."""
         kept = next(iter(checkpoint_folders(self.run.checkpoints)), None)
         keeps = f"; {kept} is from before it" if kept else ""
         return UserError(f"{what} in epoch {epoch + 1}: lower --lr, or add --warmup-epochs 1{keeps}")

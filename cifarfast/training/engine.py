@@ -1,4 +1,4 @@
-"""The training loop: epochs of steps, evaluation, what is written when."""
+"""The training loop: the steps of an epoch, the evaluation after it, and the files written on the way."""
 
 import contextlib
 import math
@@ -35,13 +35,13 @@ from .train_state import TrainState, describe
 
 # processes that train together agree this often on whether to stop or to save
 STEPS_BETWEEN_AGREEMENTS = 16
-# on a GPU each look at the device is a copy between two steps
-SECONDS_BETWEEN_LOOKS = 0.25
+# on a GPU each check is a copy from the device between two steps
+SECONDS_BETWEEN_CHECKS = 0.25
 
 
 @contextlib.contextmanager
 def explained() -> Iterator[None]:
-    """Turn what torch says about settings that cannot work into a line that says what to do."""
+    """Turn torch's errors about settings that cannot work into one line that says what to do."""
     try:
         yield
     except torch.OutOfMemoryError:
@@ -105,8 +105,10 @@ class Trainer:
             steps_per_epoch=self.steps_per_epoch,
         )
         self.watch = NonfiniteWatch(self.checkpointer)
-        self._saved_at = self._looked_at = time.monotonic()
-        self._epoch_began: float | None = None  # on time.perf_counter(), less what it took before a resume
+        self._saved_at = self._checked_at = time.monotonic()
+        self._epoch_began: float | None = (
+            None  # perf_counter() then, minus the epoch's seconds before a resume
+        )
         self._test_logits: Tensor | None = None
 
     @property
@@ -121,7 +123,7 @@ class Trainer:
             UserError: the loss is no longer finite; the checkpoints before it are kept.
         """
         self.watch.check(self.state, wait=True)
-        self._count_seconds()  # after the device has done what the host had sent ahead
+        self._count_seconds()  # check() has waited for the steps that the host had launched ahead
         self.checkpointer.save(self.state)
         self._saved_at = time.monotonic()
 
@@ -135,10 +137,10 @@ class Trainer:
         self.state = state or self.state
         return line
 
-    # ── training ──
+    # training
 
     def fit(self, after_epoch: Callable[[Row, Row], None] | None = None) -> dict[str, Any]:
-        """Train to the end and return what ``result.json`` gets.
+        """Train to the end and return the contents of ``result.json``.
 
         Args:
             after_epoch: called with each epoch's row of ``metrics.csv`` and of ``timing.csv``.
@@ -177,7 +179,7 @@ class Trainer:
 
     @contextlib.contextmanager
     def _tensorboard(self) -> Iterator[Callable[[Row, Row], None] | None]:
-        """What to call after an epoch for TensorBoard, None when the recipe does not ask for it."""
+        """The function that logs an epoch to TensorBoard, None where the recipe does not ask for it."""
         if not (self.recipe.tensorboard and self.world.is_main):
             yield None
             return
@@ -225,19 +227,19 @@ class Trainer:
         perturbed = self.step.sharpness is not None and self.step.sharpness.due(step)
         self.graphs.run(("train", count, perturbed), lambda: self.step.run(count, perturbed))
 
-    # ── between steps ──
+    # between steps
 
     def _pause(self, stop: StopRequest) -> None:
-        """Look for a step that was not finite, save when it is time, and stop when that was asked for.
+        """Check for steps that were not finite, save when it is time, and stop when asked to.
 
-        With several processes they agree on all of this, every few steps.
+        Several processes agree on all of this, every few steps.
         """
         world, recipe = self.world, self.recipe
         if world.size > 1 and self.state.step_in_epoch % STEPS_BETWEEN_AGREEMENTS and recipe.checkpoint_seconds:
             return
         now = time.monotonic()
-        if world.size > 1 or self.device.type == "cpu" or now - self._looked_at > SECONDS_BETWEEN_LOOKS:
-            self._looked_at = now
+        if world.size > 1 or self.device.type == "cpu" or now - self._checked_at > SECONDS_BETWEEN_CHECKS:
+            self._checked_at = now
             self.watch.check(self.state, wait=world.size > 1)
         if world.any(stop.signum is not None, self.device):
             self.save()
@@ -245,7 +247,7 @@ class Trainer:
         if world.any(now - self._saved_at >= recipe.checkpoint_seconds, self.device):
             self.save()
 
-    # ── after an epoch ──
+    # after an epoch
 
     def _finish_epoch(self, bar: tqdm) -> None:
         state, recipe = self.state, self.recipe

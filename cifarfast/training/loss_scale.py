@@ -7,8 +7,8 @@ from torch import Tensor
 class LossScale:
     """Dynamic loss scale on the device, by the rule of ``torch.amp.GradScaler``.
 
-    Halved when a gradient overflows, doubled after 2,000 steps in a row without; it begins at 65,536. At 1 it has come
-    to its end: what overflows then would without a scale.
+    The scale begins at 65,536, is halved when a gradient overflows and doubled after 2,000 steps in a row without an
+    overflow. At 1 halving stops to help: a gradient that still overflows would do so without a scale.
     """
 
     START, END = 65536.0, 1.0
@@ -23,11 +23,11 @@ class LossScale:
         out.copy_(self.scale).reciprocal_()
 
     def at_its_end(self) -> Tensor:
-        """Whether halving does not help any more, 0-d bool."""
+        """Whether the scale is at its smallest, where halving does not help, 0-d bool."""
         return self.scale <= self.END
 
     def update(self, overflow: Tensor, *, unless: Tensor) -> None:
-        """Take note of a step unless ``unless``; both are 0-d bools on the device."""
+        """Update the scale after a step, except where ``unless`` is true; both are 0-d bools on the device."""
         state = (self.scale, self._steps_without_overflow)
         before = [value.clone() for value in state]
         torch._amp_update_scale_(*state, overflow.float(), self.GROWTH, self.BACKOFF, self.INTERVAL)
@@ -35,7 +35,7 @@ class LossScale:
             torch.where(unless, kept, value, out=value)
 
     def state(self) -> dict[str, float]:
-        """What a checkpoint keeps; waits for the device."""
+        """The scale and its counter, for a checkpoint; waits for the device."""
         return {"scale": self.scale.item(), "steps_without_overflow": int(self._steps_without_overflow.item())}
 
     def load(self, state: dict[str, float]) -> None:

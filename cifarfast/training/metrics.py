@@ -28,7 +28,7 @@ def score(logits: Tensor, labels: Tensor) -> Scores:
 
 
 class RecentValue:
-    """What a tensor on the device held a moment ago, without waiting for the device."""
+    """A recent value of a tensor on the device, read without waiting for the device."""
 
     def __init__(self, tensor: Tensor) -> None:
         self._tensor = tensor
@@ -36,7 +36,7 @@ class RecentValue:
         self._copied: torch.cuda.Event | None = None
 
     def peek(self) -> Tensor | None:
-        """The value as of a recent call, None while no copy has arrived; the value itself on a CPU."""
+        """The tensor's value at a recent call, None while no copy has arrived; on a CPU its present value."""
         if not self._tensor.is_cuda:
             return self._tensor
         ready = self._copied is not None and self._copied.query()
@@ -48,7 +48,7 @@ class RecentValue:
         return value
 
     def forget(self) -> None:
-        """Do not return copies made before now."""
+        """Discard the copies made before now."""
         self._copied = None
 
 
@@ -102,7 +102,7 @@ class RunningMean:
         return _means(total(self.sums))
 
     def state(self) -> list[float]:
-        """What a checkpoint keeps; waits for the device."""
+        """The sums, for a checkpoint; waits for the device."""
         return self.sums.tolist()
 
     def load(self, state: list[float]) -> None:

@@ -1,4 +1,4 @@
-"""Steps whose loss or gradient was not finite: finding them, writing their batches down, going back."""
+"""Steps whose loss or gradient was not finite: finds them, writes down their batches, rolls back."""
 
 import json
 
@@ -15,7 +15,7 @@ MOST_ROLLBACKS = 20
 
 
 class RolledBack(Exception):
-    """The state is that of the last checkpoint again, at ``state``."""
+    """The training was restored from its last checkpoint; ``state`` is that checkpoint's."""
 
     def __init__(self, state: TrainState) -> None:
         super().__init__()
@@ -23,10 +23,10 @@ class RolledBack(Exception):
 
 
 class NonfiniteWatch:
-    """Does what ``Recipe.on_nonfinite`` says.
+    """Acts on steps whose loss or gradient was not finite, as ``Recipe.on_nonfinite`` says.
 
-    The device finds such a step by itself and keeps weights, state and averages as they were: at that step alone with
-    "skip", at all later ones too with the other two, until the host has noticed.
+    The device itself finds a step that was not finite and leaves weights, optimizer state and averages unchanged. With
+    "skip" it does so for that step only; with "stop" and "rollback" for every later step too, until the host notices.
     """
 
     def __init__(self, checkpointer: Checkpointer) -> None:
@@ -34,18 +34,18 @@ class NonfiniteWatch:
         self._stopped = RecentValue(self.step.stopped)
 
     def reset(self) -> None:
-        """A new epoch begins."""
+        """Forget the copies of the device's flag: a new epoch begins."""
         self._stopped.forget()
 
     def check(self, state: TrainState, *, wait: bool) -> None:
         """Act on steps that were not finite.
 
         Args:
-            state: where the run stands; such steps are added to its ``nonfinite``.
-            wait: for the device, to know of every step until now.
+            state: of the training; steps that were not finite are added to its ``nonfinite``.
+            wait: whether to wait for the device, and so to see every step until now.
 
         Raises:
-            UserError: the policy is "stop", or going back did not help.
+            UserError: the policy is "stop", or too many steps were rolled back.
             RolledBack: the policy is "rollback".
         """
         if self.policy == "skip":
@@ -62,7 +62,7 @@ class NonfiniteWatch:
             raise self.checkpointer.diverged(
                 f"the loss or the gradient was not finite ({path} has the batch)", state.epoch
             )
-        self._go_back(state)
+        self._roll_back(state)
 
     def _note(self, state: TrainState) -> None:
         """Remember the bad steps of this epoch and write all batches until now into ``nonfinite.json``."""
@@ -81,8 +81,8 @@ class NonfiniteWatch:
             many = f"{len(steps)} step{'s' * (len(steps) > 1)}"
             tqdm.write(f"epoch {state.epoch + 1}: {many} left out, whose loss or gradient was not finite: see {path}")
 
-    def _go_back(self, state: TrainState) -> None:
-        """Return to the newest checkpoint, with the steps that were not finite left out from now on."""
+    def _roll_back(self, state: TrainState) -> None:
+        """Restore the newest checkpoint. The steps that were not finite are left out from now on."""
         bad = state.nonfinite
         if len(bad) > MOST_ROLLBACKS:
             what = f"the loss or the gradient was not finite in {len(bad)} steps"

@@ -1,4 +1,4 @@
-"""What ``result.json`` says about a finished run."""
+"""The contents of ``result.json``: the outcome of a finished run."""
 
 import dataclasses
 from typing import Any

@@ -98,7 +98,7 @@ class TrainStep:
         self._pass = torch.zeros((), dtype=torch.int64, device=device)
         self._draws = share_randomness(model, self._seed, self._pass) > 0
 
-    # ── before steps ──
+    # before steps
 
     def begin(self, epoch: int, step_in_epoch: int, rates: list[float], left_out: set[int]) -> None:
         """Get ready for the steps of an epoch from ``step_in_epoch`` on.
@@ -136,7 +136,7 @@ class TrainStep:
         if self.ema:
             self.world.broadcast(self.ema.statistics.values)
 
-    # ── the step ──
+    # the step
 
     def run(self, count: int, perturbed: bool) -> None:
         """One step on the next ``count`` images of the epoch's order, this process taking its part of them."""

@@ -1,4 +1,4 @@
-"""Where a run stands, and how it says so."""
+"""The state of a training as plain numbers, and the line that is printed after an epoch."""
 
 import math
 from dataclasses import dataclass, field
@@ -9,7 +9,7 @@ from ..runs.run_folder import Row
 
 @dataclass
 class TrainState:
-    """Where a run stands, as plain numbers; a checkpoint keeps all of it."""
+    """How far a training is, as plain numbers. A checkpoint keeps all of them."""
 
     epoch: int = 0
     step_in_epoch: int = 0
@@ -22,7 +22,7 @@ class TrainState:
     epochs_without_gain: int = 0
     finished: bool = False
     nonfinite: list[dict[str, Any]] = field(default_factory=list)
-    """Steps whose loss or gradient was not finite: epoch and step, from 0, and what was done."""
+    """Steps whose loss or gradient was not finite: their epoch and step, counted from 0, and the action taken."""
 
     def left_out(self, epoch: int) -> set[int]:
         """The steps of an epoch that a rollback leaves out."""

@@ -51,7 +51,7 @@ def colour_model(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
     )
 
 
-# ── import ──
+# import
 
 
 def python(code: str) -> str:
@@ -114,7 +114,7 @@ def test_names() -> None:
         cifarfast.trian  # noqa: B018
 
 
-# ── the examples in docstrings ──
+# the examples in docstrings
 
 
 def test_the_examples_of_the_docstrings_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -124,7 +124,7 @@ def test_the_examples_of_the_docstrings_hold(tmp_path: Path, monkeypatch: pytest
     assert all(result.attempted and not result.failed for result in results)
 
 
-# ── train ──
+# train
 
 
 def test_a_run_knows_what_is_in_its_folder(run: Run) -> None:
@@ -233,7 +233,7 @@ def test_a_folder_that_is_no_run(tmp_path: Path) -> None:
         Run(tmp_path)
 
 
-# ── the bar ──
+# the bar
 
 
 def test_the_bar_shows_in_a_notebook_and_not_in_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -255,7 +255,7 @@ def test_training_works_outside_the_main_thread(tmp_path: Path) -> None:
     assert made[0].finished
 
 
-# ── load ──
+# load
 
 
 def test_a_loaded_model_is_its_network(run: Run, model: LoadedModel) -> None:

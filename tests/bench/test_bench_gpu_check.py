@@ -32,7 +32,7 @@ def ran(part: Part, tmp_path: Path, seconds: float = 30.0) -> Ran:
     return run_part(part, seconds, tmp_path / "log", {"GREETING": "hello"}, tmp_path)
 
 
-# ── parts ──
+# parts
 
 
 def test_outcomes_of_parts(tmp_path: Path) -> None:
@@ -111,7 +111,7 @@ def test_deadlines_add_up() -> None:
     assert deadlines(parts, 100) == [25, 100]
 
 
-# ── the check ──
+# the check
 
 
 @pytest.fixture

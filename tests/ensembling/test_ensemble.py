@@ -45,7 +45,7 @@ DATA = "synthetic:classes=4,train=240,test=80"
 SMALL = "synthetic:classes=3,train=60,test=40"
 
 
-# ── the arithmetic, on made-up logits ──
+# the arithmetic, on made-up logits
 
 
 def logits_of(probabilities: np.ndarray) -> Tensor:
@@ -189,7 +189,7 @@ def test_a_member_of_several_runs_counts_with_the_mean_of_their_logits() -> None
     assert torch.allclose(learner(logits), learner.from_members(by_hand), atol=1e-6)
 
 
-# ── real runs ──
+# real runs
 
 
 @pytest.fixture(scope="module")
@@ -323,7 +323,7 @@ def test_an_honest_ensemble_is_not_labelled(
         assert part in page
 
 
-# ── evaluate and load_model of an ensemble ──
+# evaluate and load_model of an ensemble
 
 
 @pytest.fixture(scope="module")
@@ -408,7 +408,7 @@ def test_on_a_gpu(runs: list[RunFolder], tmp_path: Path) -> None:
         assert np.allclose(logits, made.read_predictions()[0], atol=1e-2)
 
 
-# ── folds ──
+# folds
 
 
 def fold_runs(folder: Path, model: str, seed: int, folds: int = 3) -> list[RunFolder]:
@@ -506,7 +506,7 @@ def test_folds_trained_from_the_command_line(tmp_path: Path) -> None:
     assert (entry["fit_images"], entry["runs"]) == (60, [2, 2])
 
 
-# ── recipes ──
+# recipes
 
 
 def test_the_recipes_of_ensembles() -> None:
@@ -566,7 +566,7 @@ def test_recipe_files(tmp_path: Path) -> None:
         load_ensemble_recipe(str(tmp_path / "none.toml"))
 
 
-# ── bad input ──
+# bad input
 
 
 @pytest.fixture(scope="module")

@@ -188,7 +188,7 @@ def test_the_command(runs: dict[str, RunFolder], capsys: pytest.CaptureFixture[s
     assert [entry.name for entry in path.parent.iterdir() if entry.name.startswith(".new")] == []
 
 
-# ── folding ──
+# folding
 
 
 class Layers(nn.Module):
@@ -225,7 +225,7 @@ def test_folding_changes_no_output() -> None:
     assert not any("norms.0" in name or name.startswith("conv.") for name in names)
 
 
-# ── without Triton, without ONNX, with a file that is wrong ──
+# without Triton, without ONNX, with a file that is wrong
 
 WITHOUT_TRITON = """
 import sys

@@ -117,7 +117,7 @@ def test_the_same_from_python(run: RunFolder, pictures: Path) -> None:
     assert len(found.classes) == len(found.confidences) == 1
 
 
-# ── kinds of images ──
+# kinds of images
 
 
 def gradient(mode: str = "RGB", size: tuple[int, int] = (40, 24)) -> Image.Image:
@@ -201,7 +201,7 @@ def test_folders_are_searched(tmp_path: Path) -> None:
     assert list_images(tmp_path / "notes.txt") == [tmp_path / "notes.txt"]
 
 
-# ── what is no image ──
+# what is no image
 
 
 def broken_files(folder: Path) -> dict[str, str]:

@@ -134,7 +134,7 @@ def test_advice_leaves_out_what_the_run_does_already() -> None:
     assert len(read_curves(made, 10, rich).advice) == 1
 
 
-# ── curves made by models of training ──
+# curves made by models of training
 
 
 def mistakes(curves: list[Labelled]) -> tuple[list[str], list[str]]:

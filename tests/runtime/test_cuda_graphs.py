@@ -91,7 +91,7 @@ def test_the_second_try_does_not_find_the_memory_of_the_first_taken(monkeypatch:
     assert [graphs.run("a", lambda: [tensor() is None for tensor in taken]) for _ in range(2)] == [[], [True]]
 
 
-# ── recording, with a stand-in for torch's part of it ──
+# recording, with a stand-in for torch's part of it
 
 
 class Driver:

@@ -147,7 +147,7 @@ def test_one_process_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
     assert "without torchrun" in capsys.readouterr().err
 
 
-# ── the table ──
+# the table
 
 RESULT = {
     "dataset": "cifar10",
@@ -217,7 +217,7 @@ def test_a_result_of_another_version(tmp_path: Path) -> None:
         make_rows([attempt], {"b27_wrn_200": SOURCE})
 
 
-# ── processes that are stopped ──
+# processes that are stopped
 
 
 def start(arguments: list[str], log: Path) -> BaseProcess:
@@ -303,7 +303,7 @@ def test_asked_to_stop(uninterrupted: Path, tmp_path: Path) -> None:
     assert_same_runs(out, uninterrupted)
 
 
-# ── ensembles ──
+# ensembles
 
 
 @pytest.fixture
@@ -355,7 +355,7 @@ def test_an_ensemble_whose_member_failed(
     assert f"- {tiny_ensemble}, seed 42: needs runs that failed: a1_linear, seed 42; a2_mlp, seed 42" in page
 
 
-# ── committed results ──
+# committed results
 
 
 def test_results_are_merged_and_rendered_again(tmp_path: Path) -> None:

@@ -117,7 +117,7 @@ def test_the_copies_follow_the_master() -> None:
     assert 1e-5 < difference < 2e-2
 
 
-# ── on a GPU ──
+# on a GPU
 
 
 def gpu_trainer(tmp_path: Path, name: str, **settings: object) -> Trainer:
