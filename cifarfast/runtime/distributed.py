@@ -31,7 +31,7 @@ class World:
         return slice(count * self.rank // self.size, count * (self.rank + 1) // self.size)
 
     def shard_weight(self, count: int) -> float:
-        """size · len(shard) / count: with this factor on each process's mean, ``average`` gives the mean of all items."""
+        """size · len(shard) / count: with this factor on each process's mean, ``average`` gives the whole mean."""
         part = self.shard(count)
         return self.size * (part.stop - part.start) / count
 
