@@ -7,7 +7,8 @@ from typing import Any, Literal
 from ..errors import UserError
 from ..recipes.recipe import About
 from ..runs.run_folder import RunFolder
-from . import EnsembleRecipe, make_ensemble, make_settings
+from .make import make_ensemble
+from .settings import EnsembleRecipe, make_settings
 
 
 def ensemble(

@@ -1,4 +1,4 @@
-"""The settings of an ensemble, and the recipe files of ensembles (TOML, in ``cifarfast/ensembles``).
+"""The settings of an ensemble, and the recipe files of ensembles (TOML, beside this file).
 
 A recipe file has an ``[ensemble]`` table: ``members``, names of recipes or paths of run folders, and any field of
 ``EnsembleSettings``; and optionally an ``[about]`` table as other recipes have. The ``config.toml`` of an ensemble's

@@ -13,8 +13,8 @@ from ..data import load_dataset
 from ..ensembling import EnsembleClassifier, load_model
 from ..errors import UserError
 from ..inference.classifier import ImageClassifier
-from . import FORMATS, Exported, ExportModule, write_export
-from .write import check_packages
+from .graph import ExportModule
+from .write import FORMATS, Exported, check_packages, write_export
 
 CHECKED_IMAGES = 64
 
