@@ -106,9 +106,7 @@ class Trainer:
         )
         self.watch = NonfiniteWatch(self.checkpointer)
         self._saved_at = self._checked_at = time.monotonic()
-        self._epoch_began: float | None = (
-            None  # perf_counter() then, minus the epoch's seconds before a resume
-        )
+        self._epoch_began: float | None = None  # perf_counter() then, minus the epoch's seconds before a resume
         self._test_logits: Tensor | None = None
 
     @property
