@@ -17,7 +17,8 @@ from torch.utils._pytree import tree_leaves
 from cifarfast import augment, optim
 from cifarfast.augment import native
 from cifarfast.data import load_dataset
-from cifarfast.kernels import backend, tuning
+from cifarfast.kernels import backend
+from cifarfast.kernels.tuning import tables as tuning
 from cifarfast.recipes.build import build_augment, build_model
 from cifarfast.recipes.recipe import Recipe
 from cifarfast.runtime.distributed import World
