@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-SETTINGS = ("PYTHONPATH", "VIRTUAL_ENV", "CXX", "CC", "CUDA_HOME", "MAKEFLAGS")  # what would reach into the copies
+# what would reach into the copies
+SETTINGS = ("PYTHONPATH", "MYPYPATH", "VIRTUAL_ENV", "CXX", "CC", "CUDA_HOME", "MAKEFLAGS")
 
 HIDE = """\
 import shutil

@@ -1,7 +1,9 @@
 """A bare checkout, ``pip install .`` and ``pip install -e .``, each used from inside and outside the checkout."""
 
 import json
+import re
 import shutil
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +32,27 @@ print(json.dumps({
 }))
 assert main(["models", "lenet"]) == 0
 assert main(["env"]) == 0
+"""
+
+USER = """\
+from pathlib import Path
+from typing import assert_type
+
+import cifarfast
+from cifarfast.api import Run
+from cifarfast.kernels import CrossEntropyLoss
+
+run = cifarfast.Run("runs/digits")
+assert_type(run, Run)
+assert_type(run.path, Path)
+assert_type(run.metrics, list[dict[str, float]])
+assert_type(run.predictions.accuracy_percent, float)
+assert_type(cifarfast.train("quickstart", epochs=1), Run)
+Run(3)  # arg-type
+run.metrics.accuracy  # attr-defined
+run.accuracy  # attr-defined
+cifarfast.train(quiet="yes")  # arg-type
+CrossEntropyLoss(label_smoothing="much")  # arg-type
 """
 
 
@@ -162,6 +185,19 @@ def test_what_is_installed(tmp_path: Path) -> None:
     assert extension.startswith("cifarfast/_C.")
     assert held - {extension} == {path.as_posix() for path in expected}
     assert not any("test" in name for name in held)
+
+
+def test_a_users_types_are_checked(tmp_path: Path) -> None:
+    """mypy reads the installed package's types: it accepts USER but for the mistakes that a comment announces."""
+    environment = make_install(installed, tmp_path, stub=True).environment
+    assert "cifarfast/py.typed" in environment.installed_files()
+    (environment.site_packages / "dependencies.pth").unlink()  # torch's types would take mypy a minute
+    (tmp_path / "user.py").write_text(USER)
+    mypy = [sys.executable, "-m", "mypy", "--config-file=", "--python-executable", environment.python]
+    said = environment.run(*mypy, "user.py", cwd=tmp_path, fails=True).stdout
+    errors = re.findall(r"^user\.py:(\d+): error: .*\[(.+)\]$", said, re.MULTILINE)
+    mistakes = [(str(i), line.partition("  # ")[2]) for i, line in enumerate(USER.splitlines(), 1) if "  # " in line]
+    assert errors == mistakes, said
 
 
 def test_source_distribution(tmp_path: Path) -> None:

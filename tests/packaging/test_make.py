@@ -4,6 +4,8 @@ import os
 import shutil
 import subprocess
 import sys
+import tomllib
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -16,7 +18,7 @@ pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="needs make
 @pytest.fixture(autouse=True)
 def not_inside_make(monkeypatch: pytest.MonkeyPatch) -> None:
     """These tests may themselves be run by make, which tells the makes below it so."""
-    for name in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS", "MAKEOVERRIDES", "VENV", "CONSTRAINTS", "PYTHON", "ARGS"):
+    for name in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS", "MAKEOVERRIDES", "VENV", "LOCK", "DEV_LOCK", "PYTHON", "ARGS"):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -30,9 +32,14 @@ def dry_run(checkout: Path, *arguments: str) -> str:
     return done.stdout
 
 
+def write_lock(checkout: Path, setuptools: str) -> None:
+    """A lock of one package, which needs no network where the running environment has this version of it."""
+    (checkout / "requirements.lock").write_text(f"setuptools=={setuptools} --hash=sha256:{'0' * 64}\n")
+
+
 def test_make_installs_once_and_trains(checkout: Path) -> None:
-    settings = {"PIP_NO_DEPS": "1", "PIP_NO_BUILD_ISOLATION": "0", "PIP_NO_INDEX": "1"}  # 0 is how pip spells "no" here
-    environment = Environment.create(checkout / ".venv", CXX="/nonexistent", **settings)
+    environment = Environment.create(checkout / ".venv", CXX="/nonexistent", PIP_NO_INDEX="1")
+    write_lock(checkout, version("setuptools"))
     first = environment.run("make", "train", SMALL, cwd=checkout)
     assert "installing into .venv" in first.stdout
     assert "test accuracy" in first.stdout
@@ -47,10 +54,55 @@ def test_make_installs_once_and_trains(checkout: Path) -> None:
 
 def test_make_test_starts_from_nothing(checkout: Path) -> None:
     lines = dry_run(checkout, "test", "PYTHON=python3.99").splitlines()
-    steps = ["python3.99 -m venv .venv", "constraints.txt --editable .", "--editable '.[dev]'", "-m pytest -n auto"]
+    steps = [
+        "python3.99 -m venv .venv",
+        "--require-hashes --requirement requirements.lock",
+        "--no-deps --no-build-isolation --editable .",
+        "--require-hashes --requirement requirements-dev.lock",
+        "-m pytest -n auto",
+    ]
     found = [next(i for i, line in enumerate(lines) if step in line) for step in steps]
     assert found == sorted(found)
     assert '-m "not slow and not gpu" tests' in lines[found[-1]]
+
+
+def test_make_installs_what_the_lock_says(checkout: Path) -> None:
+    environment = Environment.create(checkout / ".venv", PIP_NO_INDEX="1")
+    write_lock(checkout, "0.0.1")
+    said = environment.run("make", "train", SMALL, cwd=checkout, fails=True, merge=True).stdout
+    assert "No matching distribution found for setuptools==0.0.1" in said
+    assert not (checkout / ".venv/.installed").exists()
+    assert not Path(environment.console_script).exists()
+
+
+def test_the_newest_set_has_its_own_environment_and_lock(checkout: Path) -> None:
+    text = dry_run(checkout, "test-latest", "PYTHON=python3.99")
+    assert "python3.99 -m venv .venv-latest\n" in text
+    locks = [line.rpartition(" ")[2] for line in text.splitlines() if "--require-hashes" in line]
+    assert locks == ["requirements-latest.lock"] * 2
+    assert ".venv-latest/bin/python -m pytest -n auto" in text
+    assert ".venv/" not in text
+
+
+def test_make_lock_writes_every_lock(checkout: Path) -> None:
+    """From pyproject.toml, what the build needs, and the constraints; it installs nothing where uv is."""
+    uv = checkout / ".venv/bin/uv"
+    Environment.create(checkout / ".venv")
+    uv.write_text('#!/bin/sh\nshift 2\necho "$* < $(tr "\\n" " ")" >> calls\n')
+    uv.chmod(0o755)
+    subprocess.run(["make", "lock", "UPGRADE=--upgrade"], cwd=checkout, check=True)
+    required = tomllib.loads((checkout / "pyproject.toml").read_text())["build-system"]["requires"]
+    calls = (checkout / "calls").read_text().splitlines()
+    for call in calls:
+        assert "--universal --generate-hashes" in call
+        assert "--upgrade pyproject.toml - " in call
+        assert call.endswith(f" < {' '.join(required)} ")
+    assert [call.partition(" - ")[2].partition(" < ")[0] for call in calls] == [
+        "--extra dev --constraint constraints.txt --output-file requirements-dev.lock",
+        "--constraint requirements-dev.lock --output-file requirements.lock",
+        "--extra dev --constraint constraints-latest.txt --output-file requirements-latest.lock",
+    ]
+    assert not (checkout / ".venv/.installed").exists()
 
 
 def test_gpu_check_installs_nothing(checkout: Path) -> None:
