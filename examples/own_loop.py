@@ -2,8 +2,8 @@
 
     python examples/own_loop.py --epochs 5
 
-Handwritten digits, a small network of torch's modules whose batch norms are replaced by fused ones. The optimizer's step
-updates weights and their average in one pass over one buffer.
+It trains a small network of torch's modules on handwritten digits; fused ops replace its batch norms. The optimizer's
+step updates the weights and their average in one pass over one buffer.
 """
 
 import argparse
