@@ -14,8 +14,9 @@ ROOT = Path(__file__).resolve().parent
 
 
 def load_build_module():
-    """cifarfast/_build.py, loaded by path: the package itself needs torch, which a build environment lacks."""
-    spec = importlib.util.spec_from_file_location("_cifarfast_build", ROOT / "cifarfast" / "_build.py")
+    """``cifarfast.runtime.native_build`` loaded by path: the package needs torch, which a build environment lacks."""
+    path = ROOT / "cifarfast" / "runtime" / "native_build.py"
+    spec = importlib.util.spec_from_file_location("_cifarfast_build", path)
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)
@@ -48,7 +49,7 @@ class BuildPy(build_py):
 
 
 class BuildExt(build_ext):
-    """``build_ext`` that hands csrc/ to cifarfast/_build.py."""
+    """``build_ext`` that hands csrc/ to cifarfast/runtime/native_build.py."""
 
     def run(self):
         try:
@@ -95,10 +96,17 @@ kernels = ["cifarfast.kernels", *(f"cifarfast.kernels.{name}" for name in find_p
 
 setup(
     packages=[*find_packages(include=["cifarfast", "cifarfast.*"]), *kernels],
-    include_package_data=False,  # package_data says it all; otherwise recipes/ and ensembles/ would have to be packages
+    include_package_data=False,  # package_data says it all
     package_dir={"cifarfast.kernels": "kernels"},
     package_data={
-        "cifarfast": ["ensembles/*.toml", "recipes/*.toml", "report/*.css", "report/*.html", "report/*.js", "py.typed"],
+        "cifarfast": [
+            "ensembling/*.toml",
+            "recipes/*.toml",
+            "report/*.css",
+            "report/*.html",
+            "report/*.js",
+            "py.typed",
+        ],
         "cifarfast.kernels": ["tuning/*.json"],
     },
     ext_modules=[] if missing() else [extension()],

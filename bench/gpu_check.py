@@ -90,7 +90,7 @@ class Check:
             raise SystemExit(f"gpu_check: no part {', '.join(sorted(unknown))}; there are {names}")
         return [part for part in known if not chosen or part.name in chosen]
 
-    # ── commands ──
+    # commands
 
     def _build(self) -> list[str]:
         return [sys.executable, "-c", BUILD, str(ROOT / "csrc"), str(self.scratch / "build")]
@@ -193,7 +193,7 @@ class Check:
         command += ["--destroy-on-device-error", "kernel", "--show-backtrace", "no"]
         return [*command, sys.executable, "-m", "bench.memcheck"]
 
-    # ── what they found ──
+    # what they found
 
     def _read_tests(self, ran: Ran) -> str:
         if not self._junit.is_file():

@@ -11,13 +11,13 @@ BUNDLED = (".json", ".md", ".log", ".csv", ".toml", ".xml", ".done")
 # arguments: csrc and a folder; where the extension cannot be had with CUDA, all that the compilers say about it
 BUILD = """
 import pathlib, sys
-from cifarfast import _build
-module = _build.load()
-print(_build.status().reason, _build.status().path)
+from cifarfast.runtime import native_build
+module = native_build.load()
+print(native_build.status().reason, native_build.status().path)
 if module is None or not module.with_cuda:
     folder = pathlib.Path(sys.argv[2])
     try:
-        _build.compile_extension(pathlib.Path(sys.argv[1]), _build.find_toolchain(), folder)
+        native_build.compile_extension(pathlib.Path(sys.argv[1]), native_build.find_toolchain(), folder)
     finally:
         if (folder / "build.log").is_file():
             print((folder / "build.log").read_text())

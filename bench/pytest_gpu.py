@@ -64,7 +64,7 @@ class Survival:
         self.ended: set[str] = set()
         self.failed: set[str] = set()
 
-    # ── which tests ──
+    # which tests
 
     @pytest.hookimpl(trylast=True)
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
@@ -84,7 +84,7 @@ class Survival:
     def pytest_xdist_node_collection_finished(self, ids: Sequence[str]) -> None:
         self.total = len(ids)
 
-    # ── each test ──
+    # each test
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_call(self) -> Generator[None, None, None]:

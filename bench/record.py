@@ -5,9 +5,9 @@ import os
 from pathlib import Path
 from typing import Any
 
-from cifarfast.environment import collect_environment
 from cifarfast.kernels.tuning.tables import slug
-from cifarfast.storage import write_atomic
+from cifarfast.runs.environment import collect_environment
+from cifarfast.runs.storage import write_atomic
 
 FOLDER = Path(__file__).parent / "results"
 Row = dict[str, Any]

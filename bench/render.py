@@ -12,10 +12,10 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from cifarfast.catalogue import catalogue_table
 from cifarfast.kernels.testing.spec import all_specs
 from cifarfast.models import list_models, model_info
 from cifarfast.report.reproduction import reproduction_table
+from cifarfast.studies.catalogue import catalogue_table
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "bench" / "results"

@@ -20,18 +20,9 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
 from bench.measure import Rates, quantiles
-from cifarfast.augment import (
-    Augment,
-    AutoAugment,
-    CutMix,
-    Cutout,
-    RandomCrop,
-    RandomFlip,
-    RandomRotation,
-    Transform,
-)
+from cifarfast.augment import Augment, AutoAugment, CutMix, Cutout, RandomCrop, RandomFlip, RandomRotation, Transform
 from cifarfast.data import load_dataset
-from cifarfast.environment import version
+from cifarfast.runs.environment import version
 
 MEAN, STD = [0.4914, 0.4822, 0.4465], [0.247, 0.2435, 0.2616]
 BATCH = 512

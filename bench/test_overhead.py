@@ -17,10 +17,10 @@ from torch.nn import functional as F
 
 from bench.measure import quantiles
 from cifarfast.data import load_dataset
-from cifarfast.engine import Trainer
-from cifarfast.inference import build_model
-from cifarfast.recipe import load_recipe
-from cifarfast.run import RunFolder
+from cifarfast.recipes.build import build_model
+from cifarfast.recipes.recipe import load_recipe
+from cifarfast.runs.run_folder import RunFolder
+from cifarfast.training.engine import Trainer
 
 ALLOWED_RATIO = 1.15
 NEEDED_ACCURACY_PERCENT = 59.0

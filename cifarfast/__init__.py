@@ -21,7 +21,7 @@ from ._version import __version__
 if TYPE_CHECKING:
     from .api import Run, load, train
     from .errors import UserError
-    from .recipe import Recipe
+    from .recipes.recipe import Recipe
 
 # OpenMP's threads spin while they wait, unless told otherwise before torch loads it. On a machine whose cores are
 # shared that makes small networks ten times slower.
@@ -36,12 +36,10 @@ del _root, Path, os
 
 __all__ = ["Recipe", "Run", "UserError", "__version__", "load", "train"]
 
-_HOMES = {"Recipe": "recipe", "Run": "api", "UserError": "errors", "load": "api"}
+_HOMES = {"Recipe": "recipes.recipe", "Run": "api", "UserError": "errors", "load": "api", "train": "api"}
 
 
 def __getattr__(name: str) -> Any:
-    if name == "train":
-        return importlib.import_module(".train", __name__)  # the module, which can be called
     if name in _HOMES:
         return getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -14,15 +14,16 @@ from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from cifarfast import augment, optim, step
+from cifarfast import augment, optim
 from cifarfast.augment import native
 from cifarfast.data import load_dataset
-from cifarfast.distributed import World
-from cifarfast.inference import build_augment, build_model
 from cifarfast.kernels import backend
 from cifarfast.kernels.tuning import tables as tuning
-from cifarfast.recipe import Recipe
-from cifarfast.step import TrainStep
+from cifarfast.recipes.build import build_augment, build_model
+from cifarfast.recipes.recipe import Recipe
+from cifarfast.runtime.distributed import World
+from cifarfast.training import step
+from cifarfast.training.step import TrainStep
 
 GPU = torch.device("cuda", 0)
 BATCH, IMAGES = 8, 40

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import torch
 
-from cifarfast.checkpoint import Checkpoint, save_checkpoint
 from cifarfast.data import load_dataset
-from cifarfast.inference import build_model
-from cifarfast.recipe import Recipe, parse_recipe
-from cifarfast.run import RunFolder
+from cifarfast.recipes.build import build_model
+from cifarfast.recipes.recipe import Recipe, parse_recipe
+from cifarfast.runs.checkpoint import Checkpoint, save_checkpoint
+from cifarfast.runs.run_folder import RunFolder
 
 EPOCHS = 12
 MakeRun = Callable[..., RunFolder]

@@ -12,7 +12,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["cifarfast.train"])
+_context.set_forkserver_preload(["cifarfast.commands.train"])
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def _train(arguments: list[str], log: Path, prepare: Callable[[], None] | None) 
     ):
         if prepare:
             prepare()
-        from cifarfast.train import main
+        from cifarfast.commands.train import main
 
         sys.exit(main(arguments))
 
@@ -102,7 +102,7 @@ class InForeground:
 
 def run_inline(arguments: Sequence[str]) -> Finished:
     """Run ``cifarfast train`` in this process, for what needs no process of its own."""
-    from cifarfast.train import main
+    from cifarfast.commands.train import main
 
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):

@@ -3,10 +3,10 @@
 from torch import nn
 
 from cifarfast.data import load_dataset
-from cifarfast.distributed import World
-from cifarfast.inference import build_augment, build_model
-from cifarfast.recipe import Recipe
-from cifarfast.step import TrainStep
+from cifarfast.recipes.build import build_augment, build_model
+from cifarfast.recipes.recipe import Recipe
+from cifarfast.runtime.distributed import World
+from cifarfast.training.step import TrainStep
 
 BATCH = 16
 

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from cifarfast.data import Splits, load_dataset
-from cifarfast.recipe import Recipe
+from cifarfast.recipes.recipe import Recipe
 
 RHO = 2.0  # as recipes b24 to b31
 

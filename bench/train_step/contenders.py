@@ -12,12 +12,12 @@ from torch import Tensor
 
 from cifarfast.data import Splits
 from cifarfast.data.statistics import channel_statistics
-from cifarfast.engine import Trainer
 from cifarfast.kernels.shakedrop.draws import Scaling, draw_coefficients
 from cifarfast.random import Purpose, permutation
-from cifarfast.recipe import Recipe
-from cifarfast.run import RunFolder
-from cifarfast.train import _ask_for_determinism
+from cifarfast.recipes.recipe import Recipe
+from cifarfast.runs.run_folder import RunFolder
+from cifarfast.training.engine import Trainer
+from cifarfast.training.train import ask_for_determinism
 
 from .cases import Case
 from .plain import PlainBatches, PlainStep
@@ -70,7 +70,7 @@ class Ours(Contender):
         recipe = case.recipe(
             dataset=splits.name, epochs=epochs, eval_every=epochs, checkpoint_seconds=1e9, **plain | settings
         ).resolved("cuda" if device.type == "cuda" else "cpu")
-        _ask_for_determinism(recipe)
+        ask_for_determinism(recipe)
         self._folder = tempfile.TemporaryDirectory()
         run = RunFolder(Path(self._folder.name) / "run")
         run.path.mkdir()
@@ -91,7 +91,7 @@ class Ours(Contender):
         trainer.step.begin(0, 0, [lr] * trainer.steps_per_epoch, set())
 
     def step(self, number: int) -> float:
-        running = self.trainer.step.running
+        running = self.trainer.step.epoch_metrics
         running.load([0.0, 0.0, 0.0])
         self.trainer.train_step(self.case.batch, number)
         return running.means()[0]

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cifarfast import _build
+from cifarfast.runtime import native_build
 
 from .compiled import Compiled
 
@@ -17,13 +17,13 @@ def usable(device: torch.device) -> ModuleType | None:
     """The extension if it can run on this kind of device; builds it on first use in a checkout."""
     if device.type not in ("cpu", "cuda"):
         return None
-    module = _build.load()
+    module = native_build.load()
     return module if module is not None and (device.type == "cpu" or module.with_cuda) else None
 
 
 def why_not(device: torch.device) -> str:
     """One line on why there is no compiled implementation for the device."""
-    status = _build.status()
+    status = native_build.status()
     if status.available and device.type == "cuda":
         return f"the compiled augmentation has no CUDA code ({status.reason})"
     return f"there is no compiled augmentation for {device.type} ({status.reason})"

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import UserError, nearest
-from ..image_files import SUFFIXES, open_image, quiet_pillow, to_pixels
 from .base import Dataset, Splits, hold_out_test, make_dataset
+from .image_files import SUFFIXES, open_image, quiet_pillow, to_pixels
 
 _PARTS = ("train", "test", "val")
 

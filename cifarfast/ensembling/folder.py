@@ -21,12 +21,12 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
-from ..checkpoint import Checkpoint
-from ..classifier import ImageClassifier, Weights, classifier_of, find_checkpoint, load_classifier
 from ..errors import UserError
-from ..recipe import Recipe, validate
-from ..run import RunFolder
-from ..storage import disk_errors, write_atomic
+from ..inference.classifier import Classifier, ImageClassifier, Weights, classifier_of, find_checkpoint, load_classifier
+from ..recipes.recipe import Recipe, validate
+from ..runs.checkpoint import Checkpoint
+from ..runs.run_folder import RunFolder
+from ..runs.storage import disk_errors, write_atomic
 from .combine import MetaLearner, WeightedVote
 from .members import Member, evaluated_fingerprint, is_ensemble
 from .settings import EnsembleRecipe, parse_ensemble, to_toml
@@ -59,7 +59,7 @@ class EnsembleRecord:
 
     @property
     def optimistic(self) -> str:
-        """What to say of its test accuracy where the test set was fitted, else an empty string."""
+        """The words that mark its test accuracy as optimistic where the test set was fitted, else an empty string."""
         return str(self.result.get("optimistic", ""))
 
 
@@ -122,7 +122,7 @@ def read_record(run: RunFolder) -> EnsembleRecord:
 
 
 def combiner(record: EnsembleRecord) -> nn.Module:
-    """What makes the members' logits ``[R, N, C]`` those of the ensemble ``[N, C]``, in eval mode.
+    """The module that combines the members' logits ``[R, N, C]`` into the ensemble's ``[N, C]``, in eval mode.
 
     Raises:
         UserError: the perceptron's file is missing, damaged or of other sizes.
@@ -168,11 +168,8 @@ def member_checkpoint(record: EnsembleRecord, entry: dict[str, Any]) -> tuple[Pa
     return where, checkpoint
 
 
-class EnsembleClassifier(nn.Module):
-    """The members and what combines them, as one model: uint8 images in, logits out.
-
-    Attributes are those of ``ImageClassifier``; ``recipe`` and ``precision`` are the first member's.
-    """
+class EnsembleClassifier(Classifier):
+    """The members and what combines them, as one model; ``recipe`` and ``precision`` are the first member's."""
 
     def __init__(self, members: list[ImageClassifier], combine: nn.Module, classes: tuple[str, ...]) -> None:
         super().__init__()

@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..environment import collect_environment, pick_device
 from ..errors import UserError
-from ..metrics import score
-from ..run import Row, RunFolder, free_run_folder
+from ..runs.environment import collect_environment, pick_device
+from ..runs.run_folder import Row, RunFolder, free_run_folder
+from ..training.metrics import score
 from .combine import MetaLearner, WeightedVote, search_weights
 from .folder import member_entry, write_config, write_meta_learner
 from .members import Member, data_settings, describe_held_out, group_by_folds, held_out_logits, read_members
@@ -27,7 +27,7 @@ Labelled = tuple[Tensor, Tensor]  # logits [M, N, C], labels int64 [N]
 
 @dataclass
 class _Fitted:
-    """What combines the runs, the weight of each (None when stacked), and what it was fitted on."""
+    """The module that combines the runs, the weight of each run (None when stacked), and the images of the fit."""
 
     combine: nn.Module
     weights: list[float] | None
@@ -84,7 +84,7 @@ def make_ensemble(
             write_meta_learner(run, fitted.combine)
             run.write_metrics(fitted.rows)
         run.write_predictions(logits.numpy(), members[0].labels)
-        result = _outcome(recipe, members, logits, time.perf_counter() - started)
+        result = _result(recipe, members, logits, time.perf_counter() - started)
         result["parameters"] += sum(p.numel() for p in fitted.combine.parameters())
         result["macs"] += sum(m.weight.numel() for m in fitted.combine.modules() if isinstance(m, nn.Linear))
         result["ensemble"] = _about(run, groups, settings, fitted, test)
@@ -143,14 +143,14 @@ def _fit(
     return _Fitted(learner, None, about, rows)
 
 
-def _outcome(recipe: EnsembleRecipe, members: Sequence[Member], logits: Tensor, seconds: float) -> dict[str, Any]:
-    """What a run's ``result.json`` has; times are those of all members' training and of the fitting."""
+def _result(recipe: EnsembleRecipe, members: Sequence[Member], logits: Tensor, seconds: float) -> dict[str, Any]:
+    """The contents of ``result.json``; its seconds are the sum of all members' training and of the fitting."""
     results, settings = [member.result for member in members], recipe.settings
     test = score(logits, torch.from_numpy(members[0].labels.astype(np.int64)))
     trained = [float(result.get("train_seconds", 0.0)) for result in results]
     images = sum(s * float(r.get("images_per_second", 0.0)) for s, r in zip(trained, results, strict=True))
     epochs = settings.epochs if settings.method == "stack" else 0
-    outcome = {
+    result = {
         "recipe": recipe.name,
         "arch": f"{settings.method} of {len(members)}",
         **{key: results[0][key] for key in ("dataset", "official", "fingerprint")},
@@ -166,7 +166,7 @@ def _outcome(recipe: EnsembleRecipe, members: Sequence[Member], logits: Tensor, 
         "parameters": sum(int(result["parameters"]) for result in results),
         "macs": sum(int(result["macs"]) for result in results),
     }
-    return outcome | ({"optimistic": OPTIMISTIC} if settings.optimistic else {})
+    return result | ({"optimistic": OPTIMISTIC} if settings.optimistic else {})
 
 
 def _about(

@@ -11,14 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..checkpoint import Checkpoint
-from ..classifier import classifier_of, find_checkpoint, logits_of
 from ..data import Dataset, Splits, load_dataset
 from ..data.base import hold_out_fold, hold_out_validation
 from ..errors import UserError
-from ..recipe import Recipe, differences
-from ..run import RunFolder
-from ..scores import check_predictions
+from ..inference.classifier import classifier_of, find_checkpoint, logits_of
+from ..inference.scores import check_predictions
+from ..recipes.recipe import Recipe, differences
+from ..runs.checkpoint import Checkpoint
+from ..runs.run_folder import RunFolder
 from .settings import is_ensemble_config
 
 NEEDED = ("recipe", "arch", "dataset", "official", "fingerprint", "seed", "test_accuracy_percent", "parameters", "macs")
@@ -144,7 +144,7 @@ def _few(names: Sequence[str] | None) -> str:
     return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
 
 
-# ── held-out images ──
+# held-out images
 
 
 def group_by_folds(members: Sequence[Member]) -> list[list[Member]]:
@@ -227,7 +227,7 @@ def _check_same_images(groups: Sequence[Sequence[Member]]) -> None:
 
 
 def _division(recipe: Recipe) -> tuple[int, float, int | None]:
-    """What decides which training images a model's runs hold out: folds, val_split, and the seed where one is drawn."""
+    """The settings that decide which training images a run holds out: folds, val_split, and the seed if it is used."""
     folds, _ = fold_of(recipe)
     return folds, recipe.val_split, recipe.held_out_seed if folds or recipe.val_split else None
 

@@ -1,4 +1,4 @@
-"""The settings of an ensemble, and the recipe files of ensembles (TOML, in ``cifarfast/ensembles``).
+"""The settings of an ensemble, and the recipe files of ensembles (TOML, beside this file).
 
 A recipe file has an ``[ensemble]`` table: ``members``, names of recipes or paths of run folders, and any field of
 ``EnsembleSettings``; and optionally an ``[about]`` table as other recipes have. The ``config.toml`` of an ensemble's
@@ -19,7 +19,7 @@ from annotated_types import Ge, Gt, Lt
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from ..errors import UserError, nearest
-from ..recipe import About
+from ..recipes.recipe import About
 
 OPTIMISTIC = "optimistic: fitted on the test set itself"
 
@@ -138,7 +138,7 @@ def _checked(adapter: TypeAdapter[Any], values: Any, where: str) -> Any:
 
 def ensemble_recipe_names() -> list[str]:
     """Names of the ensemble recipes that come with the package, sorted."""
-    folder = resources.files("cifarfast") / "ensembles"
+    folder = resources.files(__package__)
     return sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))
 
 
@@ -159,7 +159,7 @@ def load_ensemble_recipe(name_or_file: str) -> EnsembleRecipe:
     if name_or_file not in names:
         known = ", ".join(names)
         raise UserError(f"no ensemble recipe {name_or_file!r}{nearest(name_or_file, names)}; there are {known}")
-    text = (resources.files("cifarfast") / "ensembles" / f"{name_or_file}.toml").read_text(encoding="utf-8")
+    text = (resources.files(__package__) / f"{name_or_file}.toml").read_text(encoding="utf-8")
     return parse_ensemble(text, where=f"ensemble recipe {name_or_file}", name=name_or_file)
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..random import Purpose, permutation, step_seeds
-from ..run import Row
+from ..runs.run_folder import Row
 from .combine import MetaLearner, side_by_side
 from .settings import EnsembleSettings
 

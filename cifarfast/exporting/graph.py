@@ -8,9 +8,9 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 from torch.fx import Graph, GraphModule, Node
 
-from ..classifier import ImageClassifier
 from ..ensembling import EnsembleClassifier
 from ..errors import UserError
+from ..inference.classifier import ImageClassifier
 from .fold import Folded, fold_batch_norms
 
 Input = Literal["uint8", "unit", "normalized"]

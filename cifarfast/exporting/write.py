@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.export import ExportedProgram
 
 from ..errors import UserError
-from ..storage import disk_errors
+from ..runs.storage import disk_errors
 from .fold import Folded
 from .graph import ExportModule, trace
 
@@ -108,7 +108,7 @@ def _compare(module: ExportModule, run: Runner, images: Tensor, path: Path) -> f
     return largest
 
 
-# ── torch.export ──
+# torch.export
 
 
 def _save_program(program: ExportedProgram, path: Path, metadata: dict[str, str]) -> None:
@@ -131,7 +131,7 @@ def _program_runner(path: Path) -> Runner:
     return run
 
 
-# ── ONNX ──
+# ONNX
 
 
 def _to_onnx(program: ExportedProgram, metadata: dict[str, str]) -> bytes:

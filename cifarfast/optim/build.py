@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from ..errors import UserError
-from ..recipe import Recipe
+from ..recipes.recipe import Recipe
 from .flat import FlatParameters
 from .segments import Region, freeze, segment_table
 

@@ -105,7 +105,7 @@ class FlatParameters:
                 view.copy_(parameters[name])
                 parameters[name].data = view
 
-    # ── the weights that are computed with ──
+    # the weights that are computed with
 
     def _make_leaves(self) -> dict[str, Tensor]:
         if self.copy is None:
@@ -165,7 +165,7 @@ class FlatParameters:
         if self.copy_full is not None:
             self.copy_full.copy_(self.master[self.region(Region.FULL)])
 
-    # ── gradients ──
+    # gradients
 
     @torch.no_grad()
     def gather(self, gradients: Sequence[Tensor | None]) -> None:

@@ -20,7 +20,7 @@ from cifarfast.kernels import (
     flat_sgd_step,
 )
 
-from ..recipe import Recipe
+from ..recipes.recipe import Recipe
 from .flat import FlatParameters
 from .muon import Muon
 

@@ -3,7 +3,7 @@
 import math
 from typing import Any
 
-from ..recipe import Recipe
+from ..recipes.recipe import Recipe
 
 
 class LearningRate:
@@ -64,7 +64,7 @@ class LearningRate:
             self._bad_epochs = 0
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint keeps."""
+        """The plateau schedule's state, for a checkpoint."""
         return {"factor": self._plateau_factor, "best_loss": self._best_loss, "bad_epochs": self._bad_epochs}
 
     def load(self, state: dict[str, Any]) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..recipe import Recipe
+from ..recipes.recipe import Recipe
 from .flat import FlatParameters
 
 
@@ -30,7 +30,7 @@ class Sharpness:
 
     @classmethod
     def of(cls, recipe: Recipe) -> "Sharpness | None":
-        """The recipe's, None where it has none."""
+        """The recipe's SAM or ASAM, None where it has none."""
         if recipe.sam == "none":
             return None
         assert recipe.sam_rho is not None, "the recipe must be resolved"

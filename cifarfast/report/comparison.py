@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from ..run import RunFolder
+from ..runs.run_folder import RunFolder
 
 COLUMNS = ("run", "arch", "data", "epochs", "last %", "best %", "at epoch", "train s", "images/s", "parameters")
 

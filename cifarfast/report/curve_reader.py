@@ -25,7 +25,7 @@ from typing import Literal
 
 import numpy as np
 
-from ..recipe import Recipe
+from ..recipes.recipe import Recipe
 
 Kind = Literal["too short", "not learning", "unstable", "overfitting", "still improving", "underfitting", "fine"]
 

@@ -3,7 +3,7 @@
 from typing import Any
 
 from ..ensembling import EnsembleRecord
-from .score_table import aligned
+from ..inference.score_table import aligned
 
 
 def fit_words(record: EnsembleRecord) -> str:

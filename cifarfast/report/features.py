@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ..augment import Augment
 from ..data import Dataset
-from ..inference import autocast
+from ..runtime.precision import autocast
 from .figures import INK, PAPER, class_color, new_figure, short, style, to_svg
 
 SAMPLES = 600

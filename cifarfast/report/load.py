@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from ..checkpoint import Checkpoint, newest_checkpoint
 from ..data import Splits, load_dataset
 from ..ensembling import EnsembleRecord, ensemble_recipe_names, is_ensemble, load_ensemble_recipe, read_record
 from ..errors import UserError
-from ..recipe import Recipe, differences, load_recipe, recipe_names
-from ..run import RunFolder
-from ..scores import PredictionScores, check_predictions, score_predictions
+from ..inference.scores import PredictionScores, check_predictions, score_predictions
+from ..recipes.recipe import Recipe, differences, load_recipe, recipe_names
+from ..runs.checkpoint import Checkpoint, newest_checkpoint
+from ..runs.run_folder import RunFolder
 from .curve_reader import Reading, read_curves
 
 NEEDED = ("recipe", "arch", "dataset", "official", "seed", "epochs", "test_accuracy_percent")

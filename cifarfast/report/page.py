@@ -16,11 +16,11 @@ from .._version import __version__
 from ..augment import Resize
 from ..data import Splits
 from ..errors import UserError
-from ..inference import check_images, checkpoint_augment, checkpoint_model
+from ..inference.checkpoint_model import check_images, checkpoint_augment, checkpoint_model
+from ..inference.scores import sample_losses
 from ..models import create_model
-from ..recipe import Recipe
-from ..scores import sample_losses
-from ..storage import disk_errors, write_atomic
+from ..recipes.recipe import Recipe
+from ..runs.storage import disk_errors, write_atomic
 from .curve_figures import curve_figures
 from .ensembles import fit_words, member_rows, method_words
 from .features import SAMPLES, Layer, feature_map, model_layers, penultimate_features, sample_count

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from ..augment.preview import caption, to_pixels
 from ..data import Dataset
-from ..inference import build_augment, normalization
-from ..recipe import Recipe
+from ..recipes.build import build_augment, normalization
+from ..recipes.recipe import Recipe
 
 _LARGEST = 64  # pixels a side; larger images are made smaller
 _LOSSLESS = 40  # up to this side PNG, above it JPEG

@@ -8,7 +8,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.patches import Rectangle
 from sklearn.metrics import precision_recall_curve, roc_curve
 
-from ..scores import PredictionScores, calibration, log_softmax
+from ..inference.scores import PredictionScores, calibration, log_softmax
 from .figures import DIAGONAL, ERROR, INK, MUTED, PAPER, new_figure, new_panel, series_color, short, style, to_svg
 from .load import LoadedRun
 

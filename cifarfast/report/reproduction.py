@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from ..errors import UserError
-from ..run import RunFolder
+from ..runs.run_folder import RunFolder
 
 Status = Literal["finished", "unfinished", "pending", "failed"]
 Values = dict[str, Any]

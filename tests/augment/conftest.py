@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from cifarfast import _build
 from cifarfast.augment import Augment, Transform
 from cifarfast.augment.reference import Draws
 from cifarfast.data import load_dataset
+from cifarfast.runtime import native_build
 
 SEED = 11
 EPOCH = 3
@@ -25,8 +25,8 @@ def cifar(real_data: Path) -> tuple[Tensor, Tensor]:
 
 @pytest.fixture(scope="session", params=["torch", "native"])
 def backend(request: pytest.FixtureRequest) -> str:
-    if request.param == "native" and _build.load() is None:
-        pytest.skip(_build.status().reason)
+    if request.param == "native" and native_build.load() is None:
+        pytest.skip(native_build.status().reason)
     return str(request.param)
 
 

@@ -133,10 +133,10 @@ def test_mixing_needs_a_partner(backend):
 
 
 def test_native_without_an_extension_is_an_error(monkeypatch):
-    from cifarfast import _build
+    from cifarfast.runtime import native_build
 
-    status = _build.Status(False, False, "no C++ compiler")
-    monkeypatch.setattr(_build, "_loaded", (None, status))
+    status = native_build.Status(False, False, "no C++ compiler")
+    monkeypatch.setattr(native_build, "_loaded", (None, status))
     with pytest.raises(UserError, match=r"backend='native', but there is no compiled augmentation .*no C\+\+ compiler"):
         augment(backend="native")(IMAGES, LABELS, INDICES, 0)
     assert augment()(IMAGES, LABELS, INDICES, 0).images.shape == (4, 3, 8, 8)

@@ -4,9 +4,9 @@ import pytest
 import torch
 from test_native_equals_torch import LISTS
 
-from cifarfast import _build
 from cifarfast.augment import Augment, CutMix, Cutout, RandomCrop, RandomFlip, Resize
 from cifarfast.errors import UserError
+from cifarfast.runtime import native_build
 
 pytestmark = pytest.mark.gpu
 MEAN, STD = [0.49, 0.48, 0.44], [0.2, 0.21, 0.22]
@@ -14,9 +14,9 @@ MEAN, STD = [0.49, 0.48, 0.44], [0.2, 0.21, 0.22]
 
 @pytest.fixture(scope="module", autouse=True)
 def cuda_code() -> None:
-    module = _build.load()
+    module = native_build.load()
     if module is None or not module.with_cuda:
-        pytest.skip(_build.status().reason)
+        pytest.skip(native_build.status().reason)
 
 
 def on_gpu(*tensors):

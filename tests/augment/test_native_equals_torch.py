@@ -6,7 +6,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from cifarfast import _build
 from cifarfast.augment import (
     AlternatingFlip,
     Augment,
@@ -36,8 +35,9 @@ from cifarfast.augment import (
     Transform,
     TrivialAugment,
 )
+from cifarfast.runtime import native_build
 
-pytestmark = pytest.mark.skipif(_build.load() is None, reason="no compiled extension")
+pytestmark = pytest.mark.skipif(native_build.load() is None, reason="no compiled extension")
 
 WILD = {"degrees": (-200.0, 340.0), "translate": (0.2, 0.1), "scale": (0.5, 1.5), "shear_x": (-30.0, 30.0)}
 LISTS: dict[str, list[Transform]] = {

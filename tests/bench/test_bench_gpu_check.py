@@ -32,7 +32,7 @@ def ran(part: Part, tmp_path: Path, seconds: float = 30.0) -> Ran:
     return run_part(part, seconds, tmp_path / "log", {"GREETING": "hello"}, tmp_path)
 
 
-# ── parts ──
+# parts
 
 
 def test_outcomes_of_parts(tmp_path: Path) -> None:
@@ -111,7 +111,7 @@ def test_deadlines_add_up() -> None:
     assert deadlines(parts, 100) == [25, 100]
 
 
-# ── the check ──
+# the check
 
 
 @pytest.fixture
@@ -171,8 +171,9 @@ def test_the_build_says_what_the_compilers_say(check: Check, tmp_path: Path) -> 
     (tmp_path / "package").mkdir()
     command = next(part for part in check.parts() if part.name == "build").command()
     lines = (
-        "import sys, pathlib; from cifarfast import _build; _build._PACKAGE = pathlib.Path('package').absolute();"
-        "_build._loaded = None; exec(sys.argv[3])"
+        "import sys, pathlib; from cifarfast.runtime import native_build; "
+        "native_build._PACKAGE = pathlib.Path('package').absolute();"
+        "native_build._loaded = None; exec(sys.argv[3])"
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "CIFARFAST_CACHE_DIR": str(tmp_path / "cache")}
     done = subprocess.run(

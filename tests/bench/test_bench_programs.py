@@ -77,7 +77,7 @@ def test_the_other_peer_s_columns() -> None:
     assert row["accuracy_percent"] == pytest.approx(96.1)
 
 
-# ── the memory checker ──
+# the memory checker
 
 
 def fake_op(*kernels: str) -> Any:

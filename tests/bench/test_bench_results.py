@@ -81,7 +81,7 @@ def test_rates_of_this_machine() -> None:
     assert rates.bytes_per_second > 1e8
 
 
-# ── targets ──
+# targets
 
 
 def step_row(name: str, **figures: Any) -> dict[str, Any]:

@@ -16,9 +16,9 @@ from bench.train_step.session import Session, Steps
 from bench.train_step.timing import GpuEvent, StepTimes, Watch, summarise
 from bench.train_step.verify import Errors, Judge, WrongStep
 from cifarfast.data import Splits, load_dataset
-from cifarfast.engine import Trainer
 from cifarfast.kernels.shakedrop.draws import Scaling, draw_coefficients
 from cifarfast.kernels.shakedrop.reference import shakedrop_reference
+from cifarfast.training.engine import Trainer
 
 CPU = torch.device("cpu")
 
@@ -28,7 +28,7 @@ def splits() -> Splits:
     return load_dataset("synthetic:train=64,test=10")
 
 
-# ── plain torch ──
+# plain torch
 
 
 @pytest.mark.parametrize("choice_for", [None, 6])
@@ -114,7 +114,7 @@ def test_asam_restores_the_weights_and_the_statistics(splits: Splits) -> None:
     assert all(torch.equal(a, b) for a, b in zip(between, step.statistics, strict=True))
 
 
-# ── verification ──
+# verification
 
 
 @pytest.mark.parametrize("case", TINY, ids=lambda case: case.name)
@@ -147,7 +147,7 @@ def test_a_wrong_step_is_not_timed(
 
 def test_batch_norm_that_moves_twice_is_noticed(splits: Splits, monkeypatch: pytest.MonkeyPatch) -> None:
     judge = Judge(Case("wrn10_1", "asam", 8), splits)
-    monkeypatch.setattr("cifarfast.step.unmoved_statistics", lambda model: torch.enable_grad())
+    monkeypatch.setattr("cifarfast.training.step.unmoved_statistics", lambda model: torch.enable_grad())
     with pytest.raises(WrongStep, match="statistics"):
         judge.verify(OURS)
 
@@ -157,7 +157,7 @@ def test_errors_that_are_no_numbers_are_too_large() -> None:
     assert lines == ["loss nan, allowed 1"]
 
 
-# ── time ──
+# time
 
 
 class FakeClock:
@@ -213,7 +213,7 @@ def test_the_profiler_s_events_have_what_is_read() -> None:
     assert event.time_range.end >= event.time_range.start
 
 
-# ── session ──
+# session
 
 
 def test_rows_of_a_session(splits: Splits, monkeypatch: pytest.MonkeyPatch) -> None:

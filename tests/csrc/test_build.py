@@ -1,4 +1,4 @@
-"""cifarfast/_build.py: finding compilers, the cache, many processes at once, and doing without a compiler."""
+"""runtime/native_build.py: finding compilers, the cache, many processes at once, and doing without a compiler."""
 
 import os
 import shutil
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cifarfast import _build
+from cifarfast.runtime import native_build
 
 ROOT = Path(__file__).parents[2]
 CSRC = ROOT / "csrc"
@@ -33,7 +33,9 @@ def run_python(code: str, **environment: str) -> subprocess.CompletedProcess[str
 
 
 def test_import_compiles_nothing(tmp_path):
-    done = run_python("import cifarfast.augment, cifarfast._build", CIFARFAST_CACHE_DIR=str(tmp_path / "cache"))
+    done = run_python(
+        "import cifarfast.augment, cifarfast.runtime.native_build", CIFARFAST_CACHE_DIR=str(tmp_path / "cache")
+    )
     assert done.returncode == 0, done.stderr
     assert not (tmp_path / "cache").exists()
 
@@ -42,11 +44,11 @@ def test_loading_by_path_imports_neither_torch_nor_the_package():
     code = f"""
 import runpy, sys
 sys.modules["torch"] = None
-names = runpy.run_path({str(ROOT / "cifarfast" / "_build.py")!r})
+names = runpy.run_path({str(ROOT / "cifarfast" / "runtime" / "native_build.py")!r})
 assert not any(name.startswith("cifarfast") for name in sys.modules)
 print(names["source_hash"](__import__("pathlib").Path({str(CSRC)!r})))
 """
-    assert run_python(code).stdout.strip() == _build.source_hash(CSRC)
+    assert run_python(code).stdout.strip() == native_build.source_hash(CSRC)
 
 
 def fake_compiler(folder: Path) -> Path:
@@ -67,8 +69,8 @@ def test_many_processes_build_once_and_a_later_one_finds_it(tmp_path):
     cache = tmp_path / "cache"
     code = f"""
 from pathlib import Path
-from cifarfast import _build
-print(_build._cached_build(Path({str(CSRC)!r}), has_gpu=False, may_compile=True)[0])
+from cifarfast.runtime import native_build
+print(native_build._cached_build(Path({str(CSRC)!r}), has_gpu=False, may_compile=True)[0])
 """
     variables = {"CIFARFAST_CACHE_DIR": str(cache), "CXX": str(fake_compiler(tmp_path)), "CIFARFAST_BUILD_CUDA": "0"}
     environment = {**os.environ, "PYTHONPATH": str(ROOT_OF_RUNS), **variables}
@@ -94,15 +96,15 @@ from cifarfast.augment import Augment, RandomFlip
 images, labels = torch.zeros(4, 8, 8, 3, dtype=torch.uint8), torch.arange(4)
 for _ in range(3):
     print(tuple(Augment([RandomFlip()], [0.5] * 3, [0.2] * 3)(images, labels, labels, 0).images.shape))
-from cifarfast import _build
-print(_build.status().reason)
+from cifarfast.runtime import native_build
+print(native_build.status().reason)
 """
 
 
 def test_an_installed_extension_of_other_sources_is_not_taken(checkout: Path, tmp_path: Path) -> None:
     """Once imported, Python would give out the old one in the new one's place."""
-    installed = checkout / "cifarfast" / f"_C{_build.SUFFIX}"
-    code = "from cifarfast import _build; module = _build.load(); print(module.source_hash, module.__file__)"
+    installed = checkout / "cifarfast" / f"_C{native_build.SUFFIX}"
+    code = "from cifarfast.runtime.native_build import load; module = load(); print(m.source_hash, m.__file__)"
     environment = {"CIFARFAST_CACHE_DIR": str(tmp_path), "CIFARFAST_BUILD_CUDA": "0"}
     old = run_python(code, **environment).stdout.split()
     shutil.copy(old[1], installed)
@@ -113,7 +115,7 @@ def test_an_installed_extension_of_other_sources_is_not_taken(checkout: Path, tm
     try:
         new = run_python(code, **environment)
         assert new.returncode == 0, new.stderr
-        assert new.stdout.split()[0] == _build.source_hash(checkout / "csrc") != old[0]
+        assert new.stdout.split()[0] == native_build.source_hash(checkout / "csrc") != old[0]
     finally:
         installed.unlink()
         header.write_text(text)
@@ -150,22 +152,22 @@ def test_an_unknown_request_is_a_user_error(tmp_path):
 
 
 def test_cuda_is_compiled_only_when_wanted(monkeypatch):
-    if _build.load() is None:
-        pytest.skip(_build.status().reason)
-    monkeypatch.setattr(_build, "_find_nvcc", lambda: "/some/nvcc")
+    if native_build.load() is None:
+        pytest.skip(native_build.status().reason)
+    monkeypatch.setattr(native_build, "_find_nvcc", lambda: "/some/nvcc")
     monkeypatch.delenv("CIFARFAST_BUILD_CUDA", raising=False)
-    assert _build.find_toolchain(has_gpu=True).nvcc == "/some/nvcc"
-    assert _build.find_toolchain(has_gpu=False).nvcc is None
+    assert native_build.find_toolchain(has_gpu=True).nvcc == "/some/nvcc"
+    assert native_build.find_toolchain(has_gpu=False).nvcc is None
     monkeypatch.setenv("CIFARFAST_BUILD_CUDA", "1")
-    assert _build.find_toolchain(has_gpu=False).nvcc == "/some/nvcc"
+    assert native_build.find_toolchain(has_gpu=False).nvcc == "/some/nvcc"
     monkeypatch.setenv("CIFARFAST_BUILD_CUDA", "0")
-    assert "is 0" in _build.find_toolchain(has_gpu=True).cuda_note
-    monkeypatch.setattr(_build, "_find_nvcc", lambda: None)
+    assert "is 0" in native_build.find_toolchain(has_gpu=True).cuda_note
+    monkeypatch.setattr(native_build, "_find_nvcc", lambda: None)
     monkeypatch.setenv("CIFARFAST_BUILD_CUDA", "auto")
-    assert "nvcc is not in" in _build.find_toolchain(has_gpu=True).cuda_note
+    assert "nvcc is not in" in native_build.find_toolchain(has_gpu=True).cuda_note
     monkeypatch.setenv("CIFARFAST_BUILD_CUDA", "1")
-    with pytest.raises(_build.RequestError, match="CIFARFAST_BUILD_CUDA is 1, but nvcc is not in"):
-        _build.find_toolchain(has_gpu=True)
+    with pytest.raises(native_build.RequestError, match="CIFARFAST_BUILD_CUDA is 1, but nvcc is not in"):
+        native_build.find_toolchain(has_gpu=True)
 
 
 def test_a_failing_cuda_build_is_repeated_without_cuda(tmp_path, monkeypatch):
@@ -173,30 +175,30 @@ def test_a_failing_cuda_build_is_repeated_without_cuda(tmp_path, monkeypatch):
     compiler.write_text("#!/bin/sh\necho 'nvcc error: unsupported host compiler'\nexit 1\n")
     compiler.chmod(0o755)
     monkeypatch.setenv("CXX", str(fake_compiler(tmp_path)))
-    monkeypatch.setattr(_build, "_find_nvcc", lambda: str(compiler))
+    monkeypatch.setattr(native_build, "_find_nvcc", lambda: str(compiler))
     monkeypatch.delenv("CIFARFAST_BUILD_CUDA", raising=False)
-    path, note = _build.build(CSRC, tmp_path / "out")
+    path, note = native_build.build(CSRC, tmp_path / "out")
     assert path.is_file()
     assert note == "without CUDA: compiling csrc failed: nvcc error: unsupported host compiler"
     monkeypatch.setenv("CIFARFAST_BUILD_CUDA", "1")
-    with pytest.raises(_build.BuildError, match="unsupported host compiler"):
-        _build.build(CSRC, tmp_path / "again")
+    with pytest.raises(native_build.BuildError, match="unsupported host compiler"):
+        native_build.build(CSRC, tmp_path / "again")
 
 
 @pytest.mark.slow
 def test_the_cuda_source_compiles(tmp_path, monkeypatch):
     monkeypatch.setenv("CIFARFAST_BUILD_CUDA", "1")
     try:
-        _build.find_toolchain()
-    except _build.BuildError as error:
+        native_build.find_toolchain()
+    except native_build.BuildError as error:
         pytest.skip(str(error))
-    path, note = _build.build(CSRC, tmp_path / "out")
+    path, note = native_build.build(CSRC, tmp_path / "out")
     assert note == ""
     log = (tmp_path / "out" / "build.log").read_text()
     assert "warning" not in log, log
     code = f"""
 from pathlib import Path
-from cifarfast import _build
-print(_build._import_file(Path({str(path)!r})).with_cuda)
+from cifarfast.runtime import native_build
+print(native_build._import_file(Path({str(path)!r})).with_cuda)
 """
     assert run_python(code).stdout.strip() == "True"

@@ -3,14 +3,14 @@
 import pytest
 import torch
 
-from cifarfast import _build
 from cifarfast.kernels.philox import philox_4x32
+from cifarfast.runtime import native_build
 
 
 def test_same_words():
-    module = _build.load()
+    module = native_build.load()
     if module is None:
-        pytest.skip(_build.status().reason)
+        pytest.skip(native_build.status().reason)
     generator = torch.Generator().manual_seed(0)
     for row in torch.randint(0, 2**32, (50, 6), generator=generator).tolist():
         key = row[0] << 31 | row[1]

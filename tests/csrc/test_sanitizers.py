@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from cifarfast import _build
+from cifarfast.runtime import native_build
 
 HERE = Path(__file__).parent
 CSRC = HERE.parents[1] / "csrc"
@@ -18,8 +18,8 @@ CSRC = HERE.parents[1] / "csrc"
 @pytest.mark.parametrize(("sanitizer", "cases", "crew"), [("address,undefined", 200, 3), ("thread", 80, 4)])
 def test_driver(tmp_path, sanitizer, cases, crew):
     try:
-        compiler = _build.find_toolchain(has_gpu=False).cxx
-    except _build.BuildError as error:
+        compiler = native_build.find_toolchain(has_gpu=False).cxx
+    except native_build.BuildError as error:
         pytest.skip(str(error))
     program = tmp_path / "driver"
     command = [compiler, "-std=c++17", "-O1", "-g", "-ffp-contract=off", "-fno-omit-frame-pointer", "-Wall", "-Wextra"]

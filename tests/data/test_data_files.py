@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 
 from cifarfast.data import load_dataset
+from cifarfast.data.image_files import read_image
 from cifarfast.errors import UserError
-from cifarfast.image_files import read_image
 
 
 def picture(path: Path, value: int = 0, mode: str = "RGB", size: tuple[int, int] = (8, 8)) -> Path:

@@ -9,10 +9,10 @@ from small_steps import BATCH, make_step
 from torch import Tensor, nn
 
 from cifarfast import train
-from cifarfast.checkpoint import checkpoint_folders, load_checkpoint
 from cifarfast.kernels import BatchNormAct2d
 from cifarfast.models import create_model, fuse, stored_in_channels, true_shapes
 from cifarfast.optim import unmoved_statistics
+from cifarfast.runs.checkpoint import checkpoint_folders, load_checkpoint
 
 NAMES = ["torchvision:resnet18", "torchvision:densenet121", "timm:resnet18"]
 TWO_STEPS = ["--dataset=synthetic:classes=3,train=32,test=6", "--batch-size=16", "--epochs=1", "--crop-padding=0"]

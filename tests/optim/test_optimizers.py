@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from cifarfast.errors import UserError
 from cifarfast.optim import FlatOptimizer, FlatParameters, flat_parameters
 from cifarfast.optim.muon import orthogonalise
-from cifarfast.recipe import Recipe
+from cifarfast.recipes.recipe import Recipe
 
 OPTIMIZERS = {
     "sgd": lambda p: torch.optim.SGD(p, lr=0.05, momentum=0.9, nesterov=True, weight_decay=5e-4),

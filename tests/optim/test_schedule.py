@@ -8,7 +8,7 @@ import torch
 from torch.optim import lr_scheduler
 
 from cifarfast.optim import LearningRate
-from cifarfast.recipe import Recipe
+from cifarfast.recipes.recipe import Recipe
 
 
 def ours(steps: int, **settings: object) -> LearningRate:

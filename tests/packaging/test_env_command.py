@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 from installs import Environment, copy_checkout, stub_csrc
 
-from cifarfast import _build
-from cifarfast.env import main
-from cifarfast.environment import collect_environment
+from cifarfast.commands.env import main
 from cifarfast.kernels.backend import registered
+from cifarfast.runs.environment import collect_environment
+from cifarfast.runtime import native_build
 
 PROBE = """
 import torch
@@ -24,8 +24,8 @@ raise SystemExit(main([]))
 def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A checkout in which nothing was built, in the place of the one under test."""
     checkout = stub_csrc(copy_checkout(tmp_path / "checkout"))
-    monkeypatch.setattr(_build, "_PACKAGE", checkout / "cifarfast")
-    monkeypatch.setattr(_build, "_loaded", None)
+    monkeypatch.setattr(native_build, "_PACKAGE", checkout / "cifarfast")
+    monkeypatch.setattr(native_build, "_loaded", None)
     monkeypatch.setenv("CIFARFAST_CACHE_DIR", str(tmp_path / "cache"))
     for name in ("CIFARFAST_BUILD_CUDA", "CIFARFAST_BACKEND", "CXX"):
         monkeypatch.delenv(name, raising=False)
@@ -48,9 +48,9 @@ def test_csrc_before_and_after_its_build(
     assert before == "not compiled yet: first use compiles csrc without CUDA: CIFARFAST_BUILD_CUDA is 0"
     assert collect_environment()["native"] == before
     assert not (tmp_path / "cache").exists()
-    assert _build.load() is not None
+    assert native_build.load() is not None
     assert csrc_line(capsys) == "compiled without CUDA: CIFARFAST_BUILD_CUDA is 0"
-    monkeypatch.setattr(_build, "_loaded", None)  # as a later process sees it
+    monkeypatch.setattr(native_build, "_loaded", None)  # as a later process sees it
     assert csrc_line(capsys) == "compiled without CUDA: CIFARFAST_BUILD_CUDA is 0"
 
 

@@ -12,12 +12,13 @@ from installs import Environment, copy_checkout, stub_csrc
 TRAIN = ["-m", "cifarfast.train", "--recipe", "quickstart", "--epochs", "1", "--limit-train", "64", "--quiet"]
 PROBE = """
 import json, torch
-import cifarfast, cifarfast._build
+import cifarfast
+from cifarfast.runtime import native_build
 from cifarfast import kernels
-from cifarfast.cli import main
+from cifarfast.commands.cli import main
 from cifarfast.kernels import CrossEntropyLoss, cross_entropy
 from cifarfast.kernels.tuning import tables as tuning
-from cifarfast.recipe import recipe_names
+from cifarfast.recipes.recipe import recipe_names
 logits = torch.tensor([[2.0, 0.0, 0.0]])
 assert torch.allclose(cross_entropy(logits, torch.tensor([0])), -logits.log_softmax(1)[0, 0])
 folder = __import__("pathlib").Path(tuning.__file__).parent

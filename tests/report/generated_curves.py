@@ -94,7 +94,7 @@ def valley(start: float, lowest: float, at: float, rise: float, bend: float = 1.
     return shape
 
 
-# ── families: from a generator of random numbers to a plan ──
+# families: from a generator of random numbers to a plan
 
 
 def fine_cosine(r: np.random.Generator) -> Plan:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from generated_curves import FAMILIES, Labelled, halves, make
 
-from cifarfast.recipe import Recipe
+from cifarfast.recipes.recipe import Recipe
 from cifarfast.report.curve_reader import read_curves
 
 CURVES = Path(__file__).parent / "curves"
@@ -134,7 +134,7 @@ def test_advice_leaves_out_what_the_run_does_already() -> None:
     assert len(read_curves(made, 10, rich).advice) == 1
 
 
-# ── curves made by models of training ──
+# curves made by models of training
 
 
 def mistakes(curves: list[Labelled]) -> tuple[list[str], list[str]]:

@@ -15,14 +15,14 @@ import numpy as np
 import pytest
 from made_up_runs import Rendered, make_run
 
-from cifarfast import cli
-from cifarfast.recipe import About
+from cifarfast.commands import cli
+from cifarfast.recipes.recipe import About
 from cifarfast.report import load
 from cifarfast.report.features import spread_apart
 from cifarfast.report.label_errors import rank_label_errors
 from cifarfast.report.page import write_report
 from cifarfast.report.prediction_figures import best_f1
-from cifarfast.run import RunFolder
+from cifarfast.runs.run_folder import RunFolder
 
 SMALL = "synthetic:classes=3,train=60,test=40"
 SECTIONS = ["comparison", "curves", "confusion", "classes", "pr", "roc", "hardest", "labels", "images"]

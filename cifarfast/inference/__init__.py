@@ -1,0 +1,1 @@
+"""What a trained model says: logits, test-time augmentation, scores."""

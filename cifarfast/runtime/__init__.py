@@ -1,0 +1,1 @@
+"""The machine: CUDA graphs, processes, signals, precision, the compiled extension."""

@@ -1,0 +1,1 @@
+"""Many runs: which recipes there are, and their reproduction with several seeds."""

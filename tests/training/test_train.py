@@ -1,0 +1,316 @@
+"""The main job from its command line: quickstart, early stopping, schedules, what a run leaves behind."""
+
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+import termios
+import time
+import weakref
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from processes import run_inline
+
+from cifarfast.commands import cli
+from cifarfast.commands.evaluate import main as evaluate
+from cifarfast.recipes.recipe import parse_recipe
+from cifarfast.runs.checkpoint import checkpoint_folders, load_checkpoint
+from cifarfast.runs.run_folder import RunFolder
+from cifarfast.runtime.signals import Interrupted
+from cifarfast.training.checkpointer import Checkpointer
+from cifarfast.training.engine import Trainer
+from cifarfast.training.metrics import score
+from cifarfast.training.nonfinite import NonfiniteWatch
+from cifarfast.training.train_state import TrainState
+
+TINY = ["--dataset=synthetic:classes=3,train=96,test=30", "--arch=cnn_tutorial", "--batch-size=16", "--quiet"]
+
+
+def test_quickstart(tmp_path: Path) -> None:
+    done = run_inline(["--recipe=quickstart", "--quiet", f"--out={tmp_path / 'run'}"])
+    assert done.code == 0, done.stderr
+    run = RunFolder(tmp_path / "run")
+    result = run.read_result()
+    assert result["test_accuracy_percent"] >= 97
+    assert result["train_seconds"] <= 60
+    assert result["official"] is True
+    assert f"report {run.path}" in done.stdout
+    assert "--arch wrn16_8 --epochs 200" in done.stdout
+
+
+def test_what_a_run_leaves(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    done = run_inline([*TINY, "--epochs=3", "--ema-decay=0.5", "--val-split=0.25", f"--out={tmp_path / 'run'}"])
+    assert done.code == 0, done.stderr
+    run = RunFolder(tmp_path / "run")
+    result, rows, environment = run.read_result(), run.read_metrics(), run.read_environment()
+    needed = "recipe arch dataset official seed epochs test_accuracy_percent best_test_accuracy_percent best_epoch "
+    needed += "train_seconds images_per_second parameters macs fingerprint val_accuracy_percent"
+    assert set(needed.split()) <= result.keys()
+    assert [row["epoch"] for row in rows] == [1, 2, 3]
+    assert rows[-1]["test_accuracy_percent"] == result["test_accuracy_percent"]
+    best = max(rows, key=lambda row: row["test_accuracy_percent"])
+    assert (best["test_accuracy_percent"], best["epoch"]) == (
+        result["best_test_accuracy_percent"],
+        result["best_epoch"],
+    )
+    logits, labels = run.read_predictions()
+    assert (logits.shape, logits.dtype, labels.dtype) == ((30, 3), np.float32, np.int64)
+    scores = score(torch.from_numpy(logits), torch.from_numpy(labels))
+    assert scores.accuracy_percent == result["test_accuracy_percent"]
+    assert environment["data"]["fingerprint"] == result["fingerprint"]
+    assert environment["data"]["official"] is False
+    assert environment["packages"]["torch"] == torch.__version__.partition("+")[0]
+    assert "cross_entropy" in environment["backends"]
+    assert evaluate([str(run.path), "--json"]) == 0
+    again = json.loads(capsys.readouterr().out)
+    assert again["accuracy_percent"] == result["test_accuracy_percent"]
+    assert again["loss"] == pytest.approx(result["test_loss"], rel=1e-6)
+    assert evaluate([str(run.path), "--weights=model", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["loss"] != again["loss"]
+    assert cli.main(["report", str(run.path)]) == 0
+    table = capsys.readouterr().out
+    assert f"{result['test_accuracy_percent']:.2f}" in table
+    assert "not official" in table
+
+
+def test_the_printed_config_is_a_recipe_that_repeats_the_run(tmp_path: Path) -> None:
+    printed = run_inline([*TINY, "--epochs=2", "--optimizer=adam", "--print-config"])
+    assert printed.code == 0
+    recipe = parse_recipe(printed.stdout, where="printed", name="x")[0]
+    assert (recipe.optimizer, recipe.lr) == ("adam", 1e-3)
+    assert (recipe.device, recipe.precision) == ("auto", "auto")
+    (tmp_path / "mine.toml").write_text(printed.stdout)
+    for name, arguments in (
+        ("a", [*TINY, "--epochs=2", "--optimizer=adam"]),
+        ("b", [f"--recipe={tmp_path}/mine.toml"]),
+    ):
+        assert run_inline([*arguments, "--quiet", f"--out={tmp_path / name}"]).code == 0
+    assert (tmp_path / "a" / "metrics.csv").read_bytes() == (tmp_path / "b" / "metrics.csv").read_bytes()
+
+
+def test_recipe_then_flags(tmp_path: Path) -> None:
+    (tmp_path / "r.toml").write_text("epochs = 7\nlr = 0.5\n")
+    printed = run_inline([f"--recipe={tmp_path / 'r.toml'}", "--lr=0.25", "--print-config"])
+    recipe = parse_recipe(printed.stdout, where="printed", name="x")[0]
+    assert (recipe.epochs, recipe.lr, recipe.batch_size, recipe.name) == (7, 0.25, 128, "r")
+
+
+def test_the_default_is_a_sensible_cifar10_training() -> None:
+    printed = run_inline(["--arch", "wrn16_8", "--epochs", "200", "--device=cpu", "--print-config"])
+    recipe = parse_recipe(printed.stdout, where="printed", name="x")[0]
+    assert (recipe.dataset, recipe.optimizer, recipe.nesterov, recipe.momentum) == ("cifar10", "sgd", True, 0.9)
+    assert (recipe.schedule, recipe.lr, recipe.weight_decay) == ("cosine", 0.1, 5e-4)
+    assert (recipe.crop_padding, recipe.flip) == (4, "random")
+
+
+def test_early_stopping(tmp_path: Path) -> None:
+    settings = ["--epochs=50", "--val-split=0.3", "--early-stopping-patience=2", "--lr=1e-12", "--schedule=constant"]
+    assert run_inline([*TINY, *settings, f"--out={tmp_path / 'run'}"]).code == 0
+    rows = RunFolder(tmp_path / "run").read_metrics()
+    assert len(rows) == 3  # at a rate of 1e-12 nothing improves after the first epoch
+    losses = [row["val_loss"] for row in rows]
+    assert losses[0] <= min(losses[1:])
+    assert RunFolder(tmp_path / "run").read_result()["epochs"] == len(rows)
+
+
+def test_evaluation_every_few_epochs(tmp_path: Path) -> None:
+    assert run_inline([*TINY, "--epochs=5", "--eval-every=2", f"--out={tmp_path / 'run'}"]).code == 0
+    rows = RunFolder(tmp_path / "run").read_metrics()
+    assert [row["epoch"] for row in rows if "test_loss" in row] == [2, 4, 5]
+
+
+def test_a_diverging_run_stops_and_keeps_its_last_checkpoint(tmp_path: Path) -> None:
+    settings = ["--epochs=20", "--lr=1e12", "--schedule=one_cycle", "--one-cycle-start-ratio=1e-14"]
+    run = RunFolder(tmp_path / "run")
+    done = run_inline([*TINY, *settings, "--checkpoint-seconds=0", f"--out={run.path}"])
+    assert done.code == 2
+    assert "lower --lr" in done.stderr
+    assert done.stderr.count("\n") == 1
+    kept = checkpoint_folders(run.checkpoints)
+    assert len(kept) == 2
+    assert str(kept[0]) in done.stderr
+    for path in kept:
+        tensors = load_checkpoint(path).tensors["model"]
+        assert all(tensor.isfinite().all() for tensor in tensors.values())
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--lr=1e38", "--epochs=1"], ["--lr=1e38", "--epochs=3", "--checkpoint-seconds=0"]]
+)
+def test_divergence_in_the_last_step_is_no_result(arguments: list[str], tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    data = "--dataset=synthetic:classes=3,train=64,test=12"
+    done = run_inline([data, "--arch=mlp100", "--batch-size=64", "--quiet", *arguments, f"--out={run}"])
+    assert done.code == 2
+    assert "lower --lr" in done.stderr
+    assert not (run / "result.json").exists()
+
+
+def test_a_changed_recipe_says_so(tmp_path: Path) -> None:
+    arguments = [
+        "--recipe=quickstart",
+        "--epochs=1",
+        "--seed=7",
+        "--limit-train=64",
+        "--quiet",
+        f"--out={tmp_path / 'run'}",
+    ]
+    assert run_inline(arguments).code == 0
+    assert RunFolder(tmp_path / "run").read_result()["changed_settings"] == ["limit_train: 64 ≠ None", "epochs: 1 ≠ 20"]
+
+
+def paint(folder: Path, count: int) -> None:
+    """Pictures of two classes that differ in colour."""
+    for label, blue in (("cat", 20), ("dog", 200)):
+        (folder / label).mkdir(parents=True)
+        for i in range(count):
+            Image.new("RGB", (32, 32), (i, 9 * i, blue)).save(folder / label / f"{i}.png")
+
+
+def test_a_run_on_a_folder_can_be_evaluated_from_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paint(tmp_path / "pets", 10)
+    monkeypatch.chdir(tmp_path)
+    settings = ["--arch=linear", "--epochs=1", "--batch-size=8", "--quiet", "--out=run"]
+    assert run_inline(["--dataset=folder:pets", *settings]).code == 0
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert evaluate(["../run", "--json"]) == 0
+
+
+def test_early_stopping_on_data_with_a_validation_part_of_their_own(tmp_path: Path) -> None:
+    for part in ("train", "val", "test"):
+        paint(tmp_path / "pets" / part, 5)
+    settings = ["--arch=linear", "--epochs=9", "--batch-size=5", "--early-stopping-patience=1", "--lr=1e-12", "--quiet"]
+    assert run_inline([f"--dataset=folder:{tmp_path / 'pets'}", *settings, f"--out={tmp_path / 'run'}"]).code == 0
+    assert len(RunFolder(tmp_path / "run").read_metrics()) < 9
+
+
+@pytest.mark.parametrize(
+    "settings", [["--precision=bf16"], ["--precision=fp16"], ["--no-channels-last"], ["--nesterov"]]
+)
+def test_variants_learn(settings: list[str], tmp_path: Path) -> None:
+    settings = [*settings, "--epochs=8", "--lr=0.02", "--crop-padding=0", "--flip=none"]
+    assert run_inline([*TINY, *settings, f"--out={tmp_path / 'run'}"]).code == 0
+    rows = RunFolder(tmp_path / "run").read_metrics()
+    assert rows[-1]["train_loss"] < 0.7 * rows[0]["train_loss"]
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "constant", "step", "one_cycle", "plateau"])
+def test_the_logged_rate_is_the_schedules(schedule: str, tmp_path: Path) -> None:
+    arguments = [*TINY, "--epochs=3", f"--schedule={schedule}", "--lr=0.01", "--warmup-epochs=1"]
+    assert run_inline([*arguments, f"--out={tmp_path / 'run'}"]).code == 0
+    rates = [row["lr"] for row in RunFolder(tmp_path / "run").read_metrics()]
+    assert rates[0] == pytest.approx(0.01)
+    assert all(0 < rate <= 0.01 for rate in rates)
+
+
+def test_a_last_batch_of_one_image_is_left_out(tmp_path: Path) -> None:
+    arguments = ["--dataset=synthetic:classes=3,train=33,test=12", "--arch=wrn10_1", "--batch-size=16", "--quiet"]
+    assert run_inline([*arguments, "--epochs=1", f"--out={tmp_path / 'run'}"]).code == 0
+    with pytest.MonkeyPatch.context() as patch:
+        sizes: list[int] = []
+        step = Trainer.train_step
+        patch.setattr(Trainer, "train_step", lambda t, count, *rest: (sizes.append(count), step(t, count, *rest)))
+        assert run_inline([*arguments, "--epochs=1", f"--out={tmp_path / 'again'}"]).code == 0
+    assert sizes == [16, 16]
+
+
+def test_a_checkpoint_in_mid_epoch_has_the_time_of_the_steps_it_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check, save, seconds = NonfiniteWatch.check, Checkpointer.save, []
+
+    def slow(watch: NonfiniteWatch, state: TrainState, *, wait: bool) -> None:
+        time.sleep(0.05 * wait)  # a GPU that is behind the host
+        check(watch, state, wait=wait)
+
+    def noted(checkpointer: Checkpointer, state: TrainState) -> None:
+        seconds.append(state.epoch_seconds)
+        save(checkpointer, state)
+
+    monkeypatch.setattr(NonfiniteWatch, "check", slow)
+    monkeypatch.setattr(Checkpointer, "save", noted)
+    run = RunFolder(tmp_path / "run")
+    assert run_inline([*TINY, "--epochs=1", "--checkpoint-seconds=0", f"--out={run.path}"]).code == 0
+    assert len(seconds) > 3
+    assert all(value > 0.05 * i for i, value in enumerate(seconds[:-1], 1)), seconds
+    assert run.read_result()["train_seconds"] > 0.05 * (len(seconds) - 1)
+
+
+def test_processes_part_after_the_trainer_with_its_graphs_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Graph:
+        pass
+
+    kept, seen = [], []
+
+    def train(*arguments: object, **named: object) -> None:
+        graph = Graph()
+        kept.append(weakref.ref(graph))
+        raise Interrupted(signal.SIGTERM, tmp_path)
+
+    module = sys.modules["cifarfast.commands.train"]
+    monkeypatch.setattr(module, "train", train)
+    monkeypatch.setattr(module, "leave_world", lambda: seen.append(kept[0]()))
+    assert run_inline(TINY).code == 143
+    assert seen == [None]
+
+
+def test_tensorboard(tmp_path: Path) -> None:
+    event_accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    assert run_inline([*TINY, "--epochs=2", "--tensorboard", f"--out={tmp_path / 'run'}"]).code == 0
+    events = event_accumulator.EventAccumulator(str(tmp_path / "run" / "tensorboard"))
+    events.Reload()
+    rows = RunFolder(tmp_path / "run").read_metrics()
+    logged = [event.value for event in events.Scalars("test_accuracy_percent")]
+    assert logged == pytest.approx([row["test_accuracy_percent"] for row in rows])
+
+
+def test_the_bar_on_a_terminal_shows_loss_accuracy_rate_and_time_left(tmp_path: Path) -> None:
+    master, slave = pty.openpty()
+    termios.tcsetwinsize(slave, (24, 120))
+    arguments = ["--dataset=synthetic:train=4000", "--arch=cnn_tutorial", "--epochs=2", f"--out={tmp_path / 'run'}"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "cifarfast.train", *arguments], stderr=slave, stdout=subprocess.DEVNULL
+    )
+    os.close(slave)
+    shown = b""
+    while True:
+        try:
+            part = os.read(master, 4096)
+        except OSError:  # the other side is closed
+            break
+        shown += part
+    assert process.wait() == 0
+    text = shown.decode()
+    for part in ("epoch 1/2", "epoch 2/2", "images/s", "loss", "accuracy", "<"):
+        assert part in text
+
+
+@pytest.mark.slow
+def test_wrn16_8_finishes_on_a_cpu(real_data: Path, tmp_path: Path) -> None:
+    data = f"--data-dir={real_data / 'cifar-10-exact-sample'}"
+    done = run_inline(
+        ["--arch=wrn16_8", "--epochs=1", "--limit-train=512", "--quiet", data, f"--out={tmp_path / 'run'}"]
+    )
+    assert done.code == 0, done.stderr
+    result = RunFolder(tmp_path / "run").read_result()
+    assert (result["arch"], result["parameters"], result["official"]) == ("wrn16_8", 10_961_370, False)
+
+
+@pytest.mark.slow
+def test_compiled_by_torch_is_the_same_training(tmp_path: Path) -> None:
+    settings = [*TINY, "--epochs=2", "--sam=asam", "--ema-decay=0.9", "--cutmix-alpha=1", "--device=cpu"]
+    losses = []
+    for name, choice in (("compiled", "--compile"), ("torch", "--backend=torch")):
+        done = run_inline([*settings, choice, f"--out={tmp_path / name}"])
+        assert done.code == 0, done.stderr
+        losses.append([row["train_loss"] for row in RunFolder(tmp_path / name).read_metrics()])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
