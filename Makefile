@@ -10,7 +10,7 @@ CONSTRAINTS ?= constraints.txt
 ARGS ?= --recipe quickstart
 PYTEST := OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest
 
-.PHONY: train test test-slow test-latest gpu-check check format bench readme clean
+.PHONY: train test test-slow test-latest gpu-check check format bench docs clean
 
 train: $(VENV)/.installed
 	$(VENV)/bin/python -m cifarfast.train $(ARGS)
@@ -46,7 +46,7 @@ format: $(VENV)/.installed-dev
 bench: $(VENV)/.installed-dev
 	$(VENV)/bin/python -m pytest --benchmark-enable bench
 
-readme: $(VENV)/.installed-dev
+docs: $(VENV)/.installed-dev
 	$(VENV)/bin/python bench/render.py
 
 clean:

@@ -1,4 +1,4 @@
-"""Write the tables of README.md and docs/ from recipes, OpSpecs and bench/results: ``python bench/render.py [--check]``.
+"""Write the tables of README and docs from recipes, OpSpecs and bench/results: ``python bench/render.py [--check]``.
 
 A table stands between ``<!-- table: NAME -->`` and ``<!-- end of table -->``; its contents are never typed.
 """
