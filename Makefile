@@ -16,7 +16,7 @@ COMPILE := $(BUILD_REQUIRES) | $(VENV)/bin/uv pip compile --quiet --python $(VEN
 	$(UPGRADE) pyproject.toml -
 PYTEST := OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest
 
-.PHONY: train test test-slow test-latest gpu-check check format bench readme lock clean
+.PHONY: train test test-slow test-latest gpu-check check format bench docs lock clean
 
 train: $(VENV)/.installed
 	$(VENV)/bin/python -m cifarfast.train $(ARGS)
@@ -52,7 +52,7 @@ format: $(VENV)/.installed-dev
 bench: $(VENV)/.installed-dev
 	$(VENV)/bin/python -m pytest --benchmark-enable bench
 
-readme: $(VENV)/.installed-dev
+docs: $(VENV)/.installed-dev
 	$(VENV)/bin/python bench/render.py
 
 # versions for every platform and every Python from 3.11 on, build requirements among them; they stay unless UPGRADE says so

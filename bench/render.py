@@ -1,4 +1,4 @@
-"""Write the README's tables from the recipes and from bench/results: ``python bench/render.py [--check]``.
+"""Write the tables of README and docs from recipes, OpSpecs and bench/results: ``python bench/render.py [--check]``.
 
 A table stands between ``<!-- table: NAME -->`` and ``<!-- end of table -->``; its contents are never typed.
 """
@@ -250,19 +250,27 @@ def render(text: str) -> str:
     return MARKED.sub(lambda match: f"{match[1]}{TABLES[match[2]]()}\n{match[3]}", text)
 
 
+def pages() -> list[Path]:
+    """The files with tables."""
+    return [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
 def main() -> int:
-    """Render README.md, or with ``--check`` only say whether it is up to date."""
+    """Render every page, or with ``--check`` only say which are out of date."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true", help="change nothing; exit 1 when a table is out of date")
     check = parser.parse_args().check
-    readme = ROOT / "README.md"
-    before = readme.read_text(encoding="utf-8")
-    after = render(before)
-    if check and after != before:
-        print("README.md: a table is out of date; run `make readme`", file=sys.stderr)
+    stale = []
+    for page in pages():
+        before = page.read_text(encoding="utf-8")
+        after = render(before)
+        if after != before:
+            stale.append(page.relative_to(ROOT).as_posix())
+            if not check:
+                page.write_text(after, encoding="utf-8")
+    if check and stale:
+        print(f"{', '.join(stale)}: a table is out of date; run `make docs`", file=sys.stderr)
         return 1
-    if not check:
-        readme.write_text(after, encoding="utf-8")
     return 0
 
 

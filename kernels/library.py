@@ -18,7 +18,8 @@
 
 The declared function is the op's fake kernel: from its arguments it makes tensors like the outputs. Arguments that are
 dataclasses stand in the schema as their fields. The implementation is the function with the op's name in the module
-``torch_impl`` or ``triton_impl`` beside the declaration; it takes what the declared function takes.
+``torch_impl`` or ``triton_impl`` beside the declaration; it takes what the declared function takes. Where there is no
+``torch_impl``, ``reference`` has it.
 
 Eager calls run an ``autograd.Function`` around the op, which costs half of what torch.library's own autograd does.
 Under torch.compile that one is used. An op that writes to buffers (``mutates``) must not have a gradient in
@@ -28,7 +29,9 @@ torch.library, and torch.compile cannot write to a buffer from within an ``autog
 
 import dataclasses
 import importlib
+import importlib.util
 import inspect
+import sys
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
@@ -64,7 +67,7 @@ def operator(
     """
 
     def declare(function: Callable[..., Any]) -> Operator:
-        package = implementations or function.__module__.rpartition(".")[0]
+        package = implementations or _package_of(function.__module__)
         return Operator(name, function, tuple(mutates), differentiable, package, runs or _runs_on_first)
 
     return declare
@@ -287,13 +290,18 @@ def _function(operator: Operator, *, returns_input: bool) -> Any:
 
 def _register(declaring_module: str, package: str) -> str:
     """Make the op that the declaring package is about known to ``backend``; return its name."""
-    declaring = declaring_module.rpartition(".")[0]
+    declaring = _package_of(declaring_module)
     name = declaring.rpartition(".")[2]
     if name not in backend.registered():
-        folder = Path(importlib.import_module(package).__file__ or "").parent
+        folder = Path(sys.modules[package].__file__ or "").parent
         found = [candidate for candidate in backend.BACKENDS if (folder / f"{candidate}_impl.py").is_file()]
-        backend.register(name, *found, package=declaring)
+        backend.register(name, *{*found, "torch"}, package=declaring)
     return name
+
+
+def _package_of(module: str) -> str:
+    """The package that a module is in, or is."""
+    return module if hasattr(sys.modules[module], "__path__") else module.rpartition(".")[0]
 
 
 def _define(name: str, run: Any, fake: Any, fields: dict[str, Any], returned: Any, mutates: Sequence[str]) -> Any:
@@ -336,7 +344,10 @@ def _converters(hints: dict[str, Any], fields: dict[str, Any]) -> tuple[Callable
 @cache
 def _implementation(package: str, backend_name: str, name: str) -> Callable[..., Any]:
     # not imported before it runs: triton_impl needs triton
-    return getattr(importlib.import_module(f"{package}.{backend_name}_impl"), name)
+    module = f"{package}.{backend_name}_impl"
+    if backend_name == "torch" and importlib.util.find_spec(module) is None:
+        module = f"{package}.reference"
+    return getattr(importlib.import_module(module), name)
 
 
 def _as_tuple(outputs: Any) -> tuple[Any, ...]:

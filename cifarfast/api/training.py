@@ -9,6 +9,7 @@ from ..errors import UserError
 from ..recipes.recipe import Recipe, load_recipe, with_settings
 from ..runs.run_folder import RunFolder
 from ..runtime.signals import Interrupted
+from ..training.engine import AfterEpoch
 from ..training.train import train as train_run
 from .run import Run
 
@@ -19,6 +20,7 @@ def train(
     out: str | Path | None = None,
     resume: bool = False,
     quiet: bool = False,
+    after_epoch: AfterEpoch | None = None,
     **settings: Any,
 ) -> Run:
     """Train an image classifier and return its run.
@@ -37,6 +39,7 @@ def train(
         out: run folder, by default a new one under ``runs/``.
         resume: continue the run in ``out``, or start it where there is none.
         quiet: print nothing and show no bar.
+        after_epoch: called with each epoch's row of ``metrics.csv`` and of ``timing.csv``, two dictionaries.
         settings: fields of ``Recipe`` that differ from the recipe's: ``epochs=2, data_dir="data"``.
 
     Raises:
@@ -52,7 +55,7 @@ def train(
     silence = contextlib.redirect_stdout(io.StringIO()) if quiet else contextlib.nullcontext()
     try:
         with silence:
-            folder = train_run(chosen, out=out, resume=resume, show_progress=not quiet)
+            folder = train_run(chosen, out=out, resume=resume, show_progress=not quiet, after_epoch=after_epoch)
     except Interrupted as stop:
         again = f"stopped, the state is saved: call train(…, out={str(stop.folder)!r}, resume=True) to go on"
         if stop.exit_code == 130:

@@ -1,7 +1,17 @@
-"""Data sets as uint8 images and labels, whole and on one device: `load_dataset`, `list_datasets`."""
+"""Data sets as uint8 images and labels, whole and on one device: `load_dataset`, `list_datasets`, `register`."""
 
-from .base import Dataset, Splits
+from .base import Dataset, Splits, hold_out_test, make_dataset
 from .download import data_folder
-from .registry import list_datasets, load_dataset
+from .registry import Source, list_datasets, load_dataset, register
 
-__all__ = ["Dataset", "Splits", "data_folder", "list_datasets", "load_dataset"]
+__all__ = [
+    "Dataset",
+    "Source",
+    "Splits",
+    "data_folder",
+    "hold_out_test",
+    "list_datasets",
+    "load_dataset",
+    "make_dataset",
+    "register",
+]

@@ -1,5 +1,8 @@
-"""`load_dataset`: from a data set's name to its parts."""
+"""`load_dataset`: from a data set's name to its parts; `register` gives a name to a loader."""
 
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import UserError, nearest
@@ -11,20 +14,64 @@ from .emnist import EMNIST_SPLITS, load_emnist
 from .files import load_csv, load_folder
 from .synthetic import load_synthetic
 
-_DESCRIPTIONS = {
-    "cifar10": "60,000 32×32 colour images, 10 classes; downloaded when absent",
-    "cifar100": "60,000 32×32 colour images, 100 fine classes; downloaded when absent",
-    **{f"emnist_{split}": f"EMNIST {text}; downloaded when absent" for split, text in EMNIST_SPLITS.items()},
-    "digits": "1,797 grey digits that come with scikit-learn, upscaled to 32×32; no download",
-    "folder:DIR": "images in class folders: DIR/train/CLASS/* with DIR/test (or DIR/val) beside it, or DIR/CLASS/*",
-    "csv:FILE": "a table with the columns path,label[,split]",
-    "synthetic[:KEY=VALUE,…]": "made-up images; keys classes, train, test, size, channels; no file needed",
-}
+
+@dataclass(frozen=True)
+class Source:
+    """What a loader is asked for.
+
+    Args:
+        name: the data set as the user wrote it, for example ``folder:pets``.
+        argument: what follows the colon, ``pets``; empty where there is none.
+        folder: where data sets lie, `data_folder` of ``--data-dir``.
+        download: whether missing files may be downloaded.
+        image_size: pixels a side that were asked for, or None.
+    """
+
+    name: str
+    argument: str
+    folder: Path
+    download: bool
+    image_size: int | None
+
+
+Loader = Callable[[Source], Splits]
+
+
+@dataclass(frozen=True)
+class _Entry:
+    pattern: str
+    description: str
+    load: Loader
+
+
+_ENTRIES: dict[str, _Entry] = {}
+
+
+def register(pattern: str, description: str) -> Callable[[Loader], Loader]:
+    """Decorate a function from a `Source` to `Splits`, so that `load_dataset` and ``--dataset`` take its name.
+
+    Args:
+        pattern: ``pets`` for a name alone, ``pets:DIR`` for one that needs an argument, ``pets[:DIR]`` for one that may
+            have one.
+        description: one line, which ``cifarfast datasets`` shows.
+
+    Raises:
+        ValueError: the name is taken.
+    """
+    name = re.split(r"\[?:", pattern)[0]
+
+    def decorate(load: Loader) -> Loader:
+        if name in _ENTRIES:
+            raise ValueError(f"a data set named {name!r} is registered already")
+        _ENTRIES[name] = _Entry(pattern, description, load)
+        return load
+
+    return decorate
 
 
 def list_datasets() -> list[tuple[str, str]]:
     """Every name `load_dataset` takes, as (pattern, one-line description)."""
-    return list(_DESCRIPTIONS.items())
+    return [(entry.pattern, entry.description) for entry in _ENTRIES.values()]
 
 
 def load_dataset(
@@ -78,19 +125,53 @@ def load_dataset(
 
 
 def _load(name: str, folder: Path, download: bool, image_size: int | None) -> Splits:
-    kind, colon, rest = name.partition(":")
-    if name in ("cifar10", "cifar100"):
-        return load_cifar(name, folder, download_missing=download, image_size=image_size)
-    if name in _DESCRIPTIONS and name.startswith("emnist_"):
-        return load_emnist(name, folder, download_missing=download, image_size=image_size)
-    if name == "digits":
-        return load_digits(image_size)
-    if kind == "synthetic":
-        return load_synthetic(name, image_size)
-    if kind in ("folder", "csv") and colon:
-        if not rest:
-            raise UserError(f"{name!r} names no {'folder' if kind == 'folder' else 'file'}: write {kind}:PATH")
-        path = Path(rest).expanduser()
-        return load_folder(path, image_size) if kind == "folder" else load_csv(path, image_size)
-    known = [pattern.split("[")[0] for pattern in _DESCRIPTIONS]
-    raise UserError(f"unknown data set {name!r}{nearest(name.lower(), known)}; known are {', '.join(_DESCRIPTIONS)}")
+    kind, colon, argument = name.partition(":")
+    entry = _ENTRIES.get(kind)
+    if entry is None or bool(colon) > (":" in entry.pattern) or (not colon and ":" in entry.pattern.split("[")[0]):
+        patterns = [entry.pattern for entry in _ENTRIES.values()]
+        known = [pattern.split("[")[0] for pattern in patterns]
+        raise UserError(f"unknown data set {name!r}{nearest(name.lower(), known)}; known are {', '.join(patterns)}")
+    return entry.load(Source(name, argument, folder, download, image_size))
+
+
+@register("cifar100", "60,000 32×32 colour images, 100 fine classes; downloaded when absent")
+@register("cifar10", "60,000 32×32 colour images, 10 classes; downloaded when absent")
+def _cifar(source: Source) -> Splits:
+    return load_cifar(source.name, source.folder, download_missing=source.download, image_size=source.image_size)
+
+
+def _emnist(source: Source) -> Splits:
+    return load_emnist(source.name, source.folder, download_missing=source.download, image_size=source.image_size)
+
+
+for _split, _text in EMNIST_SPLITS.items():
+    register(f"emnist_{_split}", f"EMNIST {_text}; downloaded when absent")(_emnist)
+
+
+@register("digits", "1,797 grey digits that come with scikit-learn, upscaled to 32×32; no download")
+def _digits(source: Source) -> Splits:
+    return load_digits(source.image_size)
+
+
+@register(
+    "folder:DIR", "images in class folders: DIR/train/CLASS/* with DIR/test (or DIR/val) beside it, or DIR/CLASS/*"
+)
+def _folder(source: Source) -> Splits:
+    return load_folder(_path(source, "folder"), source.image_size)
+
+
+@register("csv:FILE", "a table with the columns path,label[,split]")
+def _csv(source: Source) -> Splits:
+    return load_csv(_path(source, "file"), source.image_size)
+
+
+@register("synthetic[:KEY=VALUE,…]", "made-up images; keys classes, train, test, size, channels; no file needed")
+def _synthetic(source: Source) -> Splits:
+    return load_synthetic(source.name, source.image_size)
+
+
+def _path(source: Source, what: str) -> Path:
+    """The argument as a path, which ``what`` names in the error where it is empty."""
+    if not source.argument:
+        raise UserError(f"{source.name!r} names no {what}: write {source.name}PATH")
+    return Path(source.argument).expanduser()

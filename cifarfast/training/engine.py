@@ -33,6 +33,9 @@ from .step import TrainStep
 from .tensorboard import TensorBoardLogger
 from .train_state import TrainState, describe
 
+AfterEpoch = Callable[[Row, Row], None]
+"""What is called after an epoch with its row of ``metrics.csv`` and of ``timing.csv``."""
+
 # processes that train together agree this often on whether to stop or to save
 STEPS_BETWEEN_AGREEMENTS = 16
 # on a GPU each check is a copy from the device between two steps
@@ -137,7 +140,7 @@ class Trainer:
 
     # training
 
-    def fit(self, after_epoch: Callable[[Row, Row], None] | None = None) -> dict[str, Any]:
+    def fit(self, after_epoch: AfterEpoch | None = None) -> dict[str, Any]:
         """Train to the end and return the contents of ``result.json``.
 
         Args:
@@ -176,7 +179,7 @@ class Trainer:
         return state.epoch * self.images_per_epoch + sum(self.step_sizes[: state.step_in_epoch])
 
     @contextlib.contextmanager
-    def _tensorboard(self) -> Iterator[Callable[[Row, Row], None] | None]:
+    def _tensorboard(self) -> Iterator[AfterEpoch | None]:
         """The function that logs an epoch to TensorBoard, None where the recipe does not ask for it."""
         if not (self.recipe.tensorboard and self.world.is_main):
             yield None

@@ -12,11 +12,16 @@ from ..recipes.recipe import Recipe, differences
 from ..runs.environment import collect_environment, pick_device
 from ..runs.run_folder import RunFolder, free_run_folder
 from ..runtime.distributed import join_world
-from .engine import Trainer
+from .engine import AfterEpoch, Trainer
 
 
 def train(
-    recipe: Recipe, *, out: str | Path | None = None, resume: bool = False, show_progress: bool = True
+    recipe: Recipe,
+    *,
+    out: str | Path | None = None,
+    resume: bool = False,
+    show_progress: bool = True,
+    after_epoch: AfterEpoch | None = None,
 ) -> RunFolder:
     """Run a whole training and return its run folder.
 
@@ -25,6 +30,7 @@ def train(
         out: run folder, by default a new one under ``runs/``.
         resume: continue the run in ``out`` from its newest checkpoint that verifies.
         show_progress: a progress bar when stderr is a terminal.
+        after_epoch: called in process 0 with each epoch's row of ``metrics.csv`` and of ``timing.csv``.
 
     Raises:
         UserError: wrong settings, data, folder or checkpoint.
@@ -68,7 +74,7 @@ def train(
         run.write_environment(environment)
         print(f"run folder: {run.path}", flush=True)
         world.broadcast_text("")
-        trainer.fit()
+        trainer.fit(after_epoch)
     return run
 
 
