@@ -1,9 +1,12 @@
 """The programs in examples/ and the notebook run, and reach what their text says."""
 
 import importlib.util
+import os
 from pathlib import Path
 from types import ModuleType
 
+import nbclient
+import nbformat
 import pytest
 from pages import ROOT
 
@@ -33,5 +36,14 @@ def test_own_model_is_trained_by_the_trainer(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_timm_model_keeps_its_outputs() -> None:
-    pytest.importorskip("timm")
     assert load("timm_model").main([]) < 1e-4
+
+
+@pytest.mark.slow
+def test_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    notebook = nbformat.read(ROOT / "examples" / "first_run.ipynb", as_version=4)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]))
+    done = nbclient.NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    outputs = [output for cell in done.cells for output in cell.get("outputs", ())]
+    assert any("image/png" in output.get("data", {}) for output in outputs)
+    assert "epoch 4" in "".join(output.get("text", "") for output in outputs)
