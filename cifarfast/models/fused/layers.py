@@ -9,11 +9,11 @@ from torch import Tensor, nn
 from cifarfast.kernels import (
     BatchNormAct2d,
     add_batch_norm_act,
+    batch_norm_act,
     bn_act_conv2d,
     bn_act_conv2d_for_norm,
     conv2d_bn_act,
     conv2d_stats,
-    fork_batch_norm_act,
     fork_bn_act_conv2d_for_norm,
     fork_bn_act_conv2d_stats,
     global_avg_pool_act,
@@ -105,7 +105,7 @@ class FusedNorm(Fused, BatchNormAct2d):
         ``statistics`` are those of a tensor x, where the op that made it had them; in eval they are not used.
         """
         if isinstance(x, Tensor):
-            return fork_batch_norm_act(x, **self.with_statistics(statistics))
+            return batch_norm_act(x, return_input=True, **self.with_statistics(statistics))
         return add_batch_norm_act(*x, **self.arguments())
 
     def global_avg_pool(self, x: Tensor, statistics: Statistics | None = None) -> Tensor:
