@@ -11,8 +11,8 @@ from ..shakedrop.spec import randomness
 from ..testing.shapes import between_shapes, wide_shapes
 from ..testing.spec import Case, Inputs, KernelBuild, OpSpec, SampleMaker
 from ..tuning.tables import sizes
-from .draws import GROUP
-from .op import dropout
+from .draws import GROUP, Dropping
+from .op import dropout, forward
 from .reference import dropout_reference
 
 # kernel arguments that describe what is dropped
@@ -62,8 +62,8 @@ def _eager(x: Tensor, p: float, *, training: bool = True, **_: Any) -> Tensor:
 
 
 def _op_arguments(inputs: Inputs) -> tuple[Any, ...]:
-    tensors = (inputs.get(name) for name in ("x", "seed", "step", "indices"))
-    return *tensors, inputs["p"], inputs.get("layer", 0)
+    counters = (inputs.get(name) for name in ("seed", "step", "indices"))
+    return forward.flatten(inputs["x"], Dropping(*counters, inputs["p"], inputs.get("layer", 0)))
 
 
 def _flops(inputs: Inputs) -> int:

@@ -8,8 +8,8 @@ from torch import Tensor
 from ..testing.shapes import between_shapes, pyramid_shapes
 from ..testing.spec import Case, Inputs, KernelBuild, OpSpec, SampleMaker
 from ..tuning.tables import sizes
-from .draws import KEEP_LEVELS, LEVELS
-from .op import drawing_seed, shakedrop
+from .draws import KEEP_LEVELS, LEVELS, Scaling
+from .op import forward, shakedrop
 from .reference import shakedrop_reference
 
 # kernel arguments that describe a drawn coefficient
@@ -91,22 +91,16 @@ class EagerScale(torch.autograd.Function):
         return grad * backward_scale, None, None
 
 
-def scale_arguments(branch: Tensor, inputs: Inputs) -> tuple[Any, ...]:
-    """The arguments of the torch op that describe the coefficient."""
-    p = inputs["keep_probability"]
-    return (
-        drawing_seed(branch, p, inputs.get("training", True), inputs.get("seed")),
-        inputs.get("step"),
-        inputs.get("indices"),
-        p,
-        inputs.get("layer", 0),
-        inputs.get("level", "image"),
-        inputs.get("keep_level", "image"),
-    )
+def scaling_of(inputs: Inputs, branch: Tensor) -> Scaling:
+    """How keyword arguments scale the branch."""
+    names = {"keep_probability": 1.0, "layer": 0, "level": "image", "keep_level": "image"}
+    counters = (inputs.get(name) for name in ("seed", "step", "indices"))
+    settings = (inputs.get(name, default) for name, default in names.items())
+    return Scaling(*counters, *settings).seeded(branch, inputs.get("training", True))
 
 
 def _op_arguments(inputs: Inputs) -> tuple[Any, ...]:
-    return inputs["shortcut"], inputs["branch"], *scale_arguments(inputs["branch"], inputs)
+    return forward.flatten(inputs["shortcut"], inputs["branch"], scaling_of(inputs, inputs["branch"]))
 
 
 def _flops(inputs: Inputs) -> int:

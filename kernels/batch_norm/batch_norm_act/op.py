@@ -26,7 +26,6 @@ from torch import Tensor
 
 from ... import backend
 from ...dropout.draws import Dropping
-from ...dropout.op import check_dropping, drawing_seed
 from ..arguments import check_arguments, check_residual, runs_plain_torch, runs_torch
 from . import torch_impl
 from .reference import batch_norm_act_reference
@@ -107,8 +106,7 @@ def batch_norm_act(
     )
     if residual is not None:
         check_residual(residual, x)
-    check_dropping("dropout_p", dropout_p, x, seed, step, layer, indices)
-    seed = drawing_seed(x, dropout_p, seed)
+    seed = Dropping(seed, step, indices, dropout_p, layer).checked(x, "dropout_p").seeded(x).seed
     if runs_plain_torch(_OP, x):
         return batch_norm_act_reference(
             x,
