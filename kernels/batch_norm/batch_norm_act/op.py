@@ -27,8 +27,12 @@ from torch import Tensor
 from ... import backend
 from ...dropout.draws import Dropping
 from ..arguments import check_arguments, check_residual, runs_plain_torch, runs_torch
+from ..state import BatchNormState
 from . import torch_impl
 from .reference import batch_norm_act_reference
+from .statistics import input_statistics, running_statistics
+
+__all__ = ["batch_norm_act", "running_statistics", "statistics"]
 
 _OP = "batch_norm_act"
 
@@ -147,21 +151,9 @@ def statistics(
 
     fp32 (fp64 for fp64 x). In training the running statistics are updated.
     """
-    if training:
-        *buffers, momentum = writable(x, running_mean, running_var, momentum)
-        return torch.ops.cifarfast.batch_norm_statistics(
-            x.detach(), *buffers, num_batches_tracked, momentum, float(eps)
-        )
-    assert running_mean is not None
-    assert running_var is not None
-    return running_statistics(running_mean, running_var, eps)
-
-
-def running_statistics(running_mean: Tensor, running_var: Tensor, eps: float) -> Tensor:
-    """The statistics that normalise in eval, [3, C]."""
-    if torch.compiler.is_compiling():  # inductor makes one kernel of it, and perhaps of more
-        return torch_impl.running_statistics(running_mean, running_var, eps)
-    return torch.ops.cifarfast.running_statistics(running_mean, running_var, float(eps))
+    momentum = None if momentum is None else float(momentum)
+    state = BatchNormState(running_mean, running_var, num_batches_tracked, momentum, float(eps))
+    return input_statistics(x, state, training)
 
 
 def writable(
@@ -184,44 +176,6 @@ def _implementation(x: Tensor) -> ModuleType:
     from . import triton_impl  # not at the top: it needs triton
 
     return triton_impl
-
-
-@torch.library.custom_op(
-    "cifarfast::batch_norm_statistics", mutates_args=("running_mean", "running_var", "num_batches_tracked")
-)
-def _batch_norm_statistics(
-    x: Tensor,
-    running_mean: Tensor | None,
-    running_var: Tensor | None,
-    num_batches_tracked: Tensor | None,
-    momentum: float | None,
-    eps: float,
-) -> Tensor:
-    compute = _implementation(x).batch_norm_statistics
-    return compute(x, running_mean, running_var, num_batches_tracked, momentum, eps)
-
-
-@_batch_norm_statistics.register_fake
-def _batch_norm_statistics_fake(
-    x: Tensor,
-    running_mean: Tensor | None,
-    running_var: Tensor | None,
-    num_batches_tracked: Tensor | None,
-    momentum: float | None,
-    eps: float,
-) -> Tensor:
-    return x.new_empty(3, x.shape[1], dtype=torch.float64 if x.dtype == torch.float64 else torch.float32)
-
-
-@torch.library.custom_op("cifarfast::running_statistics", mutates_args=())
-def _running_statistics(running_mean: Tensor, running_var: Tensor, eps: float) -> Tensor:
-    return _implementation(running_mean).running_statistics(running_mean, running_var, eps)
-
-
-@_running_statistics.register_fake
-def _running_statistics_fake(running_mean: Tensor, running_var: Tensor, eps: float) -> Tensor:
-    dtype = torch.float64 if running_mean.dtype == torch.float64 else torch.float32
-    return running_mean.new_empty(3, running_mean.shape[0], dtype=dtype)
 
 
 @torch.library.custom_op("cifarfast::batch_norm_act", mutates_args=())
