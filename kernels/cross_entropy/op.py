@@ -66,9 +66,7 @@ def cross_entropy(
     Focal loss: Lin, Goyal, Girshick, He, Dollár, "Focal Loss for Dense Object Detection", ICCV 2017, with (1 − p_c)^γ
     for every class that has a share of the target.
     """
-    target = Target(
-        labels, labels_b, lam, weight, float(label_smoothing), float(focal_gamma), reduction, ignore_index
-    )
+    target = Target(labels, labels_b, lam, weight, float(label_smoothing), float(focal_gamma), reduction, ignore_index)
     target.check(logits)
     if not runs_plain_torch("cross_entropy", logits):
         return forward(logits, target)[0]
@@ -155,7 +153,5 @@ def backward(grad_logits: Tensor, grad_loss: Tensor, divisor: Tensor, logits: Te
 
 
 @forward.backward(saves=lambda outputs, logits, target: (*outputs[1:], logits, target.reduction))
-def _gradients(
-    grad_loss: Tensor, grad_logits: Tensor, divisor: Tensor, logits: Tensor, reduction: str
-) -> Gradients:
+def _gradients(grad_loss: Tensor, grad_logits: Tensor, divisor: Tensor, logits: Tensor, reduction: str) -> Gradients:
     return {"logits": backward(grad_logits, grad_loss, divisor, logits, reduction)}

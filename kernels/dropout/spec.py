@@ -62,8 +62,8 @@ def _eager(x: Tensor, p: float, *, training: bool = True, **_: Any) -> Tensor:
 
 
 def _op_arguments(inputs: Inputs) -> tuple[Any, ...]:
-    counters = (inputs.get(name) for name in ("seed", "step", "indices"))
-    return forward.flatten(inputs["x"], Dropping(*counters, inputs["p"], inputs.get("layer", 0)))
+    settings = {name: inputs[name] for name in ("seed", "step", "indices", "p", "layer") if name in inputs}
+    return forward.flatten(inputs["x"], Dropping(**settings))
 
 
 def _flops(inputs: Inputs) -> int:

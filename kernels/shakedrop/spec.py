@@ -93,10 +93,10 @@ class EagerScale(torch.autograd.Function):
 
 def scaling_of(inputs: Inputs, branch: Tensor) -> Scaling:
     """How keyword arguments scale the branch."""
-    names = {"keep_probability": 1.0, "layer": 0, "level": "image", "keep_level": "image"}
-    counters = (inputs.get(name) for name in ("seed", "step", "indices"))
-    settings = (inputs.get(name, default) for name, default in names.items())
-    return Scaling(*counters, *settings).seeded(branch, inputs.get("training", True))
+    settings: Inputs = {"keep_probability": 1.0, "layer": 0, "level": "image", "keep_level": "image"}
+    settings |= dict.fromkeys(("seed", "step", "indices"))
+    settings |= {name: value for name, value in inputs.items() if name in settings}
+    return Scaling(**settings).seeded(branch, inputs.get("training", True))
 
 
 def _op_arguments(inputs: Inputs) -> tuple[Any, ...]:

@@ -1,14 +1,18 @@
 """The fused tail of a PyramidNet block as a module."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
+from ...batch_norm.state import BatchNormState
 from ..module import RandomScale
 from .op import shakedrop_bn_shortcut
 
 
 class ShakeDropTail(RandomScale, nn.BatchNorm2d):
-    """``shakedrop_bn_shortcut`` as a module: a ``BatchNorm2d`` that takes ``(h, x)``, with the same ``state_dict``.
+    """``shakedrop_bn_shortcut`` as a module: a ``BatchNorm2d`` that takes ``(h, x)``, with the same ``state_dict``, and
+    the function's ``statistics`` and ``next_norm``.
 
     With the default ``keep_probability`` of 1 it is the tail of a PyramidNet without ShakeDrop.
 
@@ -21,6 +25,8 @@ class ShakeDropTail(RandomScale, nn.BatchNorm2d):
     Raises:
         ValueError: a setting that is not allowed; see ``shakedrop_bn_shortcut`` for the call.
     """
+
+    true_channels: int | None = None
 
     def __init__(
         self,
@@ -49,21 +55,24 @@ class ShakeDropTail(RandomScale, nn.BatchNorm2d):
             keep_level=keep_level,
         )
 
-    def forward(self, h: Tensor, x: Tensor) -> Tensor:  # type: ignore[override]
-        # buffers that are no longer tracked serve evaluation, and training leaves them alone
-        updates = self.training and self.track_running_stats
-        reads = updates or not self.training
+    def forward(  # type: ignore[override]
+        self, h: Tensor, x: Tensor, statistics: Tensor | None = None, next_norm: nn.BatchNorm2d | None = None
+    ) -> Any:
+        state = BatchNormState.of(self)
         return shakedrop_bn_shortcut(
             h,
             x,
-            self.running_mean if reads else None,
-            self.running_var if reads else None,
+            state.running_mean,
+            state.running_var,
             self.weight,
             self.bias,
-            num_batches_tracked=self.num_batches_tracked if updates else None,
+            num_batches_tracked=state.num_batches_tracked,
             training=self.training,
-            momentum=self.momentum,
-            eps=self.eps,
+            momentum=state.momentum,
+            eps=state.eps,
+            true_channels=self.true_channels,
+            statistics=statistics,
+            next_norm=next_norm,
             **self._scale_arguments(),
         )
 
