@@ -4,8 +4,8 @@ Imported as ``cifarfast.kernels``. Needs torch; on a GPU triton makes it fast. N
 """
 
 from .batch_norm.add_batch_norm_act import AddBatchNormAct2d, add_batch_norm_act
-from .batch_norm.batch_norm_act import BatchNormAct2d, batch_norm_act
-from .batch_norm.fork_batch_norm_act import ForkBatchNormAct2d, fork_batch_norm_act
+from .batch_norm.batch_norm_act import BatchNormAct2d, ForkBatchNormAct2d, batch_norm_act
+from .batch_norm.fork_batch_norm_act import fork_batch_norm_act
 from .convolution.bn_act_conv2d import (
     BNActConv2d,
     bn_act_conv2d,

@@ -70,7 +70,7 @@ def forked_input_gradient(
     """dx, channels_last, from the sums that ``gradient_sums`` returns; grad and x are channels_last."""
     x, _, weight, _ = affine
     channels = x.shape[1]
-    tiles = tile("fork_batch_norm_act", channels, x.device)
+    tiles = tile("batch_norm_act", channels, x.device)
     plan = schedule(x.numel() // channels, channels, tiles)
     row_length = channels
     if other is not None:

@@ -14,7 +14,7 @@ from .candidates import PARTS
 # the ops of which a step of WRN-16-8 or PyramidNet-110 is made, those in which it spends most of its time first;
 # the convolutions later, as the library's are there without being tuned
 _STEP = (
-    *("batch_norm_act", "fork_batch_norm_act", "shakedrop_bn_shortcut", "add_batch_norm_act"),
+    *("batch_norm_act", "shakedrop_bn_shortcut", "add_batch_norm_act"),
     *("flat_optimizer", "flat_perturb", "flat_norm", "global_avg_pool_act", "cross_entropy"),
     *("bn_act_conv2d", "conv2d_stats", "conv2d_bn_act"),
 )
@@ -65,7 +65,7 @@ def workloads(op: str) -> tuple[Workload, ...]:
 
 def all_workloads() -> dict[str, tuple[Workload, ...]]:
     """Those of every op that has tiles, the ops first that others build on."""
-    first = {"batch_norm_act": 0, "fork_batch_norm_act": 1, **dict.fromkeys(PARTS_OF.values(), 1)}
+    first = {"batch_norm_act": 0, **dict.fromkeys(PARTS_OF.values(), 1)}
     ops = sorted((spec.name for spec in all_specs()), key=lambda op: (first.get(op, 2), op))
     return {op: workloads(op) for op in ops if workloads(op)}
 

@@ -45,7 +45,7 @@ def running_statistics(running_mean: Tensor, running_var: Tensor, eps: float) ->
 
 def batch_norm_act(x: Tensor, norm: Norm, residual: Tensor | None = None, dropping: Dropping = NO_DROPOUT) -> Tensor:
     """``drop(act(z))``, channels_last, with ``z = (x − mean) · rstd · weight + bias [+ residual]``."""
-    z = pre_activation(x, norm.statistics, norm.weight, norm.bias, residual)
+    z = pre_activation(x, norm, residual)
     y = drop(activate(z, norm.act, norm.negative_slope), dropping)
     return y.to(x.dtype).contiguous(memory_format=torch.channels_last)
 
@@ -69,7 +69,7 @@ def batch_norm_act_backward(
         assert saved is not None
         dz = through_activation(dz, saved, act, slope)
     elif act != "identity":
-        z = pre_activation(x, norm.statistics, norm.weight, norm.bias, saved)
+        z = pre_activation(x, norm, saved)
         dz = through_activation(dz, z, act, slope, z.to(x.dtype))
     grad_residual = x.new_empty(0)
     if has_residual and (act != "identity" or dropping.seed is not None):
@@ -109,13 +109,11 @@ def batch_norm_act_bwd(
     return batch_norm_act_backward(grad, x, norm, saved, has_residual, dropping)
 
 
-def pre_activation(
-    x: Tensor, statistics: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None = None
-) -> Tensor:
+def pre_activation(x: Tensor, norm: Norm, residual: Tensor | None = None) -> Tensor:
     """``(x − mean) · rstd · weight + bias [+ residual]`` in the statistics' dtype."""
-    z = _normalized(x, statistics)
-    if weight is not None and bias is not None:
-        z = z * _per_channel(weight) + _per_channel(bias)
+    z = _normalized(x, norm.statistics)
+    if norm.weight is not None and norm.bias is not None:
+        z = z * _per_channel(norm.weight) + _per_channel(norm.bias)
     return z if residual is None else z + residual
 
 

@@ -1,6 +1,15 @@
-"""Batch norm and activation of a tensor that something else reads too, with one gradient pass for both."""
+"""``batch_norm_act`` with ``return_input``, by its old name."""
 
-from .module import ForkBatchNormAct2d
-from .op import fork_batch_norm_act
+from typing import Any
 
-__all__ = ["ForkBatchNormAct2d", "fork_batch_norm_act"]
+from torch import Tensor
+
+from ..batch_norm_act import batch_norm_act
+
+
+def fork_batch_norm_act(x: Tensor, *args: Any, **settings: Any) -> tuple[Tensor, Tensor]:
+    """``(x, act(BN(x)))``: ``batch_norm_act`` with ``return_input``."""
+    return batch_norm_act(x, *args, return_input=True, **settings)
+
+
+__all__ = ["fork_batch_norm_act"]

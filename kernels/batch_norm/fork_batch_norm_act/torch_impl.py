@@ -2,8 +2,8 @@
 
 from torch import Tensor
 
-from ..activations import through_activation
-from ..batch_norm_act.torch_impl import input_gradients, pre_activation
+from ..batch_norm_act.torch_impl import batch_norm_act_backward
+from ..norm import Norm
 
 
 def fork_batch_norm_act_bwd(
@@ -18,6 +18,5 @@ def fork_batch_norm_act_bwd(
     negative_slope: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of x (through BN from ``grad``, plus ``other``), weight and bias; the last two may be empty."""
-    z = pre_activation(x, statistics, weight, bias)
-    dz = through_activation(grad.to(z.dtype), z, act, negative_slope, z.to(x.dtype))
-    return input_gradients(dz, x, statistics, weight, training, other)
+    norm = Norm(statistics, weight, bias, training, act, negative_slope)
+    return batch_norm_act_backward(grad, x, norm, other=other)[:3]
