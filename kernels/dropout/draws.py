@@ -67,10 +67,12 @@ class Dropping:
         return self
 
     def seeded(self, x: Tensor) -> Self:
-        """Itself with the seed to draw with: None if p is 0, one from torch's generator where none is given."""
-        seed = self.seed if self.p else None
-        if self.p and seed is None:
-            seed = torch.randint(2**62, (), dtype=torch.int64, device=x.device)
+        """Itself, with a seed from torch's generator where none is given; what drops nothing if p is 0."""
+        if not self.p:
+            return type(self)()
+        if self.seed is not None:
+            return self
+        seed = torch.randint(2**62, (), dtype=torch.int64, device=x.device)
         return type(self)(seed, self.step, self.indices, self.p, self.layer)
 
 
