@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from ...batch_norm.state import BatchNormState
@@ -20,7 +19,7 @@ class ShakeDropTail(RandomScale, nn.BatchNorm2d):
         num_features: C of h.
         keep_probability: p; ``linear_keep_probability`` gives it for a block of a network.
         level, keep_level: see ``shakedrop``.
-        eps, momentum, affine, track_running_stats, device, dtype: as in ``torch.nn.BatchNorm2d``.
+        settings: eps, momentum, affine, track_running_stats, device, dtype, as in ``torch.nn.BatchNorm2d``.
 
     Raises:
         ValueError: a setting that is not allowed; see ``shakedrop_bn_shortcut`` for the call.
@@ -35,24 +34,10 @@ class ShakeDropTail(RandomScale, nn.BatchNorm2d):
         *,
         level: str = "image",
         keep_level: str = "image",
-        eps: float = 1e-5,
-        momentum: float | None = 0.1,
-        affine: bool = True,
-        track_running_stats: bool = True,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
+        **settings: Any,
     ) -> None:
         super().__init__(
-            num_features,
-            eps,
-            momentum,
-            affine,
-            track_running_stats,
-            device,
-            dtype,
-            keep_probability=keep_probability,
-            level=level,
-            keep_level=keep_level,
+            num_features, keep_probability=keep_probability, level=level, keep_level=keep_level, **settings
         )
 
     def forward(  # type: ignore[override]

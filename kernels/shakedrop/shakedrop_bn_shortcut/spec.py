@@ -159,7 +159,7 @@ def _eager(
 
 
 def _op_arguments(inputs: Inputs) -> tuple[Any, ...]:
-    """With the statistics for a batch norm after it."""
+    """With the statistics for a batch norm after it, where y has more than one value per channel."""
     h, buffers = inputs["h"], (inputs["running_mean"], inputs["running_var"])
     by_batch = inputs["training"] or buffers[0] is None
     statistics = input_statistics(h.detach(), BatchNormState(*buffers, None, 0.1, 1e-5), by_batch)
@@ -167,7 +167,8 @@ def _op_arguments(inputs: Inputs) -> tuple[Any, ...]:
     running = statistics.new_zeros(h.shape[1]), statistics.new_ones(h.shape[1])
     next_norm = BatchNormState(*running, torch.tensor(3, device=h.device), inputs.get("momentum", 0.1), 1e-5)
     channels = inputs.get("true_channels", h.shape[1])
-    return forward.flatten(h, inputs["x"], norm, scaling_of(inputs, h.detach()), channels, next_norm, True)
+    wants = h.numel() > h.shape[1]
+    return forward.flatten(h, inputs["x"], norm, scaling_of(inputs, h.detach()), channels, next_norm, wants)
 
 
 def _flops(inputs: Inputs) -> int:
