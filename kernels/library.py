@@ -40,6 +40,7 @@ from torch import Tensor
 from . import backend
 
 _LIBRARY = torch.library.Library("cifarfast", "FRAGMENT")
+_PLAIN = (bool, int, float, str, type(None))
 
 Gradients = dict[str, Tensor | None]
 """Gradients by the names of the op's inputs; of an input that is a field of a dataclass, the field's name."""
@@ -351,7 +352,8 @@ def _split(item: Any, tensors: list[Tensor]) -> tuple[Any, ...]:
     if isinstance(item, Tensor):
         tensors.append(item)
         return (Tensor, None)
-    if not dataclasses.is_dataclass(item):
+    # dynamo cannot ask None or a bool whether it is a dataclass
+    if isinstance(item, _PLAIN) or not dataclasses.is_dataclass(item):
         return (None, item)
     values = []
     for name in item.__dataclass_fields__:
