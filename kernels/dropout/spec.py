@@ -7,7 +7,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..shakedrop.spec import randomness
 from ..testing.shapes import between_shapes, wide_shapes
 from ..testing.spec import Case, Inputs, KernelBuild, OpSpec, SampleMaker
 from ..tuning.tables import sizes
@@ -24,7 +23,7 @@ DROPPING_SIGNATURE = {
 
 
 def _inputs(*shape: int, p: float = 0.3, **settings: Any) -> Case:
-    return lambda make: {"x": make.randn(*shape), "p": p, **randomness(make, shape[0]), **settings}
+    return lambda make: {"x": make.randn(*shape), "p": p, **make.counters(shape[0]), **settings}
 
 
 def _channels_last(*shape: int, **settings: Any) -> Case:

@@ -14,7 +14,8 @@ from ...testing.shapes import Shape, between_shapes, pyramid_shapes
 from ...testing.spec import Case, Inputs, KernelBuild, OpSpec, SampleMaker
 from ...tuning.tables import sizes
 from ..draws import KEEP_LEVELS, LEVELS
-from ..spec import SCALE_SIGNATURE, EagerScale, randomness, scaling_of
+from ..reference import ScaleBothWays
+from ..spec import SCALE_SIGNATURE, scaling_of
 from .error_bounds import error_bounds
 from .op import forward, shakedrop_bn_shortcut
 from .reference import pad_shortcut, shakedrop_bn_shortcut_reference
@@ -42,7 +43,7 @@ def _tail(
             "bias": make.randn(channels, dtype=_parameter_dtype(make)),
             "keep_probability": 0.5,
             "training": True,
-            **randomness(make, n),
+            **make.counters(n),
             **settings,
         }
 
@@ -152,7 +153,7 @@ def _eager(
         uniform = torch.rand(3, h.shape[0], 1, 1, 1, device=h.device)
         keep = uniform[0] < keep_probability
         forward_scale = torch.where(keep, 1.0, uniform[1] * 2 - 1).to(h.dtype)
-        branch = EagerScale.apply(branch, forward_scale, torch.where(keep, 1.0, uniform[2]).to(h.dtype))
+        branch = ScaleBothWays.apply(branch, forward_scale, torch.where(keep, 1.0, uniform[2]).to(h.dtype))
     else:
         branch = branch * keep_probability
     return pad_shortcut(x, h.shape[1], pool=x.shape[2:] != h.shape[2:]) + branch
