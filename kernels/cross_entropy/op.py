@@ -66,7 +66,7 @@ def cross_entropy(
     Focal loss: Lin, Goyal, Girshick, He, Dollár, "Focal Loss for Dense Object Detection", ICCV 2017, with (1 − p_c)^γ
     for every class that has a share of the target.
     """
-    target = Target(labels, labels_b, lam, weight, float(label_smoothing), float(focal_gamma), reduction, ignore_index)
+    target = Target(labels, labels_b, lam, weight, label_smoothing, focal_gamma, reduction, ignore_index)
     target.check(logits)
     if not runs_plain_torch("cross_entropy", logits):
         return forward(logits, target)[0]

@@ -11,7 +11,7 @@ from ..layout import check_strided
 _REDUCTIONS = ("mean", "sum", "none")
 
 
-@dataclass(frozen=True)
+@dataclass  # not frozen: to make one would take three times as long, which on a CPU shows beside the loss itself
 class Target:
     """Labels, weights and settings of a cross entropy; see ``cross_entropy``."""
 
