@@ -164,7 +164,7 @@ def _as_on_a_gpu(convolutions: Convolutions) -> Iterator[None]:
     with (
         mock.patch.object(backend, "choose", choose),
         # what reads the labels' values, which on a GPU is left out
-        mock.patch.object(import_module("cifarfast.kernels.cross_entropy.op"), "_check_label_range"),
+        mock.patch.object(import_module("cifarfast.kernels.cross_entropy.target").Target, "check_labels"),
         mock.patch.dict(os.environ, forced),
         tuning.assume(GPU),
         tuning.override(library if convolutions == "library" else {}),

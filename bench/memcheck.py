@@ -25,7 +25,7 @@ from cifarfast.kernels import (
     fork_batch_norm_act,
     fork_bn_act_conv2d_for_norm,
     global_avg_pool_act,
-    shakedrop_bn_shortcut_for_norm,
+    shakedrop_bn_shortcut,
 )
 from cifarfast.kernels.backend import BACKEND_VARIABLE
 from cifarfast.kernels.testing.check import run
@@ -142,9 +142,9 @@ def hand_statistics_on(device: str) -> None:
         y, kernel, **first, padding=1, statistics=(mean, var), next_norm=norms[1]
     )
     h, given = bn_act_conv2d_for_norm(y, kernel, **second, padding=1, statistics=given, next_norm=norms[2])
-    y, given = shakedrop_bn_shortcut_for_norm(h, shortcut, **third, statistics=given, next_norm=norms[3])
+    y, given = shakedrop_bn_shortcut(h, shortcut, **third, statistics=given, next_norm=norms[3])
     y, branch = fork_batch_norm_act(y, **fourth, statistics=given)
-    y, given = shakedrop_bn_shortcut_for_norm(branch, y, **third, next_norm=norms[4])
+    y, given = shakedrop_bn_shortcut(branch, y, **third, next_norm=norms[4])
     global_avg_pool_act(y, **last, statistics=given).sum().backward()
     with torch.no_grad():
         bn_act_conv2d(x, kernel, **{**first, "training": False}, padding=1)

@@ -37,12 +37,7 @@ from .pooling.max_pool_bn_act import MaxPoolBatchNormAct2d, max_pool_bn_act
 from .randomness import share_randomness
 from .replace import ReplaceReport, replace_modules
 from .shakedrop import ShakeDrop, linear_keep_probability, shakedrop
-from .shakedrop.shakedrop_bn_shortcut import (
-    ShakeDropTail,
-    shakedrop_bn_shortcut,
-    shakedrop_bn_shortcut_for_norm,
-    shakedrop_bn_shortcut_stats,
-)
+from .shakedrop.shakedrop_bn_shortcut import ShakeDropTail, shakedrop_bn_shortcut
 
 __all__ = [
     "FLAT_BLOCK",
@@ -93,7 +88,5 @@ __all__ = [
     "replace_modules",
     "shakedrop",
     "shakedrop_bn_shortcut",
-    "shakedrop_bn_shortcut_for_norm",
-    "shakedrop_bn_shortcut_stats",
     "share_randomness",
 ]

@@ -21,8 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...dropout.draws import NO_DROPOUT, Dropping
-from ...dropout.op import check_dropping, drawing_seed
+from ...dropout.draws import Dropping
 from ...library import Gradients, operator
 from ..arguments import check_batch_norm, check_residual, check_statistics, runs_plain_torch, statistics_dtype
 from ..norm import Norm
@@ -106,8 +105,7 @@ def batch_norm_act(
     check_statistics(statistics, x, training)
     if residual is not None:
         check_residual(residual, x)
-    check_dropping("dropout_p", dropout_p, x, seed, step, layer, indices)
-    seed = drawing_seed(x, dropout_p, seed)
+    dropping = Dropping(seed, step, indices, dropout_p, layer).checked(x, "dropout_p").seeded(x)
     if runs_plain_torch(_OP, x):
         return batch_norm_act_reference(
             x,
@@ -124,7 +122,7 @@ def batch_norm_act(
             act=act,
             negative_slope=negative_slope,
             dropout_p=dropout_p,
-            seed=seed,
+            seed=dropping.seed,
             step=step,
             layer=layer,
             indices=indices,
@@ -132,7 +130,6 @@ def batch_norm_act(
         )
     x = x.contiguous(memory_format=torch.channels_last)
     norm = Norm(input_statistics(x, state, training, statistics), weight, bias, training, act, negative_slope)
-    dropping = NO_DROPOUT if seed is None else Dropping(seed, step, indices, dropout_p, layer)
     return (forward.returning_input if return_input else forward)(x, norm, residual, dropping)
 
 

@@ -6,7 +6,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...shakedrop.spec import randomness
 from ...testing.shapes import between_shapes, pyramid_shapes, wide_shapes
 from ...testing.spec import Case, Inputs, KernelBuild, OpSpec, SampleMaker, Tolerance
 from ...tuning.tables import sizes, tile
@@ -47,7 +46,7 @@ def _dropout(case: Case, p: float = 0.3, **settings: Any) -> Case:
 
     def with_dropout(make: SampleMaker) -> Inputs:
         inputs = case(make)
-        return {**inputs, "dropout_p": p, **randomness(make, inputs["x"].shape[0]), **settings}
+        return {**inputs, "dropout_p": p, **make.counters(inputs["x"].shape[0]), **settings}
 
     return with_dropout
 
