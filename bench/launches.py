@@ -48,7 +48,7 @@ from cifarfast.kernels.tuning import tables as tuning
 ROOT = Path(__file__).resolve().parent.parent
 IMAGES = 4
 GPU = "NVIDIA H200"  # whose tiles are taken
-CONVOLUTIONS = ("bn_act_conv2d", "conv2d_bn_act", "conv2d_stats")
+CONVOLUTIONS = ("bn_act_conv2d", "conv2d_bn_act", "conv2d")
 # operators that make memory or read it on the host; views say so themselves
 NO_KERNEL = {
     *("empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "resize_", "set_"),

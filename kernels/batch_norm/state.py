@@ -7,10 +7,6 @@ from torch import Tensor, nn
 
 from .arguments import check_batch_norm
 
-Statistics = tuple[Tensor, Tensor] | Tensor
-"""Of a tensor [N, C, H, W], from the op that made it: mean and biased variance, [C] each; or [3, C], the mean, its part
-below its rounding and ``1/√(var + ε)``, with which that op has updated the running ones of the batch norm to come."""
-
 
 @dataclass(frozen=True)
 class BatchNormState:

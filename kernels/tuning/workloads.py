@@ -16,11 +16,11 @@ from .candidates import PARTS
 _STEP = (
     *("batch_norm_act", "shakedrop_bn_shortcut", "add_batch_norm_act"),
     *("flat_optimizer", "flat_perturb", "flat_norm", "global_avg_pool_act", "cross_entropy"),
-    *("bn_act_conv2d", "conv2d_stats", "conv2d_bn_act"),
+    *("bn_act_conv2d", "conv2d", "conv2d_bn_act"),
 )
 _BATCH = 128  # of the steps that ASAM makes slow
 # the ops whose kernels a convolution op launches; conv2d_bn_act has none of its own
-PARTS_OF = {"bn_act_conv2d": "bn_act_conv2d", "conv2d_bn_act": "conv2d_stats", "conv2d_stats": "conv2d_stats"}
+PARTS_OF = {"bn_act_conv2d": "bn_act_conv2d", "conv2d_bn_act": "conv2d", "conv2d": "conv2d"}
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def by_importance(found: Iterable[Workload]) -> list[Workload]:
         batch = re.search(r"\b(\d+)x\d", workload.case)
         large = batch is not None and int(batch[1]) > _BATCH
         op = _STEP.index(workload.op) if workload.op in _STEP else len(_STEP)
-        # the whole needs its parts, and those of conv2d_bn_act are conv2d_stats'
+        # the whole needs its parts, and those of conv2d_bn_act are conv2d'
         return large, op, workload.op in PARTS_OF and workload.size in _between()
 
     return sorted(found, key=rank)
