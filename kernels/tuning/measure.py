@@ -3,15 +3,16 @@
 import ctypes
 import math
 from collections.abc import Callable
-from functools import partial
 from types import ModuleType
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..batch_norm.norm import Norm
+from ..batch_norm.state import BatchNormState
 from ..convolution import torch_impl
+from ..convolution.arguments import Convolution, Needed
 from ..flat.table import FlatTable
 from ..testing.check import Expectation, assert_close, training_step
 from ..testing.spec import Inputs, OpSpec, SampleMaker, all_specs, normal
@@ -47,7 +48,7 @@ def trial_of(workload: Workload, *, images: bool = True) -> Trial:
 def _on_gpu(value: Any) -> Any:
     if isinstance(value, FlatTable):
         return value._replace(settings=value.settings.cuda())
-    return value.cuda() if isinstance(value, Tensor) else value
+    return value.cuda() if isinstance(value, Tensor | nn.Module) else value
 
 
 class OpTrial:
@@ -68,7 +69,7 @@ class PartTrial:
 
     def __init__(self, spec: OpSpec, part: str, inputs: Inputs) -> None:
         self.tolerance = spec.forward_tolerance if part == "fwd" else spec.gradient_tolerance
-        self.call = partial(_PARTS[spec.name][part], spec.name)
+        self.call = _PARTS[spec.name][part]
         generator = torch.Generator().manual_seed(2)
         x = inputs["x"] + 0.5 * inputs["x"].sign()  # away from the corner of relu
         weight = inputs["conv_weight" if "conv_weight" in inputs else "weight"]
@@ -100,33 +101,36 @@ class PartTrial:
         return self.call(module, x, weight, dy, Norm(stats, scale, shift, True, "relu", 0.0))
 
 
-def _plain_fwd(op: str, module: ModuleType, x: Tensor, weight: Tensor, dy: Tensor, norm: Norm) -> tuple[Tensor, ...]:
-    return module.conv2d_stats_fwd(op, x, weight, 1, 1)
+def _plain_fwd(module: ModuleType, x: Tensor, weight: Tensor, dy: Tensor, norm: Norm) -> tuple[Tensor, ...]:
+    return module.conv2d(x, weight, _NEXT_NORM, True, _CONVOLUTION)
 
 
-def _plain_dgrad(op: str, module: ModuleType, x: Tensor, weight: Tensor, dy: Tensor, norm: Norm) -> tuple[Tensor, ...]:
-    return module.conv2d_bwd(op, dy, x, weight, 1, 1, True, False)[:1]
+def _plain_dgrad(module: ModuleType, x: Tensor, weight: Tensor, dy: Tensor, norm: Norm) -> tuple[Tensor, ...]:
+    return module.conv2d_backward(x, weight, dy, _CONVOLUTION, Needed(True, False))[:1]
 
 
-def _plain_wgrad(op: str, module: ModuleType, x: Tensor, weight: Tensor, dy: Tensor, norm: Norm) -> tuple[Tensor, ...]:
-    return module.conv2d_bwd(op, dy, x, weight, 1, 1, False, True)[1:]
+def _plain_wgrad(module: ModuleType, x: Tensor, weight: Tensor, dy: Tensor, norm: Norm) -> tuple[Tensor, ...]:
+    return module.conv2d_backward(x, weight, dy, _CONVOLUTION, Needed(False, True))[1:]
 
 
-def _norm_fwd(op: str, module: ModuleType, x: Tensor, weight: Tensor, dy: Tensor, norm: Norm) -> tuple[Tensor, ...]:
-    return module.bn_act_conv2d_fwd(op, x, weight, norm, 1, 1, True)
+def _norm_fwd(module: ModuleType, x: Tensor, weight: Tensor, dy: Tensor, norm: Norm) -> tuple[Tensor, ...]:
+    return module.bn_act_conv2d(x, weight, norm, _NEXT_NORM, True, _CONVOLUTION)
 
 
-def _norm_dgrad(op: str, module: ModuleType, x: Tensor, weight: Tensor, dy: Tensor, norm: Norm) -> tuple[Tensor, ...]:
-    dx, _, d_weight, d_bias = module.bn_act_conv2d_bwd(op, dy, x, weight, norm, 1, 1, True, False)
+def _norm_dgrad(module: ModuleType, x: Tensor, weight: Tensor, dy: Tensor, norm: Norm) -> tuple[Tensor, ...]:
+    needed = Needed(True, False)
+    dx, _, d_weight, d_bias = module.bn_act_conv2d_backward(x, weight, dy, norm, None, _CONVOLUTION, needed)
     return dx, d_weight, d_bias
 
 
-def _norm_wgrad(op: str, module: ModuleType, x: Tensor, weight: Tensor, dy: Tensor, norm: Norm) -> tuple[Tensor, ...]:
-    return module.bn_act_conv2d_bwd(op, dy, x, weight, norm, 1, 1, False, True)[1:2]
+def _norm_wgrad(module: ModuleType, x: Tensor, weight: Tensor, dy: Tensor, norm: Norm) -> tuple[Tensor, ...]:
+    return module.bn_act_conv2d_backward(x, weight, dy, norm, None, _CONVOLUTION, Needed(False, True))[1:2]
 
 
+_CONVOLUTION = Convolution(stride=1, padding=1)
+_NEXT_NORM = BatchNormState(None, None, None, 0.1, 1e-5)
 _PARTS: dict[str, dict[str, Callable[..., tuple[Tensor, ...]]]] = {
-    "conv2d_stats": {"fwd": _plain_fwd, "dgrad": _plain_dgrad, "wgrad": _plain_wgrad},
+    "conv2d": {"fwd": _plain_fwd, "dgrad": _plain_dgrad, "wgrad": _plain_wgrad},
     "bn_act_conv2d": {"fwd": _norm_fwd, "dgrad": _norm_dgrad, "wgrad": _norm_wgrad},
 }
 

@@ -25,7 +25,7 @@ def spec_of(name: str) -> OpSpec:
 
 @pytest.mark.parametrize("device_name", DEVICES)
 @pytest.mark.parametrize("part", ["fwd", "dgrad", "wgrad"])
-@pytest.mark.parametrize("op", ["conv2d_stats", "bn_act_conv2d"])
+@pytest.mark.parametrize("op", ["conv2d", "bn_act_conv2d"])
 def test_a_wrong_convolution_is_not_timed(
     op: str, part: str, device_name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -69,7 +69,7 @@ def test_a_wrong_op_is_not_timed(device_name: str, monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.gpu
 @needs_gpu
-@pytest.mark.parametrize("op", ["batch_norm_act", "cross_entropy", "conv2d_stats"])
+@pytest.mark.parametrize("op", ["batch_norm_act", "cross_entropy", "conv2d"])
 def test_a_row_is_measured(op: str) -> None:
     from cifarfast.kernels.tuning.measure import Bench
     from cifarfast.kernels.tuning.workloads import workloads
