@@ -82,7 +82,8 @@ def _runs_on_first(op: str, x: Tensor, *_: Any) -> str:
 
 
 class Operator:
-    """An op that was declared. Called with the declared arguments it runs."""
+    """An op that was declared. Called with the declared arguments it runs; ``flatten`` makes of these the arguments of
+    the op of torch.library."""
 
     def __init__(
         self,
@@ -101,7 +102,7 @@ class Operator:
         self._n_outputs = 0 if returned is type(None) else len(getattr(returned, "__args__", ())) or 1
         self._n_differentiable = self._n_outputs if differentiable is None else differentiable
         self.fields: dict[str, Any] = {}
-        self._flatten, self._pack = _converters(hints, self.fields)
+        self.flatten, self._pack = _converters(hints, self.fields)
         self._tensors = tuple(i for i, hint in enumerate(self.fields.values()) if hint in (Tensor, Tensor | None))
         self._mutated = tuple(list(self.fields).index(field) for field in mutates)
         self._op = _define(name, self._run, self._fake_flat, self.fields, returned, mutates)
@@ -121,7 +122,7 @@ class Operator:
         self._apply_returning_input = _function(self, returns_input=True)
 
     def __call__(self, *arguments: Any) -> Any:
-        flat = self._flatten(*arguments)
+        flat = self.flatten(*arguments)
         if torch.compiler.is_compiling():
             outputs = self._functional(*flat)
             return self._write_back(flat, outputs) if self._mutated else outputs
@@ -136,7 +137,7 @@ class Operator:
         Whoever reads the first result instead of the argument hands its gradient to the op's backward, as ``other``.
         An op of torch.library must not return its input; an ``autograd.Function`` may.
         """
-        flat = self._flatten(*arguments)
+        flat = self.flatten(*arguments)
         x, *outputs = self._apply_returning_input(*flat)
         if self._mutated and torch.compiler.is_compiling():
             outputs = _as_tuple(self._write_back(flat, outputs))
