@@ -22,8 +22,9 @@ dataclasses stand in the schema as their fields. The implementation is the funct
 
 Eager calls run an ``autograd.Function`` around the op, which costs half of what torch.library's own autograd does.
 Under torch.compile that one is used. An op that writes to buffers (``mutates``) must not have a gradient in
-torch.library, and torch.compile cannot write to a buffer from within an ``autograd.Function``: there a second op runs,
-``<name>_functional``, which returns the buffers' new values, and they are copied in after it.
+torch.library, and torch.compile cannot write to a buffer from within an ``autograd.Function``: where an input needs a
+gradient a second op runs there, ``<name>_functional``, which returns the buffers' new values, and they are copied in
+after it.
 """
 
 import dataclasses
@@ -52,6 +53,7 @@ def operator(
     differentiable: int | None = None,
     implementations: str | None = None,
     runs: Callable[..., str] | None = None,
+    direct: bool = False,
 ) -> Callable[[Callable[..., Any]], "Operator"]:
     """Declare the op ``cifarfast::<name>``; see the module.
 
@@ -61,11 +63,13 @@ def operator(
         differentiable: how many of the outputs, from the first, have a gradient; None for all.
         implementations: the package with ``torch_impl`` and ``triton_impl``, by default that of the declaration.
         runs: ``runs(name, *arguments)`` names the backend that runs the op; by default ``runs_on`` of the first one.
+        direct: call the implementation without torch's dispatcher where the first tensor is on a CPU and nothing needs
+            a gradient: for an op whose work there is less than the dispatcher's.
     """
 
     def declare(function: Callable[..., Any]) -> Operator:
         package = implementations or function.__module__.rpartition(".")[0]
-        return Operator(name, function, tuple(mutates), differentiable, package, runs or _runs_on_first)
+        return Operator(name, function, tuple(mutates), differentiable, package, runs or _runs_on_first, direct)
 
     return declare
 
@@ -93,10 +97,11 @@ class Operator:
         differentiable: int | None,
         package: str,
         runs: Callable[..., str],
+        direct: bool,
     ) -> None:
         self.name = name
         self.public_name = _register(function.__module__, package)
-        self._fake, self._package, self._runs = function, package, runs
+        self._fake, self._package, self._runs, self._direct = function, package, runs, direct
         hints = get_type_hints(function)
         returned = hints.pop("return")
         self._n_outputs = 0 if returned is type(None) else len(getattr(returned, "__args__", ())) or 1
@@ -123,11 +128,16 @@ class Operator:
 
     def __call__(self, *arguments: Any) -> Any:
         flat = self.flatten(*arguments)
+        needs_gradient = torch.is_grad_enabled() and self._requires_grad(flat)
         if torch.compiler.is_compiling():
-            outputs = self._functional(*flat)
-            return self._write_back(flat, outputs) if self._mutated else outputs
-        if torch.is_grad_enabled() and self._requires_grad(flat):
+            if self._mutated and needs_gradient:
+                return self._write_back(flat, self._functional(*flat))
+            return self._op(*flat)
+        if needs_gradient:
             return self._apply(*flat)
+        # subclasses, such as fake tensors, have dispatch of their own
+        if self._direct and type(x := flat[self._tensors[0]]) is Tensor and x.is_cpu:
+            return self._implementation(arguments)(*arguments)
         with torch._C._AutoDispatchBelowAutograd():
             return self._op(*flat)
 
@@ -163,12 +173,14 @@ class Operator:
 
     def _run(self, *flat: Any) -> Any:
         arguments = self._pack(*flat)
-        implementation = _implementation(self._package, self._runs(self.public_name, *arguments), self.name)
-        outputs = implementation(*arguments)
+        outputs = self._implementation(arguments)(*arguments)
         for i in self._mutated:  # kernels write without autograd's knowledge
             if flat[i] is not None and not flat[i].is_inference():
                 torch.autograd.graph.increment_version(flat[i])
         return outputs
+
+    def _implementation(self, arguments: Sequence[Any]) -> Callable[..., Any]:
+        return _implementation(self._package, self._runs(self.public_name, *arguments), self.name)
 
     def _fake_flat(self, *flat: Any) -> Any:
         return self._fake(*self._pack(*flat))
