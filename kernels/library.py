@@ -104,7 +104,8 @@ class Operator:
         self._fake, self._package, self._runs, self._direct = function, package, runs, direct
         hints = get_type_hints(function)
         returned = hints.pop("return")
-        self._n_outputs = 0 if returned is type(None) else len(getattr(returned, "__args__", ())) or 1
+        returned = None if returned is type(None) else returned
+        self._n_outputs = 0 if returned is None else len(getattr(returned, "__args__", ())) or 1
         self._n_differentiable = self._n_outputs if differentiable is None else differentiable
         self.fields: dict[str, Any] = {}
         self.flatten, self._pack = _converters(hints, self.fields)
