@@ -62,27 +62,23 @@ def operator(
         mutates: names of the fields that the op writes to.
         differentiable: how many of the outputs, from the first, have a gradient; None for all.
         implementations: the package with ``torch_impl`` and ``triton_impl``, by default that of the declaration.
-        runs: ``runs(name, *arguments)`` names the backend that runs the op; by default ``runs_on`` of the first one.
+        runs: ``runs(name, *arguments)`` names the backend that runs the op; by default ``runs_on``, by the first one.
         direct: call the implementation without torch's dispatcher where the first tensor is on a CPU and nothing needs
             a gradient: for an op whose work there is less than the dispatcher's.
     """
 
     def declare(function: Callable[..., Any]) -> Operator:
         package = implementations or function.__module__.rpartition(".")[0]
-        return Operator(name, function, tuple(mutates), differentiable, package, runs or _runs_on_first, direct)
+        return Operator(name, function, tuple(mutates), differentiable, package, runs or runs_on, direct)
 
     return declare
 
 
-def runs_on(op: str, x: Tensor) -> str:
+def runs_on(op: str, x: Tensor, *others: Any) -> str:
     """The backend that runs an op on x: torch where no kernel can (fp64) or need (no elements), else the one chosen."""
     if x.dtype == torch.float64 or x.numel() == 0:
         return "torch"
     return backend.choose(op, x.device).backend
-
-
-def _runs_on_first(op: str, x: Tensor, *_: Any) -> str:
-    return runs_on(op, x)
 
 
 class Operator:
