@@ -33,6 +33,7 @@ import inspect
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
+from types import ModuleType
 from typing import Any, get_type_hints
 
 import torch
@@ -177,7 +178,7 @@ class Operator:
         return outputs
 
     def _implementation(self, arguments: Sequence[Any]) -> Callable[..., Any]:
-        return _implementation(self._package, self._runs(self.public_name, *arguments), self.name)
+        return getattr(_module(self._package, self._runs(self.public_name, *arguments)), self.name)
 
     def _fake_flat(self, *flat: Any) -> Any:
         return self._fake(*self._pack(*flat))
@@ -344,9 +345,9 @@ def _converters(hints: dict[str, Any], fields: dict[str, Any]) -> tuple[Callable
 
 
 @cache
-def _implementation(package: str, backend_name: str, name: str) -> Callable[..., Any]:
+def _module(package: str, backend_name: str) -> ModuleType:
     # not imported before it runs: triton_impl needs triton
-    return getattr(importlib.import_module(f"{package}.{backend_name}_impl"), name)
+    return importlib.import_module(f"{package}.{backend_name}_impl")
 
 
 def _as_tuple(outputs: Any) -> tuple[Any, ...]:
