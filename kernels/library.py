@@ -36,6 +36,7 @@ import sys
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
+from types import ModuleType
 from typing import Any, get_type_hints
 
 import torch
@@ -181,7 +182,7 @@ class Operator:
         return outputs
 
     def _implementation(self, arguments: Sequence[Any]) -> Callable[..., Any]:
-        return _implementation(self._package, self._runs(self.public_name, *arguments), self.name)
+        return getattr(_module(self._package, self._runs(self.public_name, *arguments)), self.name)
 
     def _fake_flat(self, *flat: Any) -> Any:
         return self._fake(*self._pack(*flat))
@@ -353,9 +354,12 @@ def _converters(hints: dict[str, Any], fields: dict[str, Any]) -> tuple[Callable
 
 
 @cache
-def _implementation(package: str, backend_name: str, name: str) -> Callable[..., Any]:
+def _module(package: str, backend_name: str) -> ModuleType:
     # not imported before it runs: triton_impl needs triton
-    return getattr(importlib.import_module(f"{package}.{backend_name}_impl"), name)
+    name = f"{package}.{backend_name}_impl"
+    if backend_name == "torch" and importlib.util.find_spec(name) is None:
+        name = f"{package}.reference"
+    return importlib.import_module(name)
 
 
 def _as_tuple(outputs: Any) -> tuple[Any, ...]:

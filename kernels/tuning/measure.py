@@ -26,7 +26,7 @@ _REPEATS = 7
 _MOST_CALLS = 200
 
 
-class Trial(Protocol):
+class LoadedWorkload(Protocol):
     """A workload on the GPU."""
 
     def check(self) -> None:
@@ -36,13 +36,13 @@ class Trial(Protocol):
         """What is timed."""
 
 
-def trial_of(workload: Workload, *, images: bool = True) -> Trial:
+def load_workload(workload: Workload, *, images: bool = True) -> LoadedWorkload:
     """The workload on the GPU; without ``images`` with two of them, so that its kernels are compiled."""
     spec = next(spec for spec in all_specs() if spec.name == workload.op)
     case = {**spec.benchmark_cases, **spec.tuning_cases}[workload.case]
     inputs = case(SampleMaker(_DTYPE, "cuda" if images else "cpu"))
     inputs = {name: _on_gpu(value) for name, value in inputs.items()}
-    return PartTrial(spec, workload.part, inputs) if workload.part else OpTrial(spec, inputs)
+    return LoadedPart(spec, workload.part, inputs) if workload.part else LoadedOp(spec, inputs)
 
 
 def _on_gpu(value: Any) -> Any:
@@ -51,7 +51,7 @@ def _on_gpu(value: Any) -> Any:
     return value.cuda() if isinstance(value, Tensor | nn.Module) else value
 
 
-class OpTrial:
+class LoadedOp:
     """An op, forward and backward."""
 
     def __init__(self, spec: OpSpec, inputs: Inputs) -> None:
@@ -64,7 +64,7 @@ class OpTrial:
         self.expectation.check()
 
 
-class PartTrial:
+class LoadedPart:
     """One kernel of a convolution, with what belongs to it, beside the same of the library."""
 
     def __init__(self, spec: OpSpec, part: str, inputs: Inputs) -> None:
@@ -140,19 +140,19 @@ class Bench:
 
     def __init__(self) -> None:
         self.workload: Workload | None = None
-        self.trial: Trial | None = None
+        self.loaded: LoadedWorkload | None = None
 
     def __call__(self, workload: Workload, row: Tile) -> float:
         """Seconds of the workload with this row, verified and without spills."""
-        if workload != self.workload or self.trial is None:
-            self.workload, self.trial = workload, None  # the old one's memory is free before the new one needs it
-            self.trial = trial_of(workload)
+        if workload != self.workload or self.loaded is None:
+            self.workload, self.loaded = workload, None  # the old one's memory is free before the new one needs it
+            self.loaded = load_workload(workload)
         try:
             with override({workload.op: row}):
-                self.trial.check()
-                spilled = spilled_bytes(self.trial.step)
+                self.loaded.check()
+                spilled = spilled_bytes(self.loaded.step)
                 assert not spilled, f"spills {spilled} bytes a thread"
-                return seconds_a_step(self.trial.step)
+                return seconds_a_step(self.loaded.step)
         except Exception:
             # where nothing works any more this raises "CUDA error", which what went wrong need not have said
             torch.cuda.synchronize()
