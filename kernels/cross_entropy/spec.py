@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..testing.spec import Case, Inputs, KernelBuild, OpSpec, SampleMaker
+from ..testing.spec import Case, Inputs, KernelBuild, OpSpec, SampleMaker, in_fp32
 from ..tuning.tables import sizes, tile
 from .error_bounds import error_bounds
 from .op import cross_entropy
@@ -202,6 +202,24 @@ def _variants() -> dict[str, dict[str, dict[str, Any]]]:
     }
 
 
+def _compile_cases() -> dict[str, Case]:
+    """At every tile hard labels plain, and in fp32 mixed and soft labels with all extras."""
+    cases: dict[str, Case] = {}
+    for c in (1, *sizes("cross_entropy", 4096)):
+        cases[f"hard, C={c}"] = _hard(128, c)
+        cases[f"fp32 mixed weighted focal, C={c}"] = in_fp32(_with_weight(_mixed(128, c, focal_gamma=2.0)))
+        cases[f"fp32 soft weighted focal, C={c}"] = in_fp32(_with_weight(_soft(128, c, focal_gamma=2.0)))
+    return cases
+
+
+def _with_weight(case: Case) -> Case:
+    def weighted(make: SampleMaker) -> Inputs:
+        inputs = case(make)
+        return {**inputs, "weight": make.rand(inputs["logits"].shape[1]) + 0.1}
+
+    return weighted
+
+
 SPEC = OpSpec(
     name="cross_entropy",
     summary="softmax, loss and gradient in one pass; hard, mixed (CutMix, Mixup) or soft labels, smoothing, weights, γ",
@@ -252,5 +270,6 @@ SPEC = OpSpec(
     flops=_flops,
     bytes_moved=_bytes_moved,
     kernels=_kernels,
+    compile_cases=_compile_cases,
     error_bounds=error_bounds,
 )

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..shakedrop.spec import randomness
 from ..testing.shapes import between_shapes, wide_shapes
-from ..testing.spec import Case, Inputs, KernelBuild, OpSpec, SampleMaker
+from ..testing.spec import Case, Inputs, KernelBuild, OpSpec, SampleMaker, in_fp32
 from ..tuning.tables import sizes
 from .draws import GROUP
 from .op import dropout
@@ -100,6 +100,17 @@ def _kernels() -> list[KernelBuild]:
     return builds
 
 
+def _compile_cases() -> dict[str, Case]:
+    """Both layouts, whole groups of channels and not, at every tile."""
+    cases: dict[str, Case] = {}
+    for elements in sizes(SPEC.name, 128 * 32 * 32):
+        channels = elements // 64
+        cases[f"channels_last, {elements} a sample"] = _channels_last(16, channels, 8, 8)
+        cases[f"fp32 odd channels, {elements} a sample"] = in_fp32(_channels_last(16, channels - 1, 8, 8))
+        cases[f"channels_first, {elements} a sample"] = _inputs(16, channels, 8, 8)
+    return cases
+
+
 SPEC = OpSpec(
     name="dropout",
     summary="dropout whose draws are a function of seed, step, layer and sample; nothing is saved",
@@ -130,4 +141,5 @@ SPEC = OpSpec(
     flops=_flops,
     bytes_moved=_bytes_moved,
     kernels=_kernels,
+    compile_cases=_compile_cases,
 )

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ..testing.shapes import between_shapes, pyramid_shapes
-from ..testing.spec import Case, Inputs, KernelBuild, OpSpec, SampleMaker
+from ..testing.spec import Case, Inputs, KernelBuild, OpSpec, SampleMaker, in_fp32
 from ..tuning.tables import sizes
 from .draws import KEEP_LEVELS, LEVELS
 from .op import drawing_seed, shakedrop
@@ -140,6 +140,17 @@ def _kernels() -> list[KernelBuild]:
     return builds
 
 
+def _compile_cases() -> dict[str, Case]:
+    """The levels that differ in code, at every tile."""
+    cases: dict[str, Case] = {}
+    for elements in sizes(SPEC.name, 64 * 32 * 32):
+        shape = (16, elements // 64, 8, 8)
+        cases[f"image, {elements} a sample"] = _channels_last(*shape)
+        cases[f"fp32 channel, {elements} a sample"] = in_fp32(_channels_last(*shape, level="channel"))
+        cases[f"pixel, {elements} a sample"] = _channels_last(*shape, level="pixel")
+    return cases
+
+
 SPEC = OpSpec(
     name="shakedrop",
     summary="residual sum with a branch scaled at random (ShakeDrop), a batch, image, channel or pixel at a time",
@@ -170,5 +181,6 @@ SPEC = OpSpec(
     flops=_flops,
     bytes_moved=_bytes_moved,
     kernels=_kernels,
+    compile_cases=_compile_cases,
     surrogate_gradient=lambda inputs: inputs.get("training", True) and inputs["keep_probability"] != 1,
 )

@@ -7,12 +7,13 @@ import torch
 from torch import Tensor
 
 from ...testing.shapes import between_shapes, wide_shapes
-from ...testing.spec import Case, Inputs, KernelBuild, OpSpec, SampleMaker, Tolerance
+from ...testing.spec import Case, Inputs, KernelBuild, OpSpec, SampleMaker, Tolerance, in_fp32
 from ...tuning.tables import sizes, tile
 from ..builds import kernel_build
 from ..sample_inputs import (
     channels_first,
     channels_last,
+    compiled,
     cudnn_batch_norm_act,
     cumulative,
     eager_batch_norm_act,
@@ -91,6 +92,17 @@ def _kernels() -> list[KernelBuild]:
     return builds
 
 
+def _compile_cases() -> dict[str, Case]:
+    """relu at every tile and with unaligned channels, and the heaviest settings, in training and eval."""
+    cases = {f"relu, C={c}": split(compiled(c)) for c in (*sizes(SPEC.name, 512), 510)}
+    cases["fp32 gelu, C=512"] = in_fp32(split(compiled(512, act="gelu")))
+    return {**cases, **{f"eval {name}": _evaluation(case) for name, case in cases.items()}}
+
+
+def _evaluation(case: Case) -> Case:
+    return lambda make: {**case(make), "training": False}
+
+
 SPEC = OpSpec(
     name="add_batch_norm_act",
     summary="the sum of branch and shortcut, batch norm and activation; one gradient for both terms",
@@ -127,6 +139,7 @@ SPEC = OpSpec(
     bytes_moved=_bytes_moved,
     tile_size=lambda inputs: inputs["a"].shape[1],
     kernels=_kernels,
+    compile_cases=_compile_cases,
     forward_tolerance=Tolerance(ulps=4.0, rms_ulps=4.0),
     gradient_tolerance=Tolerance(ulps=8.0, rms_ulps=8.0),
     mutates=("running_mean", "running_var"),

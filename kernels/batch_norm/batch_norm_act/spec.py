@@ -6,13 +6,14 @@ import torch
 
 from ...shakedrop.spec import randomness
 from ...testing.shapes import between_shapes, pyramid_shapes, wide_shapes
-from ...testing.spec import Case, Inputs, KernelBuild, OpSpec, SampleMaker, Tolerance
+from ...testing.spec import Case, Inputs, KernelBuild, OpSpec, SampleMaker, Tolerance, in_fp32
 from ...tuning.tables import sizes, tile
 from ..builds import kernel_build
 from ..sample_inputs import (
     channels_first,
     channels_last,
     channels_of,
+    compiled,
     cudnn_batch_norm_act,
     cumulative,
     eager_batch_norm_act,
@@ -122,6 +123,22 @@ def _builds(channels: int, dtype: str, *, act: str, residual: bool, drops: bool 
     return [kernel_build(kernel, label, channels, dtype, tiles, settings, absent, drops=drops) for kernel in kernels]
 
 
+def _compile_cases() -> dict[str, Case]:
+    """relu without and with dropout at every tile; the heaviest settings, unaligned channels and eval at the widest."""
+    widths = sizes(SPEC.name, 512)
+    gelu = compiled(512, act="gelu")
+    others = {"gelu": gelu, "gelu residual": _residual(gelu)}
+    return {
+        **{f"relu, C={c}": compiled(c) for c in widths},
+        **{f"dropout, C={c}": _dropout(compiled(c)) for c in widths},
+        **{f"fp32 {name}, C=512": in_fp32(case) for name, case in others.items()},
+        **{f"fp32 {name} dropout, C=512": in_fp32(_dropout(case)) for name, case in others.items()},
+        "relu, C=510": compiled(510),
+        "relu residual, C=510": _residual(compiled(510)),
+        "relu eval, C=512": compiled(512, training=False),
+    }
+
+
 SPEC = OpSpec(
     name="batch_norm_act",
     summary="batch norm, residual, one of ten activations and dropout, training and eval; keeps x only",
@@ -180,6 +197,7 @@ SPEC = OpSpec(
     bytes_moved=_bytes_moved,
     tile_size=channels_of,
     kernels=_kernels,
+    compile_cases=_compile_cases,
     forward_tolerance=Tolerance(ulps=4.0, rms_ulps=4.0),
     gradient_tolerance=Tolerance(ulps=8.0, rms_ulps=8.0),
     mutates=("running_mean", "running_var"),

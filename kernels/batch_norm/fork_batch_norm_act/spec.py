@@ -5,13 +5,14 @@ from typing import Any
 import torch
 
 from ...testing.shapes import between_shapes, pyramid_shapes
-from ...testing.spec import Inputs, KernelBuild, OpSpec, Tolerance
+from ...testing.spec import Case, Inputs, KernelBuild, OpSpec, Tolerance, in_fp32
 from ...tuning.tables import sizes, tile
 from ..builds import kernel_build
 from ..sample_inputs import (
     channels_first,
     channels_last,
     channels_of,
+    compiled,
     cudnn_batch_norm_act,
     cumulative,
     eager_batch_norm_act,
@@ -65,6 +66,15 @@ def _kernels() -> list[KernelBuild]:
     return builds
 
 
+def _compile_cases() -> dict[str, Case]:
+    """identity at every tile, unaligned channels, and the heaviest settings."""
+    return {
+        **{f"identity, C={c}": compiled(c, act="identity") for c in sizes(SPEC.name, 512)},
+        "relu, C=510": compiled(510),
+        "fp32 gelu, C=512": in_fp32(compiled(512, act="gelu")),
+    }
+
+
 SPEC = OpSpec(
     name="fork_batch_norm_act",
     summary="x for the shortcut and batch norm with activation for the branch; the two gradients added in one pass",
@@ -98,6 +108,7 @@ SPEC = OpSpec(
     bytes_moved=_bytes_moved,
     tile_size=channels_of,
     kernels=_kernels,
+    compile_cases=_compile_cases,
     forward_tolerance=Tolerance(ulps=4.0, rms_ulps=4.0),
     gradient_tolerance=Tolerance(ulps=8.0, rms_ulps=8.0),
     mutates=("running_mean", "running_var"),

@@ -3,10 +3,12 @@
 from typing import Any
 
 from ...testing.spec import Case, Inputs, KernelBuild, OpSpec, SampleMaker, Tolerance
+from ...tuning.tables import sizes as sizes_of_rows
 from ..builds import activation_builds, convolution_builds, pointwise_and_frozen_builds
 from ..sample_inputs import (
     benchmark_convolutions,
     channels_first,
+    compiled,
     convolution,
     convolution_alone,
     convolution_flops,
@@ -58,6 +60,30 @@ def _kernels() -> list[KernelBuild]:
     return convolution_builds(op, prologue=True) + activation_builds(op) + pointwise_and_frozen_builds(op)
 
 
+def _compile_cases() -> dict[str, Case]:
+    """At every row relu with a batch norm after, and the activations that take the most registers; at the widest row
+    1×1, and the input's gradient in eval.
+    """
+    cases: dict[str, Case] = {}
+    widths = sizes_of_rows(SPEC.name, 512)
+    for c in widths:
+        for stride in (1, 2):
+            cases[f"relu stride {stride}, C={c}"] = compiled(c, norm_first=True, stride=stride, next_norm=True)
+        for act in ("silu", "tanh", "gelu"):
+            settings: dict[str, Any] = {"act": act, "backward": act != "tanh"}
+            cases[f"{act}, C={c}"] = compiled(c, norm_first=True, next_norm=True, **settings)
+    cases[f"1x1, C={widths[-1]}"] = compiled(widths[-1], norm_first=True, next_norm=True, size=1)
+    for act in ("relu", "gelu"):
+        cases[f"eval {act}, C={widths[-1]}"] = compiled(widths[-1], norm_first=True, act=act, training=False)
+    moments = compiled(widths[-1], norm_first=True)
+    cases[f"statistics of moments, C={widths[-1]}"] = lambda make: _with_moments(moments(make))
+    return cases
+
+
+def _with_moments(inputs: Inputs) -> Inputs:
+    return {**inputs, "statistics": (inputs["running_mean"].clone(), inputs["running_var"].clone())}
+
+
 SPEC = OpSpec(
     name="bn_act_conv2d",
     summary="conv(act(BN(x))) without the activated x in memory, BN's backward sums in the gradient's epilogue; where "
@@ -90,6 +116,7 @@ SPEC = OpSpec(
     tile_size=output_channels,
     tuning_cases={name: _normed(case) for name, case in tuning_convolutions().items()},
     kernels=_kernels,
+    compile_cases=_compile_cases,
     forward_tolerance=Tolerance(ulps=8.0, rms_ulps=8.0),
     gradient_tolerance=Tolerance(ulps=16.0, rms_ulps=16.0),
     mutates=("running_mean", "running_var"),

@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...testing.spec import Inputs, KernelBuild, OpSpec, Tolerance
+from ...testing.spec import Case, Inputs, KernelBuild, OpSpec, Tolerance
+from ...tuning.tables import sizes as sizes_of_rows
 from ..builds import convolution_builds, small_builds
 from ..sample_inputs import (
     benchmark_convolutions,
@@ -56,6 +57,11 @@ def _kernels() -> list[KernelBuild]:
     return convolution_builds("conv2d_stats", prologue=False) + small_builds()
 
 
+def _compile_cases() -> dict[str, Case]:
+    """At every row, stride 1."""
+    return {f"C={c}": convolution(128, c, 32, 32, c) for c in sizes_of_rows(SPEC.name, 512)}
+
+
 SPEC = OpSpec(
     name="conv2d_stats",
     summary="convolution (3×3 or 1×1, stride 1 or 2) with mean and variance of its output from its epilogue",
@@ -86,6 +92,7 @@ SPEC = OpSpec(
     flops=convolution_flops,
     bytes_moved=_bytes_moved,
     kernels=_kernels,
+    compile_cases=_compile_cases,
     forward_tolerance=Tolerance(ulps=8.0, rms_ulps=8.0),
     gradient_tolerance=Tolerance(ulps=8.0, rms_ulps=8.0),
 )

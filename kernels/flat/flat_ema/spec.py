@@ -54,6 +54,10 @@ def _kernels() -> list[KernelBuild]:
     return [KernelBuild(triton_impl.flat_ema_kernel, "", types, constexprs, num_warps=tiles["num_warps"])]
 
 
+def _compile_cases() -> dict[str, Case]:
+    return {"even": _case(1 << 20, 0.9)}
+
+
 SPEC = OpSpec(
     name="flat_ema",
     summary="exponential moving average of a flat buffer, its decay in device memory",
@@ -81,5 +85,6 @@ SPEC = OpSpec(
     bytes_moved=lambda inputs: 2 * inputs["ema"].nbytes + inputs["master"].nbytes,
     tile_size=buffer_size,
     kernels=_kernels,
+    compile_cases=_compile_cases,
     forward_tolerance=Tolerance(ulps=4.0, rms_ulps=4.0),
 )

@@ -78,6 +78,10 @@ def _kernels() -> list[KernelBuild]:
     return [KernelBuild(triton_impl.flat_lookahead_kernel, "bf16", types, constexprs, num_warps=tiles["num_warps"])]
 
 
+def _compile_cases() -> dict[str, Case]:
+    return {"copy": _case(1 << 20, 5)}
+
+
 SPEC = OpSpec(
     name="flat_lookahead",
     summary="lookahead's slow weights over a flat buffer, due by the step counter in device memory",
@@ -108,5 +112,6 @@ SPEC = OpSpec(
     bytes_moved=_bytes_moved,
     tile_size=buffer_size,
     kernels=_kernels,
+    compile_cases=_compile_cases,
     forward_tolerance=Tolerance(ulps=4.0, rms_ulps=4.0),
 )

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...testing.spec import Case, Inputs, KernelBuild, OpSpec, SampleMaker, Tolerance
+from ...testing.spec import Case, Inputs, KernelBuild, OpSpec, SampleMaker, Tolerance, in_fp32
 from ...tuning.tables import tile
 from .. import FlatTable
 from ..sample_inputs import buffer_size, large_normal, sample_table
@@ -94,6 +94,15 @@ def _kernels() -> list[KernelBuild]:
     ]
 
 
+def _compile_cases() -> dict[str, Case]:
+    even = [1 << 20]
+    return {
+        "gradient": _case(1 << 20),
+        "fp32 gradient, frozen": in_fp32(_case(1 << 20, lengths=even)),
+        "ASAM, frozen": _case(1 << 20, lengths=even, asam=True),
+    }
+
+
 SPEC = OpSpec(
     name="flat_norm",
     summary="global gradient norm, and ASAM's ‖(abs(w) + eta)·g‖, over a flat buffer in a fixed order",
@@ -128,5 +137,6 @@ SPEC = OpSpec(
     bytes_moved=lambda inputs: inputs["grad"].nbytes + (0 if inputs["master"] is None else inputs["master"].nbytes),
     tile_size=buffer_size,
     kernels=_kernels,
+    compile_cases=_compile_cases,
     forward_tolerance=Tolerance(ulps=4.0, rms_ulps=4.0),
 )

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.optim.adam import adam
 from torch.optim.sgd import sgd
 
-from ...testing.spec import Case, Inputs, KernelBuild, OpSpec, SampleMaker, Tolerance
+from ...testing.spec import Case, Inputs, KernelBuild, OpSpec, SampleMaker, Tolerance, in_fp32
 from ...tuning.tables import tile
 from .. import FlatScalar, FlatTable, flat_scalars, flat_table
 from ..sample_inputs import buffer_size, large
@@ -208,6 +208,17 @@ def _kernels() -> list[KernelBuild]:
 
 _LENGTHS = [700, 1500, 5]
 
+
+def _compile_cases() -> dict[str, Case]:
+    """Every rule with EMA and compute copy, and plain SGD in fp32 without them over a length that needs masks."""
+    plain = in_fp32(_case(_RULES["sgd"], [1 << 20], missing_tail=37, ema=False))
+    others = {name: settings for name, settings in _RULES.items() if name != "sgd"}
+    return {
+        "fp32 sgd, masked": lambda make: {**plain(make), "copy": None},
+        **{name: _case(settings, [1 << 20]) for name, settings in others.items()},
+    }
+
+
 SPEC = OpSpec(
     name="flat_optimizer",
     summary="SGD, Adam, AdamW, NAdam, Adamax, RMSprop, Adagrad with EMA and compute copy, one pass over a flat buffer",
@@ -239,5 +250,6 @@ SPEC = OpSpec(
     bytes_moved=_bytes_moved,
     tile_size=buffer_size,
     kernels=_kernels,
+    compile_cases=_compile_cases,
     forward_tolerance=Tolerance(ulps=4.0, rms_ulps=4.0),
 )

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...testing.spec import Case, Inputs, KernelBuild, OpSpec, SampleMaker, Tolerance
+from ...testing.spec import Case, Inputs, KernelBuild, OpSpec, SampleMaker, Tolerance, in_fp32
 from ...tuning.tables import tile
 from .. import FlatTable
 from ..flat_norm.op import flat_norm
@@ -104,6 +104,14 @@ def _kernels() -> list[KernelBuild]:
     ]
 
 
+def _compile_cases() -> dict[str, Case]:
+    even = [1 << 20]
+    return {
+        "ASAM": _case(1 << 20, lengths=even, adaptive=True),
+        "fp32 SAM": in_fp32(_case(1 << 20, lengths=even)),
+    }
+
+
 SPEC = OpSpec(
     name="flat_perturb",
     summary="SAM's and ASAM's perturbed weights, from the fp32 master into the compute copy",
@@ -138,5 +146,6 @@ SPEC = OpSpec(
     bytes_moved=lambda inputs: sum(inputs[name].nbytes for name in ("copy", "master", "grad")),
     tile_size=buffer_size,
     kernels=_kernels,
+    compile_cases=_compile_cases,
     forward_tolerance=Tolerance(ulps=4.0, rms_ulps=4.0),
 )

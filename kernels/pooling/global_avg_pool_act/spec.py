@@ -9,6 +9,7 @@ from ...batch_norm.sample_inputs import (
     channels_first,
     channels_last,
     channels_of,
+    compiled,
     cudnn_batch_norm_act,
     cumulative,
     eager_batch_norm_act,
@@ -22,7 +23,7 @@ from ...batch_norm.sample_inputs import (
     with_gaps,
 )
 from ...testing.shapes import PYRAMIDNET110, WRN16_8, shapes
-from ...testing.spec import Inputs, KernelBuild, OpSpec, Tolerance
+from ...testing.spec import Case, Inputs, KernelBuild, OpSpec, Tolerance
 from ...tuning.tables import sizes, tile
 from .error_bounds import error_bounds
 from .op import global_avg_pool_act
@@ -65,6 +66,11 @@ def _kernels() -> list[KernelBuild]:
     return builds
 
 
+def _compile_cases() -> dict[str, Case]:
+    """relu at every tile."""
+    return {f"relu, C={c}": compiled(c) for c in sizes(SPEC.name, 512)}
+
+
 SPEC = OpSpec(
     name="global_avg_pool_act",
     summary="batch norm, activation and mean over the image, the head of a residual network",
@@ -98,6 +104,7 @@ SPEC = OpSpec(
     tile_size=channels_of,
     library=("cuDNN batch norm", lambda **inputs: cudnn_batch_norm_act(**inputs).mean(dim=(2, 3))),
     kernels=_kernels,
+    compile_cases=_compile_cases,
     forward_tolerance=Tolerance(ulps=4.0, rms_ulps=4.0),
     gradient_tolerance=Tolerance(ulps=8.0, rms_ulps=8.0),
     error_bounds=error_bounds,

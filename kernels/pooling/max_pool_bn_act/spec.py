@@ -11,6 +11,7 @@ from ...batch_norm.sample_inputs import (
     channels_first,
     channels_last,
     channels_of,
+    compiled,
     cudnn_batch_norm_act,
     cumulative,
     eager_batch_norm_act,
@@ -24,7 +25,7 @@ from ...batch_norm.sample_inputs import (
     with_gaps,
 )
 from ...testing.shapes import shapes
-from ...testing.spec import Inputs, KernelBuild, OpSpec, SampleMaker, Tolerance
+from ...testing.spec import Case, Inputs, KernelBuild, OpSpec, SampleMaker, Tolerance, in_fp32
 from ...tuning.tables import sizes, tile
 from .op import max_pool_bn_act
 from .reference import max_pool_bn_act_reference
@@ -71,6 +72,12 @@ def _kernels() -> list[KernelBuild]:
     return builds
 
 
+def _compile_cases() -> dict[str, Case]:
+    """relu at every tile, and the heaviest settings."""
+    cases = {f"relu, C={c}": compiled(c) for c in sizes(SPEC.name, 512)}
+    return {**cases, "fp32 gelu, C=512": in_fp32(compiled(512, act="gelu"))}
+
+
 SPEC = OpSpec(
     name="max_pool_bn_act",
     summary="batch norm, activation and 2×2 max-pooling, without indices",
@@ -105,6 +112,7 @@ SPEC = OpSpec(
     tile_size=channels_of,
     library=("cuDNN batch norm", lambda **inputs: F.max_pool2d(cudnn_batch_norm_act(**inputs), 2)),
     kernels=_kernels,
+    compile_cases=_compile_cases,
     forward_tolerance=Tolerance(ulps=4.0, rms_ulps=4.0),
     gradient_tolerance=Tolerance(ulps=8.0, rms_ulps=8.0),
     mutates=("running_mean", "running_var"),

@@ -5,11 +5,11 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from ...batch_norm.batch_norm_act.op import statistics
 from ...testing.shapes import Shape, between_shapes, pyramid_shapes
-from ...testing.spec import Case, Inputs, KernelBuild, OpSpec, SampleMaker
+from ...testing.spec import Case, Inputs, KernelBuild, OpSpec, SampleMaker, in_fp32
 from ...tuning.tables import sizes
 from ..draws import KEEP_LEVELS, LEVELS
 from ..spec import SCALE_SIGNATURE, EagerScale, randomness, scale_arguments
@@ -223,6 +223,26 @@ def _signature(kernel: Any, dtype: str, level: int, pool: bool) -> dict[str, str
     return {name: types.get(name, "i32") for name in kernel.arg_names if not name.isupper()}
 
 
+def _compile_cases() -> dict[str, Case]:
+    """Drawn for an image at each tile; what else changes the code at one tile. Without and with a batch norm after."""
+    # whole groups of 8 channels, as the kernels read them
+    cases = {f"image, C={c}": _tail(128, -(-c // 8) * 8, (32, 32)) for c in sizes(SPEC.name, 2048)}
+    pooled = (128, 72, (32, 32), 72, (64, 64))
+    cases["image pooled, C=72"] = _tail(*pooled)
+    cases["fp32 constant pooled, C=72"] = in_fp32(_plain(*pooled))
+    cases["channel, C=72"] = _tail(128, 72, (32, 32), level="channel")
+    cases["pixel, C=72"] = _tail(128, 72, (32, 32), level="pixel")
+    return {**cases, **{f"{name}, next norm": _next_norm(case) for name, case in cases.items()}}
+
+
+def _next_norm(case: Case) -> Case:
+    def with_next_norm(make: SampleMaker) -> Inputs:
+        inputs = case(make)
+        return {**inputs, "next_norm": nn.BatchNorm2d(inputs["h"].shape[1], device=make.device)}
+
+    return with_next_norm
+
+
 SPEC = OpSpec(
     name="shakedrop_bn_shortcut",
     summary="tail of a PyramidNet block: last batch norm, ShakeDrop, zero-padded and 2×2-pooled shortcut",
@@ -265,6 +285,7 @@ SPEC = OpSpec(
     flops=_flops,
     bytes_moved=_bytes_moved,
     kernels=_kernels,
+    compile_cases=_compile_cases,
     error_bounds=error_bounds,
     surrogate_gradient=lambda inputs: inputs["training"] and inputs["keep_probability"] != 1,
 )
