@@ -9,18 +9,11 @@ from torch import Tensor
 
 from ..shakedrop.spec import randomness
 from ..testing.shapes import between_shapes, wide_shapes
-from ..testing.spec import Case, Inputs, KernelBuild, OpSpec, SampleMaker, in_fp32
+from ..testing.spec import Case, Inputs, OpSpec, SampleMaker, in_fp32
 from ..tuning.tables import sizes
 from .draws import GROUP
 from .op import dropout
 from .reference import dropout_reference
-
-# kernel arguments that describe what is dropped
-DROPPING_SIGNATURE = {
-    **dict.fromkeys(("seed_ptr", "step_ptr", "indices_ptr"), "*i64"),
-    **dict.fromkeys(("draw_stream", "threshold"), "i32"),
-    "keep_scale": "fp32",
-}
 
 
 def _inputs(*shape: int, p: float = 0.3, **settings: Any) -> Case:
@@ -76,30 +69,6 @@ def _bytes_moved(inputs: Inputs) -> int:
     return 4 * inputs["x"].nbytes
 
 
-def _kernels() -> list[KernelBuild]:
-    """Both layouts, whole groups and not, at every tile."""
-    from . import triton_impl
-
-    builds = []
-    counts = dict.fromkeys(("channels", "groups", "pixels"), "i32")
-    for elements in sizes(SPEC.name, 128 * 32 * 32):
-        tiles = triton_impl.tile(SPEC.name, elements, torch.device("cpu"))
-        for dtype, last, whole in (("bf16", True, True), ("fp32", True, False), ("bf16", False, True)):
-            signature = {"x_ptr": f"*{dtype}", "out_ptr": f"*{dtype}", **counts}
-            constexprs = {"CHANNELS_LAST": last, "WHOLE": whole, "BLOCK": tiles["elements"] // GROUP}
-            label = f"{dtype} {'channels_last' if last else 'channels_first'}, {elements} a sample"
-            builds.append(
-                KernelBuild(
-                    triton_impl.dropout_fwd_kernel,
-                    label,
-                    {**signature, **DROPPING_SIGNATURE},
-                    constexprs,
-                    num_warps=tiles["num_warps"],
-                )
-            )
-    return builds
-
-
 def _compile_cases() -> dict[str, Case]:
     """Both layouts, whole groups of channels and not, at every tile."""
     cases: dict[str, Case] = {}
@@ -140,6 +109,5 @@ SPEC = OpSpec(
     tile_size=lambda inputs: -(-inputs["x"].shape[1] // GROUP) * GROUP * prod(inputs["x"].shape[2:]),
     flops=_flops,
     bytes_moved=_bytes_moved,
-    kernels=_kernels,
     compile_cases=_compile_cases,
 )

@@ -101,31 +101,6 @@ class Tolerance:
 
 
 @dataclass(frozen=True)
-class KernelBuild:
-    """A Triton kernel as it is launched, for compiling it without a GPU.
-
-    Args:
-        kernel: the jitted function.
-        label: tells two builds of one kernel apart.
-        signature: type of every runtime argument (``*bf16``, ``i32``, ``fp32``), in order.
-        constexprs: value of every compile-time argument, and None for a pointer that is not passed.
-        num_warps, num_stages, max_registers: launch settings.
-        archs: the architectures that it is launched on; all if empty.
-        needs_wgmma: whether it must use Hopper's wgmma on sm_90.
-    """
-
-    kernel: Any
-    label: str
-    signature: Mapping[str, str]
-    constexprs: Mapping[str, Any]
-    num_warps: int = 4
-    num_stages: int = 3
-    max_registers: int | None = None
-    archs: tuple[str, ...] = ()
-    needs_wgmma: bool = False
-
-
-@dataclass(frozen=True)
 class OpSpec:
     """Everything that tests, benchmarks and docs need to know about an op.
 
@@ -152,7 +127,6 @@ class OpSpec:
             times its own relative error. A judge that is neither too strict nor too lax where sums cancel.
         tuning_cases: named inputs for the tuner, beside ``benchmark_cases``.
         flops, bytes_moved: of forward and backward together, for given inputs.
-        kernels: the Triton kernels to compile for a report; imports triton when called.
         compile_cases: named inputs whose launches the compile report compiles, in bf16 unless they say otherwise: every
             tile of the table in use, and what takes the most registers. A batch norm ``next_norm`` among them goes to
             the form of the op that makes its statistics; with ``backward=False`` only the forward is launched.
@@ -177,7 +151,6 @@ class OpSpec:
     benchmark_cases: Mapping[str, Case]
     flops: Callable[[Inputs], int]
     bytes_moved: Callable[[Inputs], int]
-    kernels: Callable[[], list[KernelBuild]]
     compile_cases: Callable[[], Mapping[str, Case]]
     dtypes: tuple[torch.dtype, ...] = (torch.float32, *HALF_DTYPES)
     forward_tolerance: Tolerance = field(default_factory=Tolerance)

@@ -6,9 +6,8 @@ import torch
 
 from ...shakedrop.spec import randomness
 from ...testing.shapes import between_shapes, pyramid_shapes, wide_shapes
-from ...testing.spec import Case, Inputs, KernelBuild, OpSpec, SampleMaker, Tolerance, in_fp32
-from ...tuning.tables import sizes, tile
-from ..builds import kernel_build
+from ...testing.spec import Case, Inputs, OpSpec, SampleMaker, Tolerance, in_fp32
+from ...tuning.tables import sizes
 from ..sample_inputs import (
     channels_first,
     channels_last,
@@ -78,49 +77,6 @@ def _bytes_moved(inputs: Inputs) -> int:
         stores = inputs.get("act", "relu") != "identity" or inputs.get("dropout_p", 0.0) > 0
         passes += 3 if stores else 1
     return passes * inputs["x"].nbytes
-
-
-def _kernels() -> list[KernelBuild]:
-    """bf16 with relu at every tile; fp32 with the heaviest settings, and unaligned channels, at the widest tile."""
-    from ..triton_statistics import RUNNING_BLOCK, running_statistics_kernel
-
-    builds = []
-    for channels in sizes(SPEC.name, 512):
-        builds += _builds(channels, "bf16", act="relu", residual=False)
-        builds += _builds(channels, "bf16", act="relu", residual=False, drops=True)
-    builds += _builds(512, "fp32", act="gelu", residual=True)
-    builds += _builds(512, "fp32", act="gelu", residual=True, drops=True)
-    builds += _builds(510, "bf16", act="relu", residual=True)
-    tiles = {"block_c": RUNNING_BLOCK, "num_warps": 4}
-    return [*builds, kernel_build(running_statistics_kernel, "fp32", 512, "fp32", tiles, {})]
-
-
-def _builds(channels: int, dtype: str, *, act: str, residual: bool, drops: bool = False) -> list[KernelBuild]:
-    """The kernels of one forward and backward in training."""
-    from .. import triton_backward, triton_statistics
-    from . import triton_impl
-
-    tiles = tile(SPEC.name, channels, torch.device("cpu"))
-    settings = {
-        "CUMULATIVE": False,
-        "HAS_AFFINE": True,
-        "HAS_RESIDUAL": residual,
-        "SAVED": "none" if not residual else "output" if act == "relu" else "residual",
-        "STORE": residual,
-        "AVERAGED": False,
-        "TRAINING": True,
-        "ACT": act,
-        "STAGES": triton_statistics.stages({"bf16": 2, "fp32": 4}[dtype], tiles),
-    }
-    absent = () if residual else ("residual_ptr", "saved_ptr", "dz_ptr")
-    label = f"{dtype} {act}{' residual' if residual else ''}{' dropout' if drops else ''}, C={channels}"
-    kernels = [
-        triton_statistics.batch_norm_act_stats_kernel,
-        triton_impl.batch_norm_act_fwd_kernel,
-        triton_backward.batch_norm_act_bwd_sums_kernel,
-        triton_backward.batch_norm_act_bwd_kernel,
-    ]
-    return [kernel_build(kernel, label, channels, dtype, tiles, settings, absent, drops=drops) for kernel in kernels]
 
 
 def _compile_cases() -> dict[str, Case]:
@@ -196,7 +152,6 @@ SPEC = OpSpec(
     flops=_flops,
     bytes_moved=_bytes_moved,
     tile_size=channels_of,
-    kernels=_kernels,
     compile_cases=_compile_cases,
     forward_tolerance=Tolerance(ulps=4.0, rms_ulps=4.0),
     gradient_tolerance=Tolerance(ulps=8.0, rms_ulps=8.0),

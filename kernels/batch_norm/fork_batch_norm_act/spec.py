@@ -5,9 +5,8 @@ from typing import Any
 import torch
 
 from ...testing.shapes import between_shapes, pyramid_shapes
-from ...testing.spec import Case, Inputs, KernelBuild, OpSpec, Tolerance, in_fp32
-from ...tuning.tables import sizes, tile
-from ..builds import kernel_build
+from ...testing.spec import Case, Inputs, OpSpec, Tolerance, in_fp32
+from ...tuning.tables import sizes
 from ..sample_inputs import (
     channels_first,
     channels_last,
@@ -46,24 +45,6 @@ def _flops(inputs: Inputs) -> int:
 def _bytes_moved(inputs: Inputs) -> int:
     """In units of x as the op's module says: 9 in training, 8 in eval."""
     return (9 if inputs.get("training", False) else 8) * inputs["x"].nbytes
-
-
-def _kernels() -> list[KernelBuild]:
-    """The backward's second pass; the other kernels are ``batch_norm_act``'s."""
-    from ..triton_statistics import stages
-    from .triton_impl import fork_batch_norm_act_bwd_kernel
-
-    variants = [(channels, "bf16", "identity", True) for channels in sizes(SPEC.name, 512)]
-    variants += [(512, "bf16", "relu", False), (510, "bf16", "relu", True), (512, "fp32", "gelu", True)]
-    builds = []
-    for channels, dtype, act, has_other in variants:
-        tiles = tile(SPEC.name, channels, torch.device("cpu"))
-        settings = {"HAS_AFFINE": True, "HAS_OTHER": has_other, "TRAINING": True, "ACT": act}
-        settings |= {"STAGES": stages({"bf16": 2, "fp32": 4}[dtype], tiles)}
-        label = f"{dtype} {act}{'' if has_other else ' alone'}, C={channels}"
-        absent = () if has_other else ("other_ptr",)
-        builds.append(kernel_build(fork_batch_norm_act_bwd_kernel, label, channels, dtype, tiles, settings, absent))
-    return builds
 
 
 def _compile_cases() -> dict[str, Case]:
@@ -107,7 +88,6 @@ SPEC = OpSpec(
     flops=_flops,
     bytes_moved=_bytes_moved,
     tile_size=channels_of,
-    kernels=_kernels,
     compile_cases=_compile_cases,
     forward_tolerance=Tolerance(ulps=4.0, rms_ulps=4.0),
     gradient_tolerance=Tolerance(ulps=8.0, rms_ulps=8.0),

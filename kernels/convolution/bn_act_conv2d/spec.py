@@ -2,9 +2,8 @@
 
 from typing import Any
 
-from ...testing.spec import Case, Inputs, KernelBuild, OpSpec, SampleMaker, Tolerance
+from ...testing.spec import Case, Inputs, OpSpec, SampleMaker, Tolerance
 from ...tuning.tables import sizes as sizes_of_rows
-from ..builds import activation_builds, convolution_builds, pointwise_and_frozen_builds
 from ..sample_inputs import (
     benchmark_convolutions,
     channels_first,
@@ -53,11 +52,6 @@ def _bytes_moved(inputs: Inputs) -> int:
     """x is read by statistics, convolution, both gradients and BN's (which writes it too); y and dy thrice."""
     g, size = sizes(inputs), inputs["x"].element_size()
     return size * (8 * inputs["x"].numel() + 3 * inputs["conv_weight"].numel() + 3 * g.pixels * g.k)
-
-
-def _kernels() -> list[KernelBuild]:
-    op = "bn_act_conv2d"
-    return convolution_builds(op, prologue=True) + activation_builds(op) + pointwise_and_frozen_builds(op)
 
 
 def _compile_cases() -> dict[str, Case]:
@@ -115,7 +109,6 @@ SPEC = OpSpec(
     library=("cuDNN convolution alone", convolution_alone),
     tile_size=output_channels,
     tuning_cases={name: _normed(case) for name, case in tuning_convolutions().items()},
-    kernels=_kernels,
     compile_cases=_compile_cases,
     forward_tolerance=Tolerance(ulps=8.0, rms_ulps=8.0),
     gradient_tolerance=Tolerance(ulps=16.0, rms_ulps=16.0),

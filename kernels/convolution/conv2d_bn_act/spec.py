@@ -4,10 +4,9 @@ from typing import Any
 
 import torch
 
-from ...testing.spec import Case, Inputs, KernelBuild, OpSpec, SampleMaker, Tolerance
+from ...testing.spec import Case, Inputs, OpSpec, SampleMaker, Tolerance
 from ...tuning.tables import sizes as sizes_of_rows
 from ..arguments import statistics_dtype
-from ..builds import convolution_builds, folded_builds
 from ..sample_inputs import (
     benchmark_convolutions,
     channels_first,
@@ -94,10 +93,6 @@ def _bytes_moved(inputs: Inputs) -> int:
     return size * (3 * inputs["x"].numel() + 3 * inputs["conv_weight"].numel() + passes * g.pixels * g.k)
 
 
-def _kernels() -> list[KernelBuild]:
-    return convolution_builds("conv2d_bn_act", prologue=False) + folded_builds("conv2d_bn_act")
-
-
 def _compile_cases() -> dict[str, Case]:
     """At every row both strides, and in eval without and with a residual; gelu at the widest row."""
     cases: dict[str, Case] = {}
@@ -154,7 +149,6 @@ SPEC = OpSpec(
     library=("cuDNN convolution alone", convolution_alone),
     tile_size=output_channels,
     tuning_cases={name: _timed(case) for name, case in tuning_convolutions().items()},
-    kernels=_kernels,
     compile_cases=_compile_cases,
     forward_tolerance=Tolerance(ulps=8.0, rms_ulps=8.0),
     gradient_tolerance=Tolerance(ulps=16.0, rms_ulps=16.0),

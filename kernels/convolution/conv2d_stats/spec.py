@@ -6,9 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...testing.spec import Case, Inputs, KernelBuild, OpSpec, Tolerance
+from ...testing.spec import Case, Inputs, OpSpec, Tolerance
 from ...tuning.tables import sizes as sizes_of_rows
-from ..builds import convolution_builds, small_builds
 from ..sample_inputs import (
     benchmark_convolutions,
     channels_first,
@@ -53,10 +52,6 @@ def _bytes_moved(inputs: Inputs) -> int:
     return 3 * size * (inputs["x"].numel() + inputs["weight"].numel() + g.pixels * g.k)
 
 
-def _kernels() -> list[KernelBuild]:
-    return convolution_builds("conv2d_stats", prologue=False) + small_builds()
-
-
 def _compile_cases() -> dict[str, Case]:
     """At every row, stride 1."""
     return {f"C={c}": convolution(128, c, 32, 32, c) for c in sizes_of_rows(SPEC.name, 512)}
@@ -91,7 +86,6 @@ SPEC = OpSpec(
     tile_size=output_channels,
     flops=convolution_flops,
     bytes_moved=_bytes_moved,
-    kernels=_kernels,
     compile_cases=_compile_cases,
     forward_tolerance=Tolerance(ulps=8.0, rms_ulps=8.0),
     gradient_tolerance=Tolerance(ulps=8.0, rms_ulps=8.0),
