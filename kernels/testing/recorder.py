@@ -79,8 +79,9 @@ class Launch:
     @property
     def _ones(self) -> set[str]:
         """The integers that Triton has made compile-time arguments, as they are 1."""
-        names, parameters = list(self.signature), self.function.params
-        return {names[i] for (i, *_) in self.constexprs if not parameters[i].is_constexpr and self.constexprs[i,] == 1}
+        parameters, values = self.function.params, self.constexprs.items()
+        found = (parameters[place[0]] for place, value in values if len(place) == 1 and value == 1)
+        return {parameter.name for parameter in found if not parameter.is_constexpr}
 
     @property
     def function(self) -> Any:
