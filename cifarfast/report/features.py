@@ -96,7 +96,8 @@ def _name_clusters(axes: Any, places: np.ndarray, labels: np.ndarray, classes: S
     """Each class's name at the median of its points."""
     names, present = short(classes), np.unique(labels)
     centres = np.array([np.median(places[labels == label], axis=0) for label in present])
-    inch = np.ptp(places, axis=0) / _MAP_INCHES
+    extent = np.ptp(places, axis=0)
+    inch = np.where(extent > 0, extent, 1) / _MAP_INCHES
     sizes = np.array([(0.085 * len(names[label]), 0.17) for label in present])
     box = {"facecolor": PAPER, "alpha": 0.72, "linewidth": 0, "boxstyle": "round,pad=0.18"}
     for label, (x, y) in zip(present, spread_apart(centres / inch, sizes) * inch, strict=True):

@@ -347,14 +347,13 @@ def test_line_5_equal_features_have_no_map(value: float) -> None:
         map_of(np.full((60, 8), value))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("scale", [1e-43, 1e-20, 1.0, 1e20, 1e38])
 def test_line_5_a_map_does_not_depend_on_the_scale(scale: float) -> None:
     features = np.random.default_rng(0).normal(size=(20, 6)) / 10
     assert "<svg" in map_of(features * scale)
 
 
-@pytest.mark.slow
+@pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("living", [1, 2])
 def test_line_5_few_living_units(living: int) -> None:
     features = np.zeros((20, 6))
