@@ -233,6 +233,17 @@ def test_line_2_macs_that_cannot_be_counted(tmp_path: Path, monkeypatch: pytest.
     assert "9,219" in page.render(page.load_runs([tmp_path / "run"])[0], None, [])
 
 
+def test_line_2_an_ensemble_of_runs_without_macs(tmp_path: Path) -> None:
+    runs = [make_run(tmp_path / name, dataset=SYNTHETIC, seed=seed) for seed, name in enumerate("ab")]
+    result = runs[0].read_result()
+    del result["macs"]
+    runs[0].write_result(result)
+    out = tmp_path / "ensemble"
+    assert cli_main(["ensemble", *(str(run.path) for run in runs), "--weights=equal", f"--out={out}"]) == 0
+    assert "macs" not in RunFolder(out).read_result()
+    assert cli_main(["report", "--table", str(out)]) == 0
+
+
 def test_line_2_what_can_fail_for_other_reasons_fails_before_the_first_step(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
