@@ -12,7 +12,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["cifarfast.commands.train"])
+_context.set_forkserver_preload(["cifarfast.commands.train", "torch._dynamo"])  # with which MACs are counted
 
 
 @dataclass(frozen=True)
@@ -94,10 +94,12 @@ class AnotherUser:
 
 @dataclass(frozen=True)
 class InForeground:
-    """A ``prepare`` that undoes what a shell does to a background job: SIGINT ignored, which the trainer respects."""
+    """A ``prepare`` that undoes what a shell or nohup does to a background job: signals ignored, which the trainer
+    respects."""
 
     def __call__(self) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def run_inline(arguments: Sequence[str]) -> Finished:

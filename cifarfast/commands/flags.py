@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import io
-import os
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar, get_type_hints
@@ -11,6 +10,8 @@ from typing import Any, TypeVar, get_type_hints
 import tyro
 
 from ..errors import UserError, nearest
+from ..runtime.console import console, fill_standard_descriptors, styles_allowed
+from ..runtime.user import name_user
 
 T = TypeVar("T")
 
@@ -30,7 +31,7 @@ def parse_flags(cls: type[T], arguments: list[str], *, prog: str, default: T | N
     errors = io.StringIO()
     options: dict[str, Any] = {} if default is None else {"default": default}
     try:
-        with contextlib.redirect_stderr(errors):
+        with contextlib.redirect_stderr(errors), styles_allowed():
             return tyro.cli(cls, args=arguments, prog=prog, config=(tyro.conf.OmitArgPrefixes,), **options)
     except SystemExit as stop:
         if not stop.code:
@@ -66,18 +67,32 @@ def _message(box: str) -> str:
 def run_main(body: Callable[[list[str]], int], arguments: list[str] | None) -> int:
     """Run a command's body on its arguments (default: those of the process) and return the exit code.
 
-    A user's mistake becomes one line on stderr and code 2; an interrupt code 130; a reader that closed the pipe 0.
+    A user's mistake becomes one line on stderr and code 2; an interrupt code 130. Where standard output cannot be
+    written, the command goes on without: a reader that closed the pipe is no error, a full disk is code 1 at the end.
     """
+    fill_standard_descriptors()
+    name_user()
+    with console() as (out, err):
+        code = _exit_code(body, sys.argv[1:] if arguments is None else arguments)
+        out.flush()
+        if out.lost and not isinstance(out.lost, BrokenPipeError):
+            print(f"cifarfast: standard output could not be written: {out.lost}", file=sys.stderr)
+            code = code or 1
+        err.flush()
+        for stream in (out, err):
+            if stream.lost:
+                stream.abandon()
+    return code
+
+
+def _exit_code(body: Callable[[list[str]], int], arguments: list[str]) -> int:
     try:
-        code = body(sys.argv[1:] if arguments is None else arguments)
-        sys.stdout.flush()
+        return body(arguments)
     except UserError as error:
         print(f"cifarfast: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that the flush at exit does not fail too
-        return 0
     except KeyboardInterrupt:
         print("\nstopped", file=sys.stderr)
         return 130
-    return code
+    except SystemExit as stop:  # after --help
+        return int(stop.code or 0)

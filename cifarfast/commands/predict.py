@@ -11,8 +11,9 @@ import tyro
 from ..ensembling import load_model
 from ..errors import UserError
 from ..inference.predict_files import FilePrediction, Unreadable, predict_files
-from ..inference.score_table import aligned
+from ..inference.score_table import NAME_WIDTH, aligned
 from ..runs.environment import pick_device
+from ..runtime.console import printable
 from .flags import parse_flags, run_main
 
 
@@ -43,7 +44,13 @@ def prediction_table(predictions: Sequence[FilePrediction]) -> str:
     most = max(len(each.classes) for each in predictions)
     header = ("image", *(f"{place}." for place in range(1, most + 1)))
     rows = [
-        (each.path, *(f"{name} {100 * p:.1f} %" for name, p in zip(each.classes, each.confidences, strict=True)))
+        (
+            each.path,
+            *(
+                f"{printable(name, NAME_WIDTH)} {100 * p:.1f} %"
+                for name, p in zip(each.classes, each.confidences, strict=True)
+            ),
+        )
         for each in predictions
     ]
     return aligned([header, *rows], left=range(most + 1))

@@ -52,11 +52,12 @@ def parse_options(arguments: list[str]) -> TrainOptions:
 def summary(result: dict[str, Any]) -> str:
     """The outcome of a run in two lines."""
     dataset = result["dataset"] + ("" if result["official"] else " (not the official files)")
+    macs = f", {result['macs'] / 1e6:,.1f} M MACs an image" if "macs" in result else ""
     return (
         f"test accuracy {result['test_accuracy_percent']:.2f} % after epoch {result['epochs']} on {dataset}; "
         f"best {result['best_test_accuracy_percent']:.2f} % after epoch {result['best_epoch']}\n"
         f"{result['train_seconds']:.1f} s of training, {result['images_per_second']:,.0f} images/s, "
-        f"{result['parameters']:,} parameters, {result['macs'] / 1e6:,.1f} M MACs an image"
+        f"{result['parameters']:,} parameters" + macs
     )
 
 

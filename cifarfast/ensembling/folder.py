@@ -88,7 +88,7 @@ def member_entry(run: RunFolder, member: Member, weight: float | None) -> dict[s
         "relative_path": os.path.relpath(path, run.path.resolve()),
         "weights_fingerprint": member.weights_fingerprint,
         "weight": weight,
-        **{key: member.result[key] for key in kept},
+        **{key: member.result[key] for key in kept if key in member.result},
     }
 
 

@@ -86,7 +86,8 @@ def make_ensemble(
         run.write_predictions(logits.numpy(), members[0].labels)
         result = _result(recipe, members, logits, time.perf_counter() - started)
         result["parameters"] += sum(p.numel() for p in fitted.combine.parameters())
-        result["macs"] += sum(m.weight.numel() for m in fitted.combine.modules() if isinstance(m, nn.Linear))
+        if "macs" in result:
+            result["macs"] += sum(m.weight.numel() for m in fitted.combine.modules() if isinstance(m, nn.Linear))
         result["ensemble"] = _about(run, groups, settings, fitted, test)
         run.write_result(result)
     return run
@@ -164,8 +165,9 @@ def _result(recipe: EnsembleRecipe, members: Sequence[Member], logits: Tensor, s
         "train_seconds": sum(trained) + seconds,
         "images_per_second": images / (sum(trained) + seconds),
         "parameters": sum(int(result["parameters"]) for result in results),
-        "macs": sum(int(result["macs"]) for result in results),
     }
+    if all("macs" in each for each in results):  # left out where they could not be counted
+        result["macs"] = sum(int(each["macs"]) for each in results)
     return result | ({"optimistic": OPTIMISTIC} if settings.optimistic else {})
 
 

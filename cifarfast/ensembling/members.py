@@ -21,7 +21,7 @@ from ..runs.checkpoint import Checkpoint
 from ..runs.run_folder import RunFolder
 from .settings import is_ensemble_config
 
-NEEDED = ("recipe", "arch", "dataset", "official", "fingerprint", "seed", "test_accuracy_percent", "parameters", "macs")
+NEEDED = ("recipe", "arch", "dataset", "official", "fingerprint", "seed", "test_accuracy_percent", "parameters")
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,6 +1,7 @@
 """An exported program as a file, which is only left there when it gives the model's own logits."""
 
 import importlib.util
+import io
 import json
 import warnings
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from torch import Tensor
 from torch.export import ExportedProgram
 
 from ..errors import UserError
-from ..runs.storage import disk_errors
+from ..runs.storage import disk_errors, fsync_folder, write_durable
 from .fold import Folded
 from .graph import ExportModule, trace
 
@@ -75,13 +76,14 @@ def write_export(
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             if file_format == "onnx":
-                temporary.write_bytes(_to_onnx(program, metadata))
+                write_durable(temporary, _to_onnx(program, metadata))
                 run = _onnx_runner(temporary)
             else:
-                _save_program(program, temporary, metadata)
+                write_durable(temporary, _to_pt2(program, metadata))
                 run = _program_runner(temporary)
             difference = _compare(module, run, images, path)
             temporary.replace(path)
+            fsync_folder(path.parent)
         finally:
             temporary.unlink(missing_ok=True)
     return Exported(path, module.shape, difference, folded)
@@ -111,12 +113,15 @@ def _compare(module: ExportModule, run: Runner, images: Tensor, path: Path) -> f
 # torch.export
 
 
-def _save_program(program: ExportedProgram, path: Path, metadata: dict[str, str]) -> None:
+def _to_pt2(program: ExportedProgram, metadata: dict[str, str]) -> bytes:
+    """The program as a .pt2 file. torch's own writer of files ends the process when the disk is full."""
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)  # paths of this machine
-    with warnings.catch_warnings(), path.open("wb") as file:
+    buffer = io.BytesIO()
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        torch.export.save(program, file, extra_files={METADATA_FILE: json.dumps(metadata)})
+        torch.export.save(program, buffer, extra_files={METADATA_FILE: json.dumps(metadata)})
+    return buffer.getvalue()
 
 
 def _program_runner(path: Path) -> Runner:

@@ -2,8 +2,11 @@
 
 from collections.abc import Sequence
 
+from ..runtime.console import printable
 from .scores import PredictionScores
 
+NAME_WIDTH = 24  # of a class; a longer name is cut
+_COLUMN_WIDTH = 12  # of a class in the header of a confusion matrix
 MATRIX_CLASSES = 20  # a larger confusion matrix does not fit on a terminal; --json has it
 
 
@@ -16,7 +19,7 @@ def score_table(scores: PredictionScores) -> str:
     header = ("class", "images", "precision", "recall", "F1", "ROC-AUC", "avg precision", "most often taken for")
     rows = [
         (
-            row.name,
+            printable(row.name, NAME_WIDTH),
             f"{row.support:,}",
             *(_number(value) for value in (row.precision, row.recall, row.f1, row.roc_auc, row.average_precision)),
             _taken_for(scores, number),
@@ -26,9 +29,12 @@ def score_table(scores: PredictionScores) -> str:
     calibration = f"expected calibration error {scores.expected_calibration_error:.4f}"
     parts = [f"{macro}\n{calibration}", aligned([header, *rows], left=(0, 7))]
     if len(scores.per_class) <= MATRIX_CLASSES:
-        names = [row.name for row in scores.per_class]
-        matrix = [(name, *map(str, counts)) for name, counts in zip(names, scores.confusion.tolist(), strict=True)]
-        short = [name if len(names) <= 10 else name[:5] for name in names]
+        names = [printable(row.name) for row in scores.per_class]
+        matrix = [
+            (printable(row.name, NAME_WIDTH), *map(str, counts))
+            for row, counts in zip(scores.per_class, scores.confusion.tolist(), strict=True)
+        ]
+        short = [printable(name, _COLUMN_WIDTH) if len(names) <= 10 else name[:5] for name in names]
         title = "confusion matrix, a row for each label, a column for each prediction"
         parts.append(f"{title}\n{aligned([('', *short), *matrix], left=(0,))}")
     return "\n\n".join(parts)
@@ -36,6 +42,7 @@ def score_table(scores: PredictionScores) -> str:
 
 def aligned(rows: Sequence[Sequence[str]], left: Sequence[int] = ()) -> str:
     """Rows of cells as text with columns of equal width, right-aligned but for those in ``left``."""
+    rows = [[printable(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = []
     for row in rows:
@@ -53,4 +60,4 @@ def _taken_for(scores: PredictionScores, label: int) -> str:
     counts[label] = 0
     if not counts.any():
         return ""
-    return f"{scores.per_class[int(counts.argmax())].name} ({counts.max():,})"
+    return f"{printable(scores.per_class[int(counts.argmax())].name, NAME_WIDTH)} ({counts.max():,})"

@@ -35,14 +35,9 @@ class ModelInfo:
 
 def model_info(name: str, **settings: Any) -> ModelInfo:
     """Size of ``create_model(name, **settings)``, counted on the meta device: no memory, no arithmetic."""
-    if is_external(name):
-        library, _, model_name = name.partition(":")
-        model = create_model(name, **settings).to("meta")
-        description = f"{model_name} of {library}"
-    else:
-        with torch.device("meta"):
-            model = create_model(name, **settings)
-        description = find_entry(name).description
+    model = meta_model(name, **settings)
+    library, _, model_name = name.partition(":")
+    description = f"{model_name} of {library}" if is_external(name) else find_entry(name).description
     return ModelInfo(
         name=name,
         parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
@@ -50,6 +45,14 @@ def model_info(name: str, **settings: Any) -> ModelInfo:
         macs=count_macs(model, settings.get("in_channels", 3), settings.get("image_size", 32)),
         description=description,
     )
+
+
+def meta_model(name: str, **settings: Any) -> nn.Module:
+    """``create_model(name, **settings)`` on the meta device."""
+    if is_external(name):
+        return create_model(name, **settings).to("meta")
+    with torch.device("meta"):
+        return create_model(name, **settings)
 
 
 def count_running_statistics(model: nn.Module) -> int:

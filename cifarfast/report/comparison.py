@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from ..runs.run_folder import RunFolder
+from ..runtime.console import printable
 
 COLUMNS = ("run", "arch", "data", "epochs", "last %", "best %", "at epoch", "train s", "images/s", "parameters")
 
@@ -17,7 +18,10 @@ def comparison_table(runs: Sequence[RunFolder]) -> str:
     """
     names = [run.name for run in runs]
     told_apart = [name if names.count(name) == 1 else str(run.path) for name, run in zip(names, runs, strict=True)]
-    rows = [COLUMNS, *((name, *_cells(run)) for name, run in zip(told_apart, runs, strict=True))]
+    rows = [
+        COLUMNS,
+        *(tuple(map(printable, (name, *_cells(run)))) for name, run in zip(told_apart, runs, strict=True)),
+    ]
     widths = [max(len(row[i]) for row in rows) for i in range(len(COLUMNS))]
     rows.insert(1, tuple("-" * width for width in widths))
     padded = [[cell.ljust(width) for cell, width in zip(row, widths, strict=True)] for row in rows]

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -49,11 +50,12 @@ def penultimate_features(
 
 
 def feature_map(features: np.ndarray, labels: np.ndarray, predicted: np.ndarray, classes: Sequence[str]) -> str:
-    """t-SNE of features [M, F] as an SVG: a point for each image, coloured by label, rings where the model is wrong."""
-    spread = features.std(axis=0)
-    scaled = features[:, spread > 0] / spread[spread > 0].mean() if (spread > 0).any() else features
-    perplexity = min(30, (len(features) - 1) / 3)
-    places = TSNE(2, init="pca", random_state=0, perplexity=perplexity, max_iter=ITERATIONS).fit_transform(scaled)
+    """t-SNE of features [M, F] as an SVG: a point for each image, coloured by label, rings where the model is wrong.
+
+    Raises:
+        ValueError: the features are not finite, or all equal.
+    """
+    places = _places(features)
     with style():
         figure, axes = new_figure(*_MAP_INCHES)
         for label in np.unique(labels):
@@ -69,11 +71,33 @@ def feature_map(features: np.ndarray, labels: np.ndarray, predicted: np.ndarray,
         return to_svg(figure, "t-SNE of the penultimate features")
 
 
+def _places(features: np.ndarray) -> np.ndarray:
+    """The points [M, 2] of t-SNE for features [M, F]. Its native code ends the process when it is given a NaN."""
+    if not np.isfinite(features).all():
+        raise ValueError("the features are not finite")
+    varied = features[:, np.ptp(features, axis=0) > 0]
+    if not varied.size:
+        raise ValueError("the features of all images are equal")
+    varied = np.ldexp(varied, -int(np.frexp(abs(varied).max())[1]))  # exact; no square overflows or underflows
+    scaled = varied / varied.std(axis=0).mean()
+    if scaled.shape[1] == 1:
+        scaled = np.pad(scaled, ((0, 0), (0, 1)))
+    # as init="pca" does, but looked at
+    start = PCA(2, random_state=0).fit_transform(scaled).astype(np.float32, copy=False)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        start = start / np.std(start[:, 0]) * 1e-4
+    if not np.isfinite(start).all():
+        raise ValueError("the features of all images are almost equal")
+    perplexity = min(30, (len(features) - 1) / 3)
+    return TSNE(2, init=start, random_state=0, perplexity=perplexity, max_iter=ITERATIONS).fit_transform(scaled)
+
+
 def _name_clusters(axes: Any, places: np.ndarray, labels: np.ndarray, classes: Sequence[str]) -> None:
     """Each class's name at the median of its points."""
     names, present = short(classes), np.unique(labels)
     centres = np.array([np.median(places[labels == label], axis=0) for label in present])
-    inch = np.ptp(places, axis=0) / _MAP_INCHES
+    extent = np.ptp(places, axis=0)
+    inch = np.where(extent > 0, extent, 1) / _MAP_INCHES
     sizes = np.array([(0.085 * len(names[label]), 0.17) for label in present])
     box = {"facecolor": PAPER, "alpha": 0.72, "linewidth": 0, "boxstyle": "round,pad=0.18"}
     for label, (x, y) in zip(present, spread_apart(centres / inch, sizes) * inch, strict=True):

@@ -186,10 +186,10 @@ def _feature_maps(runs: Sequence[LoadedRun], data: Splits | None, notes: list[st
                 indices=torch.arange(count, device=device),
                 precision="fp32",
             )
+            svg = feature_map(features, part.labels.cpu().numpy(), predicted, run.classes)
         except (UserError, ValueError) as error:
             notes.append(f"no map of features of {run.name}: {error}")
             continue
-        svg = feature_map(features, part.labels.cpu().numpy(), predicted, run.classes)
         maps.append((run.name, count, Markup(svg)))
         if count < min(SAMPLES, len(data.test)):
             notes.append(f"the map of features of {run.name} shows {count} images only: its model is slow on a CPU")

@@ -1,5 +1,6 @@
 """The environment of a run: versions, device, commit, and the backend of every fused op."""
 
+import contextlib
 import os
 import platform
 import shlex
@@ -115,9 +116,10 @@ def command(module: str, *, processes: int = 1) -> str:
     """The command line that starts a module of this package from the present folder."""
     if processes > 1:
         return f"torchrun --nproc-per-node={processes} -m cifarfast.{module}"
-    python, here = Path(sys.executable), Path.cwd()
-    if python.is_relative_to(here):
-        return f"{shlex.quote(str(python.relative_to(here)))} -m cifarfast.{module}"
+    python = Path(sys.executable)
+    with contextlib.suppress(FileNotFoundError):  # the present folder was removed
+        if python.is_relative_to(Path.cwd()):
+            return f"{shlex.quote(str(python.relative_to(Path.cwd())))} -m cifarfast.{module}"
     on_path = shutil.which("python")
-    same = on_path is not None and Path(on_path).absolute() == python.absolute()
+    same = on_path is not None and Path(on_path) == python
     return f"{'python' if same else shlex.quote(str(python))} -m cifarfast.{module}"

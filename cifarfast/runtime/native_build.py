@@ -220,9 +220,16 @@ def build(csrc: Path, folder: Path, *, has_gpu: bool = True) -> tuple[Path, str]
 
 
 def cache_folder() -> Path:
-    """Where builds of a checkout are kept."""
+    """Where builds of a checkout are kept.
+
+    Raises:
+        BuildError: the user has no home folder, as in a container.
+    """
     chosen = os.environ.get("CIFARFAST_CACHE_DIR")
-    return Path(chosen).expanduser() if chosen else Path.home() / ".cache" / "cifarfast"
+    try:
+        return Path(chosen).expanduser() if chosen else Path.home() / ".cache" / "cifarfast"
+    except RuntimeError:
+        raise BuildError("this user has no home folder: set CIFARFAST_CACHE_DIR to a folder for the build") from None
 
 
 @contextlib.contextmanager

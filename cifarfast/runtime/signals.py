@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM as a request to stop at the next safe point."""
+"""SIGINT, SIGTERM and SIGHUP as a request to stop at the next safe point."""
 
 import signal
 import threading
@@ -8,7 +8,7 @@ from typing import Any
 
 
 class Interrupted(Exception):
-    """The run in ``folder`` was asked to stop and has saved its state; ``exit_code`` is 130 or 143."""
+    """The run in ``folder`` was asked to stop and has saved its state; ``exit_code`` is 130, 143 or 129."""
 
     def __init__(self, signum: int, folder: Path) -> None:
         super().__init__(signal.Signals(signum).name)
@@ -17,7 +17,7 @@ class Interrupted(Exception):
 
 
 class StopRequest:
-    """Context in which the first SIGINT or SIGTERM only sets ``signum``; a second one acts as it always does."""
+    """Context in which the first SIGINT, SIGTERM or SIGHUP only sets ``signum``; the next acts as it always does."""
 
     def __init__(self) -> None:
         self.signum: int | None = None
@@ -25,7 +25,7 @@ class StopRequest:
 
     def __enter__(self) -> "StopRequest":
         if threading.current_thread() is threading.main_thread():
-            for signum in (signal.SIGINT, signal.SIGTERM):
+            for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
                 if signal.getsignal(signum) is not signal.SIG_IGN:  # nohup, or & in a script
                     self._before[signum] = signal.signal(signum, self._note)
         return self

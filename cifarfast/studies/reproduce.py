@@ -78,7 +78,7 @@ def reproduce(
     Raises:
         UserError: an unknown recipe, a value that is not allowed, runs with other settings in ``out``, or other
             processes at work, there or beside this one.
-        Interrupted: SIGINT or SIGTERM came; the state is saved.
+        Interrupted: SIGINT, SIGTERM or SIGHUP came; the state is saved.
     """
     if os.environ.get("WORLD_SIZE", "1") != "1":
         raise UserError("reproduce is one process: start it without torchrun, which is for single trainings")

@@ -28,7 +28,7 @@ from .checkpointer import Checkpointer
 from .metrics import Scores, score
 from .nonfinite import NonfiniteWatch, RolledBack
 from .progress_bar import progress_bar
-from .result import build_result
+from .result import build_result, facts_before
 from .step import TrainStep
 from .tensorboard import TensorBoardLogger
 from .train_state import TrainState, describe
@@ -147,12 +147,13 @@ class Trainer:
             after_epoch: called with each epoch's row of ``metrics.csv`` and of ``timing.csv``.
 
         Raises:
-            Interrupted: SIGINT or SIGTERM came; the state is saved.
+            Interrupted: SIGINT, SIGTERM or SIGHUP came; the state is saved.
             UserError: a checkpoint cannot be written, or the loss is not finite.
         """
         total = self.recipe.epochs * self.images_per_epoch
         bar = progress_bar(total=total, initial=self._images_done(), shown=self._show_progress)
         with bar, self._tensorboard() as events, explained(), StopRequest() as stop:
+            facts = facts_before(self.recipe, self.splits)
             self._write_tables()
             if self.recipe.on_nonfinite == "rollback" and not checkpoint_folders(self.run.checkpoints):
                 self.save()
@@ -172,7 +173,7 @@ class Trainer:
                     self.save()
                 else:
                     self._pause(stop)
-        return self._result()
+        return self._result(facts)
 
     def _images_done(self) -> int:
         state = self.state
@@ -315,11 +316,11 @@ class Trainer:
             self._test_logits = logits
         return scores
 
-    def _result(self) -> dict[str, Any]:
+    def _result(self, facts: dict[str, Any]) -> dict[str, Any]:
         test = self.splits.test
         if self._test_logits is None:  # resumed after the last evaluation
             self._test_logits = self._logits(test)
-        result = build_result(self.recipe, self.splits, self.state, score(self._test_logits, test.labels))
+        result = build_result(self.recipe, self.splits, self.state, score(self._test_logits, test.labels), facts)
         if self.world.is_main:
             self.run.write_predictions(self._test_logits.cpu().numpy(), test.labels.cpu().numpy())
             self.run.write_result(result)

@@ -1,35 +1,52 @@
 """The contents of ``result.json``: the outcome of a finished run."""
 
 import dataclasses
+import sys
 from typing import Any
 
 import torch
 
-from ..data import Splits
-from ..models import model_info
+from ..data import Dataset, Splits
+from ..models.info import count_macs, meta_model
 from ..recipes.build import input_size
 from ..recipes.recipe import Recipe, differences, load_recipe, recipe_names
 from .metrics import Scores
 from .train_state import TrainState
 
 
-def build_result(recipe: Recipe, splits: Splits, state: TrainState, test: Scores) -> dict[str, Any]:
-    """The outcome of a finished run; ``test`` scores the last epoch's weights.
+def facts_before(recipe: Recipe, splits: Splits) -> dict[str, Any]:
+    """The part of the outcome that is known before the first step. So nothing in it can fail after the last.
+
+    ``macs`` is left out where torch cannot count them, and a line says so.
+    """
+    return {"changed_settings": changed_settings(recipe), **_size(recipe, splits.test)}
+
+
+def _size(recipe: Recipe, data: Dataset) -> dict[str, int]:
+    size = input_size(recipe, data)
+    settings: dict[str, Any] = {"num_classes": data.num_classes, "in_channels": data.in_channels, "image_size": size}
+    model = meta_model(recipe.arch, **settings, dropout=recipe.dropout)
+    parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    try:
+        return {"parameters": parameters, "macs": count_macs(model, data.in_channels, size)}
+    except Exception as error:  # whatever a model of another library, or torch's counter, raises
+        line = " ".join(str(error).split())
+        print(f"cifarfast: the MACs of {recipe.arch} are not counted: {type(error).__name__}: {line}", file=sys.stderr)
+        return {"parameters": parameters}
+
+
+def build_result(
+    recipe: Recipe, splits: Splits, state: TrainState, test: Scores, facts: dict[str, Any]
+) -> dict[str, Any]:
+    """The outcome of a finished run; ``test`` scores the last epoch's weights, ``facts`` is from ``facts_before``.
 
     ``train_seconds`` is the time in training steps and checkpoints, evaluation excluded, over all parts of a run that
     was resumed.
     """
-    data, seconds = splits.test, sum(row["train_seconds"] for row in state.timing)
-    info = model_info(
-        recipe.arch,
-        num_classes=data.num_classes,
-        in_channels=data.in_channels,
-        image_size=input_size(recipe, data),
-        dropout=recipe.dropout,
-    )
-    result = {
+    seconds = sum(row["train_seconds"] for row in state.timing)
+    result: dict[str, Any] = {
         "recipe": recipe.name,
-        "changed_settings": changed_settings(recipe),
+        "changed_settings": facts["changed_settings"],
         "arch": recipe.arch,
         "dataset": recipe.dataset,
         "official": splits.official,
@@ -44,8 +61,7 @@ def build_result(recipe: Recipe, splits: Splits, state: TrainState, test: Scores
         "train_seconds": seconds,
         "evaluation_seconds": sum(row["evaluation_seconds"] for row in state.timing),
         "images_per_second": sum(row["images"] for row in state.timing) / seconds,
-        "parameters": info.parameters,
-        "macs": info.macs,
+        **{key: facts[key] for key in ("parameters", "macs") if key in facts},
         "device": recipe.device,
         "precision": recipe.precision,
     }

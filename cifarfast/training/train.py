@@ -11,7 +11,9 @@ from ..errors import UserError
 from ..recipes.recipe import Recipe, differences
 from ..runs.environment import collect_environment, pick_device
 from ..runs.run_folder import RunFolder, free_run_folder
+from ..runtime.console import console
 from ..runtime.distributed import join_world
+from ..runtime.user import name_user
 from .engine import AfterEpoch, Trainer
 
 
@@ -34,8 +36,16 @@ def train(
 
     Raises:
         UserError: wrong settings, data, folder or checkpoint.
-        Interrupted: SIGINT or SIGTERM came; the state is saved.
+        Interrupted: SIGINT, SIGTERM or SIGHUP came; the state is saved.
     """
+    name_user()
+    with console():
+        return _train(recipe, Path(out) if out is not None else None, resume, show_progress, after_epoch)
+
+
+def _train(
+    recipe: Recipe, out: Path | None, resume: bool, show_progress: bool, after_epoch: AfterEpoch | None
+) -> RunFolder:
     recipe = resolve(recipe)
     world = join_world(recipe.device)
     ask_for_determinism(recipe)

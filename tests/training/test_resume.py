@@ -111,7 +111,7 @@ def test_resume_of_a_folder_that_is_not_there_starts_the_run(uninterrupted: Path
     assert_same_outcome(tmp_path / "run", uninterrupted)
 
 
-@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_asked_to_stop(signum: signal.Signals, code: int, uninterrupted: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     process = start_train([*SETTINGS, "--epochs=2000", f"--out={run}"], tmp_path / "log", prepare=InForeground())
