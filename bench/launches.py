@@ -48,7 +48,7 @@ from cifarfast.kernels.tuning import tables as tuning
 ROOT = Path(__file__).resolve().parent.parent
 IMAGES = 4
 GPU = "NVIDIA H200"  # whose tiles are taken
-CONVOLUTIONS = ("bn_act_conv2d", "conv2d_bn_act", "conv2d_stats")
+CONVOLUTIONS = ("bn_act_conv2d", "conv2d_bn_act", "conv2d")
 # operators that make memory or read it on the host; views say so themselves
 NO_KERNEL = {
     *("empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "resize_", "set_"),
@@ -164,7 +164,7 @@ def _as_on_a_gpu(convolutions: Convolutions) -> Iterator[None]:
     with (
         mock.patch.object(backend, "choose", choose),
         # what reads the labels' values, which on a GPU is left out
-        mock.patch.object(import_module("cifarfast.kernels.cross_entropy.op"), "_check_label_range"),
+        mock.patch.object(import_module("cifarfast.kernels.cross_entropy.target").Target, "check_labels"),
         mock.patch.dict(os.environ, forced),
         tuning.assume(GPU),
         tuning.override(library if convolutions == "library" else {}),

@@ -18,15 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from cifarfast.augment import Augment, AutoAugment, CutMix, Cutout, RandomCrop, RandomFlip, RandomRotation
-from cifarfast.kernels import (
-    bn_act_conv2d,
-    bn_act_conv2d_for_norm,
-    conv2d_stats,
-    fork_batch_norm_act,
-    fork_bn_act_conv2d_for_norm,
-    global_avg_pool_act,
-    shakedrop_bn_shortcut_for_norm,
-)
+from cifarfast.kernels import batch_norm_act, bn_act_conv2d, conv2d, global_avg_pool_act, shakedrop_bn_shortcut
 from cifarfast.kernels.backend import BACKEND_VARIABLE
 from cifarfast.kernels.testing.check import run
 from cifarfast.kernels.testing.spec import OpSpec, SampleMaker, all_specs
@@ -126,7 +118,7 @@ def augment_once() -> None:
 
 def hand_statistics_on(device: str) -> None:
     """What no op's own cases launch: convolutions and tails that make statistics for the batch norm after them, with
-    both kinds of running average; such statistics made of moments; those of eval.
+    both kinds of running average; those of eval.
     """
     make = SampleMaker(torch.bfloat16, device)
     norms = [nn.BatchNorm2d(16, momentum=momentum, device=device) for momentum in (0.1, None, 0.1, None, 0.1)]
@@ -137,14 +129,13 @@ def hand_statistics_on(device: str) -> None:
     )
     x = make.randn(2, 16, 4, 4).contiguous(memory_format=torch.channels_last).requires_grad_()
     kernel = make.randn(16, 16, 3, 3, scale=0.1).contiguous(memory_format=torch.channels_last).requires_grad_()
-    y, mean, var = conv2d_stats(x, kernel, padding=1)
-    shortcut, y, given = fork_bn_act_conv2d_for_norm(
-        y, kernel, **first, padding=1, statistics=(mean, var), next_norm=norms[1]
-    )
-    h, given = bn_act_conv2d_for_norm(y, kernel, **second, padding=1, statistics=given, next_norm=norms[2])
-    y, given = shakedrop_bn_shortcut_for_norm(h, shortcut, **third, statistics=given, next_norm=norms[3])
-    y, branch = fork_batch_norm_act(y, **fourth, statistics=given)
-    y, given = shakedrop_bn_shortcut_for_norm(branch, y, **third, next_norm=norms[4])
+    y, given = conv2d(x, kernel, padding=1, next_norm=norms[0])
+    options = {"padding": 1, "return_input": True}
+    shortcut, y, given = bn_act_conv2d(y, kernel, **first, **options, statistics=given, next_norm=norms[1])
+    h, given = bn_act_conv2d(y, kernel, **second, padding=1, statistics=given, next_norm=norms[2])
+    y, given = shakedrop_bn_shortcut(h, shortcut, **third, statistics=given, next_norm=norms[3])
+    y, branch = batch_norm_act(y, **fourth, statistics=given, return_input=True)
+    y, given = shakedrop_bn_shortcut(branch, y, **third, next_norm=norms[4])
     global_avg_pool_act(y, **last, statistics=given).sum().backward()
     with torch.no_grad():
         bn_act_conv2d(x, kernel, **{**first, "training": False}, padding=1)

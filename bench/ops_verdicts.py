@@ -7,7 +7,7 @@ from typing import Any
 Row = dict[str, Any]
 
 LARGE_BYTES = 64 << 20  # batch norm's bandwidth is judged on tensors above this
-CONVOLUTIONS = ("bn_act_conv2d", "conv2d_bn_act", "conv2d_stats")
+CONVOLUTIONS = ("bn_act_conv2d", "conv2d_bn_act", "conv2d")
 BANDWIDTH, COMPILED, EAGER, LIBRARY = "copy bandwidth", "torch.compile", "torch eager", "library"
 
 

@@ -4,19 +4,21 @@ Imported as ``cifarfast.kernels``. Needs torch; on a GPU triton makes it fast. N
 """
 
 from .batch_norm.add_batch_norm_act import AddBatchNormAct2d, add_batch_norm_act
-from .batch_norm.batch_norm_act import BatchNormAct2d, batch_norm_act
-from .batch_norm.fork_batch_norm_act import ForkBatchNormAct2d, fork_batch_norm_act
-from .convolution.bn_act_conv2d import (
-    BNActConv2d,
-    bn_act_conv2d,
+from .batch_norm.batch_norm_act import BatchNormAct2d, ForkBatchNormAct2d, batch_norm_act
+from .convolution.bn_act_conv2d import BNActConv2d, bn_act_conv2d
+from .convolution.conv2d import conv2d
+from .convolution.conv2d_bn_act import ConvBNAct2d, conv2d_bn_act
+from .cross_entropy import CrossEntropyLoss, cross_entropy
+from .deprecated import (
     bn_act_conv2d_for_norm,
     bn_act_conv2d_stats,
+    conv2d_stats,
+    fork_batch_norm_act,
     fork_bn_act_conv2d_for_norm,
     fork_bn_act_conv2d_stats,
+    shakedrop_bn_shortcut_for_norm,
+    shakedrop_bn_shortcut_stats,
 )
-from .convolution.conv2d_bn_act import ConvBNAct2d, conv2d_bn_act
-from .convolution.conv2d_stats import conv2d_stats
-from .cross_entropy import CrossEntropyLoss, cross_entropy
 from .dropout import Dropout, dropout
 from .flat import FLAT_BLOCK, FlatScalar, FlatTable, flat_scalars, flat_table
 from .flat.flat_ema import flat_ema
@@ -37,12 +39,7 @@ from .pooling.max_pool_bn_act import MaxPoolBatchNormAct2d, max_pool_bn_act
 from .randomness import share_randomness
 from .replace import ReplaceReport, replace_modules
 from .shakedrop import ShakeDrop, linear_keep_probability, shakedrop
-from .shakedrop.shakedrop_bn_shortcut import (
-    ShakeDropTail,
-    shakedrop_bn_shortcut,
-    shakedrop_bn_shortcut_for_norm,
-    shakedrop_bn_shortcut_stats,
-)
+from .shakedrop.shakedrop_bn_shortcut import ShakeDropTail, shakedrop_bn_shortcut
 
 __all__ = [
     "FLAT_BLOCK",
@@ -65,6 +62,7 @@ __all__ = [
     "bn_act_conv2d",
     "bn_act_conv2d_for_norm",
     "bn_act_conv2d_stats",
+    "conv2d",
     "conv2d_bn_act",
     "conv2d_stats",
     "cross_entropy",

@@ -26,10 +26,11 @@ _packages: dict[str, str] = {}
 
 @dataclass(frozen=True)
 class Choice:
-    """The backend that runs an op, and why in a few words."""
+    """The backend that runs an op, why in a few words, and whether the user forced it."""
 
     backend: str
     reason: str
+    forced: bool = False
 
 
 def register(op: str, *backends: str, package: str) -> None:
@@ -93,7 +94,7 @@ def _choose(op: str, device: torch.device, forced: str, interpret: str) -> Choic
     if unsupported_reason:
         raise ValueError(f"{BACKEND_VARIABLE}={forced!r} cannot run {op} on {device}: {unsupported_reason}")
     suffix = " in the interpreter (TRITON_INTERPRET)" if forced == "triton" and interpreted else ""
-    return Choice(forced, f"forced by {BACKEND_VARIABLE}{suffix}")
+    return Choice(forced, f"forced by {BACKEND_VARIABLE}{suffix}", forced=True)
 
 
 def _preferred(op: str, device: torch.device) -> Choice:

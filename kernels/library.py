@@ -23,8 +23,9 @@ dataclasses stand in the schema as their fields. The implementation is the funct
 
 Eager calls run an ``autograd.Function`` around the op, which costs half of what torch.library's own autograd does.
 Under torch.compile that one is used. An op that writes to buffers (``mutates``) must not have a gradient in
-torch.library, and torch.compile cannot write to a buffer from within an ``autograd.Function``: there a second op runs,
-``<name>_functional``, which returns the buffers' new values, and they are copied in after it.
+torch.library, and torch.compile cannot write to a buffer from within an ``autograd.Function``: where an input needs a
+gradient a second op runs there, ``<name>_functional``, which returns the buffers' new values, and they are copied in
+after it.
 """
 
 import dataclasses
@@ -35,6 +36,7 @@ import sys
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
+from types import ModuleType
 from typing import Any, get_type_hints
 
 import torch
@@ -43,6 +45,7 @@ from torch import Tensor
 from . import backend
 
 _LIBRARY = torch.library.Library("cifarfast", "FRAGMENT")
+_PLAIN = (bool, int, float, str, type(None))
 
 Gradients = dict[str, Tensor | None]
 """Gradients by the names of the op's inputs; of an input that is a field of a dataclass, the field's name."""
@@ -55,6 +58,7 @@ def operator(
     differentiable: int | None = None,
     implementations: str | None = None,
     runs: Callable[..., str] | None = None,
+    direct: bool = False,
 ) -> Callable[[Callable[..., Any]], "Operator"]:
     """Declare the op ``cifarfast::<name>``; see the module.
 
@@ -63,29 +67,28 @@ def operator(
         mutates: names of the fields that the op writes to.
         differentiable: how many of the outputs, from the first, have a gradient; None for all.
         implementations: the package with ``torch_impl`` and ``triton_impl``, by default that of the declaration.
-        runs: ``runs(name, *arguments)`` names the backend that runs the op; by default ``runs_on`` of the first one.
+        runs: ``runs(name, *arguments)`` names the backend that runs the op; by default ``runs_on``, by the first one.
+        direct: call the implementation without torch's dispatcher where the first tensor is on a CPU and nothing needs
+            a gradient: for an op whose work there is less than the dispatcher's.
     """
 
     def declare(function: Callable[..., Any]) -> Operator:
         package = implementations or _package_of(function.__module__)
-        return Operator(name, function, tuple(mutates), differentiable, package, runs or _runs_on_first)
+        return Operator(name, function, tuple(mutates), differentiable, package, runs or runs_on, direct)
 
     return declare
 
 
-def runs_on(op: str, x: Tensor) -> str:
+def runs_on(op: str, x: Tensor, *others: Any) -> str:
     """The backend that runs an op on x: torch where no kernel can (fp64) or need (no elements), else the one chosen."""
     if x.dtype == torch.float64 or x.numel() == 0:
         return "torch"
     return backend.choose(op, x.device).backend
 
 
-def _runs_on_first(op: str, x: Tensor, *_: Any) -> str:
-    return runs_on(op, x)
-
-
 class Operator:
-    """An op that was declared. Called with the declared arguments it runs."""
+    """An op that was declared. Called with the declared arguments it runs; ``flatten`` makes of these the arguments of
+    the op of torch.library."""
 
     def __init__(
         self,
@@ -95,16 +98,18 @@ class Operator:
         differentiable: int | None,
         package: str,
         runs: Callable[..., str],
+        direct: bool,
     ) -> None:
         self.name = name
         self.public_name = _register(function.__module__, package)
-        self._fake, self._package, self._runs = function, package, runs
+        self._fake, self._package, self._runs, self._direct = function, package, runs, direct
         hints = get_type_hints(function)
         returned = hints.pop("return")
-        self._n_outputs = 0 if returned is type(None) else len(getattr(returned, "__args__", ())) or 1
+        returned = None if returned is type(None) else returned
+        self._n_outputs = 0 if returned is None else len(getattr(returned, "__args__", ())) or 1
         self._n_differentiable = self._n_outputs if differentiable is None else differentiable
         self.fields: dict[str, Any] = {}
-        self._flatten, self._pack = _converters(hints, self.fields)
+        self.flatten, self._pack = _converters(hints, self.fields)
         self._tensors = tuple(i for i, hint in enumerate(self.fields.values()) if hint in (Tensor, Tensor | None))
         self._mutated = tuple(list(self.fields).index(field) for field in mutates)
         self._op = _define(name, self._run, self._fake_flat, self.fields, returned, mutates)
@@ -124,12 +129,17 @@ class Operator:
         self._apply_returning_input = _function(self, returns_input=True)
 
     def __call__(self, *arguments: Any) -> Any:
-        flat = self._flatten(*arguments)
+        flat = self.flatten(*arguments)
+        needs_gradient = torch.is_grad_enabled() and self._requires_grad(flat)
         if torch.compiler.is_compiling():
-            outputs = self._functional(*flat)
-            return self._write_back(flat, outputs) if self._mutated else outputs
-        if torch.is_grad_enabled() and self._requires_grad(flat):
+            if self._mutated and needs_gradient:
+                return self._write_back(flat, self._functional(*flat))
+            return self._op(*flat)
+        if needs_gradient:
             return self._apply(*flat)
+        # subclasses, such as fake tensors, have dispatch of their own
+        if self._direct and type(x := flat[self._tensors[0]]) is Tensor and x.is_cpu:
+            return self._implementation(arguments)(*arguments)
         with torch._C._AutoDispatchBelowAutograd():
             return self._op(*flat)
 
@@ -139,7 +149,7 @@ class Operator:
         Whoever reads the first result instead of the argument hands its gradient to the op's backward, as ``other``.
         An op of torch.library must not return its input; an ``autograd.Function`` may.
         """
-        flat = self._flatten(*arguments)
+        flat = self.flatten(*arguments)
         x, *outputs = self._apply_returning_input(*flat)
         if self._mutated and torch.compiler.is_compiling():
             outputs = _as_tuple(self._write_back(flat, outputs))
@@ -165,12 +175,14 @@ class Operator:
 
     def _run(self, *flat: Any) -> Any:
         arguments = self._pack(*flat)
-        implementation = _implementation(self._package, self._runs(self.public_name, *arguments), self.name)
-        outputs = implementation(*arguments)
+        outputs = self._implementation(arguments)(*arguments)
         for i in self._mutated:  # kernels write without autograd's knowledge
             if flat[i] is not None and not flat[i].is_inference():
                 torch.autograd.graph.increment_version(flat[i])
         return outputs
+
+    def _implementation(self, arguments: Sequence[Any]) -> Callable[..., Any]:
+        return getattr(_module(self._package, self._runs(self.public_name, *arguments)), self.name)
 
     def _fake_flat(self, *flat: Any) -> Any:
         return self._fake(*self._pack(*flat))
@@ -342,12 +354,12 @@ def _converters(hints: dict[str, Any], fields: dict[str, Any]) -> tuple[Callable
 
 
 @cache
-def _implementation(package: str, backend_name: str, name: str) -> Callable[..., Any]:
+def _module(package: str, backend_name: str) -> ModuleType:
     # not imported before it runs: triton_impl needs triton
-    module = f"{package}.{backend_name}_impl"
-    if backend_name == "torch" and importlib.util.find_spec(module) is None:
-        module = f"{package}.reference"
-    return getattr(importlib.import_module(module), name)
+    name = f"{package}.{backend_name}_impl"
+    if backend_name == "torch" and importlib.util.find_spec(name) is None:
+        name = f"{package}.reference"
+    return importlib.import_module(name)
 
 
 def _as_tuple(outputs: Any) -> tuple[Any, ...]:
@@ -361,7 +373,8 @@ def _split(item: Any, tensors: list[Tensor]) -> tuple[Any, ...]:
     if isinstance(item, Tensor):
         tensors.append(item)
         return (Tensor, None)
-    if not dataclasses.is_dataclass(item):
+    # dynamo cannot ask None or a bool whether it is a dataclass
+    if isinstance(item, _PLAIN) or not dataclasses.is_dataclass(item):
         return (None, item)
     values = []
     for name in item.__dataclass_fields__:

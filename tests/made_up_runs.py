@@ -1,6 +1,7 @@
 """Run folders with made-up predictions, and one report of five of them for all tests."""
 
 import dataclasses
+import hashlib
 import json
 import time
 from collections.abc import Callable
@@ -104,3 +105,11 @@ def report_of_five(five_runs: list[RunFolder], tmp_path_factory: pytest.TempPath
     assert written.notes == []
     torch.manual_seed(0)
     return Rendered(path, path.read_text(encoding="utf-8"), seconds)
+
+
+def rewrite_in_checkpoint(step: Path, name: str, data: bytes) -> None:
+    """Replace a file of a checkpoint, and its checksum in the manifest."""
+    (step / name).write_bytes(data)
+    manifest = json.loads((step / "manifest.json").read_text())
+    manifest["sha256"][name] = hashlib.sha256(data).hexdigest()
+    (step / "manifest.json").write_text(json.dumps(manifest))

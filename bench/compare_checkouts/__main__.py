@@ -50,6 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="of the runs; default: %(default)s")
     parser.add_argument("--steps", type=int, default=50, help="of b01 and b30; default: %(default)s")
+    parser.add_argument("--ops", nargs="+", default=(), metavar="OP", help="whose kernels; default: all")
     parser.add_argument("--keep", type=Path, help="keep the run folders in this new folder")
     parser.add_argument("--all", action="store_true", help="print what is equal too")
     options = parser.parse_args(arguments)
@@ -68,6 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             data_dir=options.data_dir and options.data_dir.resolve(),
             device=options.device,
             steps=options.steps,
+            ops=tuple(options.ops),
         )
         return _compare(pair, names, options.all)
 

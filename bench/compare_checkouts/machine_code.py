@@ -71,7 +71,8 @@ def compare(pair: Pair) -> Iterator[Row]:
 def kernels(pair: Pair, side: Side) -> list[Kernel]:
     """The kernels that a side's compile report compiles."""
     file = pair.scratch / f"{side.name}-kernels.jsonl"
-    side.run(str(HERE / "record_compiles.py"), str(file), "--arch", ARCH, "--jobs", "1", codes=(0, 1))
+    ops = ("--op", *pair.ops) if pair.ops else ()
+    side.run(str(HERE / "record_compiles.py"), str(file), "--arch", ARCH, "--jobs", "1", *ops, codes=(0, 1))
     if not file.exists():
         raise SideError(f"{side.name}: the compile report compiled nothing in its own process")
     entries = [json.loads(line) for line in dict.fromkeys(file.read_text(encoding="utf-8").splitlines())]

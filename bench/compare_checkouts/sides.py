@@ -116,6 +116,7 @@ class Pair:
         data_dir: that holds ``cifar-10-batches-py``; without it data takes its place that needs no files.
         device: "cpu" or "cuda".
         steps: of the long trainings.
+        ops: whose kernels are compiled; all if empty.
     """
 
     old: Side
@@ -124,6 +125,7 @@ class Pair:
     data_dir: Path | None = None
     device: str = "cpu"
     steps: int = 50
+    ops: tuple[str, ...] = ()
 
     def both(self, work: Callable[[Side], T]) -> tuple[T, T]:
         """``work`` for both sides at the same time, the old one's result first."""

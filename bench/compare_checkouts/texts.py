@@ -52,7 +52,7 @@ def compare(pair: Pair) -> Iterator[Row]:
         differences = [
             f"{key}: {_first_difference(str(old[key]), str(new[key]))}" for key in old if old[key] != new[key]
         ]
-        if "--help" in arguments and old["code"] == new["code"] and differences and _flags(old) == _flags(new):
+        if "--help" in arguments and old["code"] == new["code"] and differences and flags_of(old) == flags_of(new):
             yield Row(PART, name, "reworded", "; ".join(differences))
         else:
             yield compared(PART, name, differences)
@@ -68,7 +68,7 @@ def _commands(pair: Pair) -> list[str]:
     return [line.split()[0] for line in text.splitlines() if line.strip()]
 
 
-def _flags(said: dict[str, object]) -> list[str]:
+def flags_of(said: dict[str, object]) -> list[str]:
     """The flags of a help text with their choices and defaults, however its lines are broken."""
     return _FLAGS.findall(" ".join(f"{said['out']}{said['err']}".replace("│", " ").split()))
 

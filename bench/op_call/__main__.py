@@ -6,8 +6,9 @@ choice of a backend, the dispatch, and autograd. ``forward`` is a call in traini
 ``op``, through its torch.library op, as on a GPU: for that the tensors are of a subclass and ``CIFARFAST_BACKEND`` is
 ``torch``, and a run in which no op of this library is dispatched is an error.
 
-One process of each side is asked in turn for every case (old, new, old, new, …), so that what else the machine does
-hits both. A figure is the median over rounds and processes. ``--save`` writes ``bench/results/cpu/op_call.json``.
+Processor time is counted, with one thread. One process of each side is asked in turn for every case (old, new, old,
+new, …), so that what else the machine does hits both. A figure is the median over rounds and processes. ``--save``
+writes ``bench/results/cpu/op_call.json``.
 """
 
 import argparse
@@ -53,7 +54,7 @@ class Worker:
         raise SystemExit(f"a process that times calls ended with {self.process.wait()}")
 
     def seconds(self, name: str) -> float:
-        """Seconds of one call, now."""
+        """Processor seconds of one call, now."""
         assert self.process.stdin is not None
         self.process.stdin.write(f"{name}\n")
         self.process.stdin.flush()

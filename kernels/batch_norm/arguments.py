@@ -1,5 +1,7 @@
 """What callers pass to the ops that start with a batch norm: checked, and as kernels read it; what runs them."""
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 
@@ -7,15 +9,25 @@ from .. import backend
 from ..layout import check_strided
 from .activations import ACTIVATIONS
 
+if TYPE_CHECKING:
+    from .state import BatchNormState
+
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
 def runs_plain_torch(op: str, x: Tensor) -> bool:
-    """Whether to skip the custom op: on a CPU its dispatch would cost time, and torch's own kernels run anyway."""
+    """Whether the plain reference runs, with torch's autograd, and not the op.
+
+    It does on a CPU where no backend is forced: there the op's dispatch would only cost time. Under torch.compile it
+    does for fp64.
+    """
     if torch.compiler.is_compiling():
         return x.dtype == torch.float64
     # a subclass may be a fake tensor
-    return x.is_cpu and type(x) is Tensor and runs_torch(op, x)
+    if not x.is_cpu or type(x) is not Tensor:
+        return False
+    choice = backend.choose(op, x.device)
+    return choice.backend == "torch" and not choice.forced
 
 
 def runs_torch(op: str, x: Tensor) -> bool:
@@ -30,6 +42,56 @@ def contiguous_affine(
     weight = weight if weight is None else weight.contiguous()
     bias = bias if bias is None else bias.contiguous()
     return statistics.contiguous(), weight, bias
+
+
+def statistics_dtype(x: Tensor) -> torch.dtype:
+    """The dtype of a batch norm's statistics of x, and of sums over it."""
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
+
+
+def check_batch_norm(
+    x: Tensor,
+    state: "BatchNormState",
+    weight: Tensor | None,
+    bias: Tensor | None,
+    training: bool,
+    act: str = "identity",
+    negative_slope: float = 0.0,
+    name: str = "x",
+) -> None:
+    """Raise a ValueError that begins with the name of the argument that does not fit; ``name`` is what the caller calls
+    x.
+    """
+    running_mean, running_var, count = state.running_mean, state.running_var, state.num_batches_tracked
+    _check_input(name, x, training)
+    if (weight is None) != (bias is None):
+        raise ValueError("bias must be given with weight, or neither")
+    if (running_mean is None) != (running_var is None):
+        raise ValueError("running_var must be given with running_mean, or neither")
+    if running_mean is None and not training:
+        raise ValueError("running_mean must be given when training is False")
+    vectors = {"running_mean": running_mean, "running_var": running_var, "weight": weight, "bias": bias}
+    _check_vectors(vectors, x, name)
+    _check_count(count, x, name)
+    if state.momentum is None and training and running_mean is not None and count is None:
+        raise ValueError("num_batches_tracked must be given for a cumulative average (momentum=None)")
+    check_momentum(state.momentum)
+    check_settings(state.eps, act, negative_slope)
+
+
+def check_statistics(statistics: Tensor | None, x: Tensor, training: bool) -> None:
+    """Raise a ValueError if these cannot be x's statistics [3, C]; None can."""
+    if statistics is None:
+        return
+    if not training:
+        raise ValueError("statistics must be None when training is False: the running ones are used")
+    check_strided("statistics", statistics)
+    shape, dtype = (3, x.shape[1]), statistics_dtype(x)
+    if statistics.shape != shape or statistics.dtype != dtype or statistics.device != x.device:
+        found = f"{list(statistics.shape)} {statistics.dtype} on {statistics.device}"
+        raise ValueError(f"statistics must be {list(shape)} {dtype} on {x.device}, got {found}")
+    if statistics.requires_grad:
+        raise ValueError("statistics must not require a gradient: x's goes through them")
 
 
 def check_arguments(
@@ -47,23 +109,11 @@ def check_arguments(
     negative_slope: float,
     name: str = "x",
 ) -> None:
-    """Raise a ValueError that begins with the name of the argument that does not fit; ``name`` is what the caller calls
-    x.
-    """
-    _check_input(name, x, training)
-    if (weight is None) != (bias is None):
-        raise ValueError("bias must be given with weight, or neither")
-    if (running_mean is None) != (running_var is None):
-        raise ValueError("running_var must be given with running_mean, or neither")
-    if running_mean is None and not training:
-        raise ValueError("running_mean must be given when training is False")
-    vectors = {"running_mean": running_mean, "running_var": running_var, "weight": weight, "bias": bias}
-    _check_vectors(vectors, x, name)
-    _check_count(num_batches_tracked, x, name)
-    if momentum is None and training and running_mean is not None and num_batches_tracked is None:
-        raise ValueError("num_batches_tracked must be given for a cumulative average (momentum=None)")
-    check_momentum(momentum)
-    check_settings(eps, act, negative_slope)
+    """``check_batch_norm`` of arguments that are not yet a state."""
+    from .state import BatchNormState
+
+    state = BatchNormState(running_mean, running_var, num_batches_tracked, momentum, eps)
+    check_batch_norm(x, state, weight, bias, training, act, negative_slope, name)
 
 
 def check_residual(residual: Tensor, x: Tensor, name: str = "residual", of: str = "x") -> None:

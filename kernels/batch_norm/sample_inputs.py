@@ -11,6 +11,7 @@ from ..testing.shapes import Shape
 from ..testing.spec import Case, Inputs, SampleMaker
 from .activations import ACTIVATIONS, activate
 from .batch_norm_act import torch_impl
+from .state import BatchNormState
 
 
 def batch_norm_inputs(make: SampleMaker, x: Tensor, **settings: Any) -> Inputs:
@@ -152,7 +153,7 @@ def given_statistics(inputs: Inputs) -> tuple[Tensor, bool]:
     x, training = inputs["x"].detach(), inputs.get("training", False)
     eps = inputs.get("eps", 1e-5)
     if training:
-        return torch_impl.batch_norm_statistics(x, None, None, None, 0.0, eps), True
+        return torch_impl.batch_norm_statistics(x, BatchNormState(None, None, None, 0.0, eps)), True
     mean, var = inputs["running_mean"], inputs["running_var"]
     return torch.stack([mean, torch.zeros_like(mean), 1 / (var + eps).sqrt()]), False
 

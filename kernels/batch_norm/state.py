@@ -5,11 +5,7 @@ from typing import Any, Self
 
 from torch import Tensor, nn
 
-from .arguments import check_arguments
-
-Statistics = tuple[Tensor, Tensor] | Tensor
-"""Of a tensor [N, C, H, W], from the op that made it: mean and biased variance, [C] each; or [3, C], the mean, its part
-below its rounding and ``1/√(var + ε)``, with which that op has updated the running ones of the batch norm to come."""
+from .arguments import check_batch_norm
 
 
 @dataclass(frozen=True)
@@ -30,28 +26,31 @@ class BatchNormState:
     eps: float
 
     @classmethod
-    def of(cls, module: nn.BatchNorm2d, y: Tensor) -> Self:
-        """What ``module`` does in training with y [N, C, H, W].
+    def of(cls, module: nn.BatchNorm2d, y: Tensor | None = None) -> Self:
+        """The buffers that ``module`` reads in evaluation and updates in training, by torch's rules, and its settings.
+
+        With y [N, C, H, W] it is the batch norm that follows y, and is checked.
 
         Raises:
-            ValueError: it does not normalise y by y's own statistics, or its buffers do not fit y.
+            ValueError: ``module`` does not normalise y by y's own statistics, or its buffers do not fit y.
         """
-        if not isinstance(module, nn.BatchNorm2d):
-            raise ValueError(f"next_norm must be a torch.nn.BatchNorm2d, got {type(module).__name__}")
-        if not module.training and module.running_mean is not None:
-            raise ValueError("next_norm must be in training: in evaluation it reads no statistics of its input")
-        # as in BatchNorm2d, training leaves buffers alone that are not tracked
+        if y is not None:
+            _check_next_norm(module)
         updates = module.training and module.track_running_stats
-        buffers = (module.running_mean, module.running_var) if updates else (None, None)
-        count = module.num_batches_tracked if updates else None
-        settings: dict[str, Any] = {"momentum": module.momentum, "eps": module.eps, "training": True}
-        settings |= {"act": "identity", "negative_slope": 0.0, "name": "input"}
-        try:
-            check_arguments(y, *buffers, None, None, count, **settings)
-        except ValueError as error:
-            raise ValueError(f"next_norm's {error}") from None
+        # buffers that are no longer tracked serve evaluation, and training leaves them alone
+        buffers = (module.running_mean, module.running_var) if updates or not module.training else (None, None)
         momentum = None if module.momentum is None else float(module.momentum)
-        return cls(*buffers, count, momentum, float(module.eps))
+        state = cls(*buffers, module.num_batches_tracked if updates else None, momentum, float(module.eps))
+        if y is not None:
+            try:
+                check_batch_norm(y, state, None, None, True, name="input")
+            except ValueError as error:
+                raise ValueError(f"next_norm's {error}") from None
+        return state
+
+    def without_buffers(self) -> Self:
+        """The same where another op has updated the buffers."""
+        return type(self)(None, None, None, self.momentum, self.eps)
 
     def arguments(self) -> tuple[Tensor | None, Tensor | None, Tensor | None, float | None, float]:
         """As the ops take them."""
@@ -75,3 +74,10 @@ class BatchNormState:
 
 
 NO_NORM = BatchNormState(None, None, None, 0.0, 0.0)
+
+
+def _check_next_norm(module: nn.BatchNorm2d) -> None:
+    if not isinstance(module, nn.BatchNorm2d):
+        raise ValueError(f"next_norm must be a torch.nn.BatchNorm2d, got {type(module).__name__}")
+    if not module.training and module.running_mean is not None:
+        raise ValueError("next_norm must be in training: in evaluation it reads no statistics of its input")

@@ -12,7 +12,6 @@ from ..dropout.triton_draws import drop_tile, dropping_arguments, load_counters
 from ..last_block import take_counters
 from ..tuning.tables import tile
 from .activations_triton import derivative
-from .arguments import contiguous_affine
 from .triton_statistics import (
     as_matrix,
     column_block,
@@ -24,7 +23,7 @@ from .triton_statistics import (
     stages,
     standardize,
 )
-from .triton_sums import as_parameters, finish_sums, load_sums
+from .triton_sums import finish_sums, load_sums
 
 
 @triton.jit
@@ -177,38 +176,6 @@ def batch_norm_act_bwd_kernel(
         dz = through_activation(grad, normalize(x, affine), negative_slope, dtype, ACT)
         dx = through_batch_norm(dz, x, affine, mean_dz, mean_dz_x, TRAINING)
         tl.store(dx_ptr + offsets, dx.to(dtype), mask=ok)
-
-
-def batch_norm_act_bwd(
-    grad: Tensor,
-    x: Tensor,
-    statistics: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    saved: Tensor | None,
-    has_residual: bool,
-    training: bool,
-    act: str,
-    negative_slope: float,
-    dropping: Dropping = NO_DROPOUT,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of x, weight, bias and, where it is not ``grad`` itself, the residual; empty where there is none.
-
-    ``grad`` is [N, C, H, W], or [N, C] for an output that was averaged over the image.
-    """
-    averaged = grad.dim() == 2
-    x, grad = as_matrix(x), grad.contiguous() if averaged else as_matrix(grad)
-    store = has_residual and (act != "identity" or dropping.seed is not None)
-    grad_residual = torch.empty_like(x, memory_format=torch.channels_last) if store else x.new_empty(0)
-    affine = (x, *contiguous_affine(statistics, weight, bias))
-    d_bias, d_weight = gradient_sums(
-        grad, affine, saved, grad_residual if store else None, act, negative_slope, dropping
-    )
-    if store:  # it is dz: the second pass need not work it out again
-        dx = input_gradient(grad_residual, affine, d_bias, d_weight, training, "identity", negative_slope)
-    else:
-        dx = input_gradient(grad, affine, d_bias, d_weight, training, act, negative_slope, dropping)
-    return dx, *as_parameters(d_bias, d_weight, weight), grad_residual
 
 
 def gradient_sums(

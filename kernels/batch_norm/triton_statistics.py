@@ -7,6 +7,7 @@ and a chunk of consecutive rows, which it walks through tile by tile with asynch
 # mypy: allow-untyped-defs, allow-incomplete-defs
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import triton
@@ -198,21 +199,14 @@ def as_matrix(x: Tensor) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last)
 
 
-def batch_norm_statistics(
-    x: Tensor,
-    running_mean: Tensor | None,
-    running_var: Tensor | None,
-    num_batches_tracked: Tensor | None,
-    momentum: float | None,
-    eps: float,
-) -> Tensor:
+def batch_norm_statistics(x: Tensor, state: Any, *rest: Any) -> Tensor:
     """Return mean, the mean's part below its rounding, and rstd as [3, C]; update the running statistics."""
+    state = state if isinstance(state, BatchNormState) else BatchNormState(state, *rest)
     x = as_matrix(x)
     channels = x.shape[1]
     tiles = tile("batch_norm_act", channels, x.device)
     plan = schedule(x.numel() // channels, channels, tiles)
-    norm = BatchNormState(running_mean, running_var, num_batches_tracked, momentum, eps)
-    stats, arguments = moments_arguments(x, plan, norm)
+    stats, arguments = moments_arguments(x, plan, state)
     with torch.cuda.device_of(x):
         batch_norm_act_stats_kernel[(plan.programs,)](
             x,

@@ -1,6 +1,6 @@
 """Implicit-GEMM convolutions with batch norm and activation fused in: what the three convolution ops share.
 
-``conv2d_stats`` (a convolution that also returns its output's statistics), ``bn_act_conv2d`` (``conv(act(bn(x)))``) and
+``conv2d`` (with statistics for the batch norm after it), ``bn_act_conv2d`` (``conv(act(bn(x)))``) and
 ``conv2d_bn_act`` (``act(bn(conv(x)))``) are three settings of the same three kernels:
 
 * forward (``triton_fwd.py``): BN and activation are applied to tiles of the input between shared memory and the tensor

@@ -1,16 +1,17 @@
-"""Checks of what callers pass to the convolution ops, and which implementation runs them."""
+"""A convolution's settings, checks of what callers pass to its ops, and which backend runs them."""
 
 import os
-from types import ModuleType
+from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .. import backend
-from ..batch_norm.arguments import runs_torch
+from ..batch_norm.arguments import statistics_dtype
+from ..batch_norm.state import NO_NORM, BatchNormState
 from ..layout import check_strided
+from ..library import runs_on
 from ..tuning.tables import tile
-from . import torch_impl
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 _KERNEL_SIZES = (1, 3)
@@ -18,25 +19,39 @@ _STRIDES = (1, 2)
 _CHANNEL_MULTIPLE = 8
 
 
-def implementation(op: str, x: Tensor, conv_weight: Tensor) -> ModuleType:
-    """The module with the functions for these tensors: Triton, or the library where the tuning table says so."""
-    if runs_torch(op, x):
-        return torch_impl
-    if not os.environ.get(backend.BACKEND_VARIABLE):
-        channels = min(conv_weight.shape[:2])
-        if x.dtype == torch.float32 or tile(op, channels, x.device)["library"]:
-            return torch_impl
-    from . import triton_impl  # not at the top: it needs triton
+@dataclass(frozen=True)
+class Convolution:
+    """The settings of a convolution: 1 or 2 for the stride, and how many zeros are put around the image."""
 
-    return triton_impl
+    stride: int
+    padding: int
 
 
-def check_convolution(x: Tensor, name: str, weight: Tensor, stride: object, padding: object) -> tuple[int, int]:
-    """Raise a ValueError that begins with the name of the argument that does not fit; return stride and padding.
+@dataclass(frozen=True)
+class Needed:
+    """The gradients that are needed of a convolution: of its input and a batch norm before it; of its weight."""
+
+    dx: bool
+    dw: bool
+
+
+def convolution_backend(op: str, x: Tensor, conv_weight: Tensor, *_: object) -> str:
+    """The backend that runs ``op``: "torch", which is the library, for fp32 and where the tuning table says so, unless
+    another is forced.
+    """
+    chosen = runs_on(op, x)
+    if chosen == "torch" or os.environ.get(backend.BACKEND_VARIABLE):
+        return chosen
+    channels = min(conv_weight.shape[:2])
+    return "torch" if x.dtype == torch.float32 or tile(op, channels, x.device)["library"] else chosen
+
+
+def check_convolution(x: Tensor, name: str, weight: Tensor, stride: object, padding: object) -> Convolution:
+    """Raise a ValueError that begins with the name of the argument that does not fit; return the settings.
 
     ``name`` is what the caller calls the convolution's weight.
     """
-    stride, padding = check_geometry(stride, padding)
+    conv = check_geometry(stride, padding)
     check_strided("x", x)
     check_strided(name, weight)
     if x.dim() != 4 or 0 in x.shape:
@@ -56,19 +71,19 @@ def check_convolution(x: Tensor, name: str, weight: Tensor, stride: object, padd
         raise ValueError(f"{name} must have x's dtype {x.dtype}, got {weight.dtype}")
     if weight.device != x.device:
         raise ValueError(f"{name} must be on x's device {x.device}, got {weight.device}")
-    if min(x.shape[2:]) + 2 * padding < size[0]:
-        raise ValueError(f"x must be at least as large as the kernel with padding {padding}, got {list(x.shape)}")
-    return stride, padding
+    if min(x.shape[2:]) + 2 * conv.padding < size[0]:
+        raise ValueError(f"x must be at least as large as the kernel with padding {conv.padding}, got {list(x.shape)}")
+    return conv
 
 
-def check_geometry(stride: object, padding: object) -> tuple[int, int]:
-    """Check the settings that need no tensor; return stride and padding."""
+def check_geometry(stride: object, padding: object) -> Convolution:
+    """Check the settings that need no tensor, and return them."""
     stride, padding = _one_number("stride", stride), _one_number("padding", padding)
     if stride not in _STRIDES:
         raise ValueError(f"stride must be 1 or 2, got {stride}")
     if padding < 0:
         raise ValueError(f"padding must be at least 0, got {padding}")
-    return stride, padding
+    return Convolution(stride, padding)
 
 
 def _one_number(name: str, value: object) -> int:
@@ -80,29 +95,29 @@ def _one_number(name: str, value: object) -> int:
     return value
 
 
-def output_like(x: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:
+def output_like(x: Tensor, weight: Tensor, conv: Convolution) -> Tensor:
     """A tensor with the convolution's shape, dtype and device but no storage to speak of."""
-    sides = [(side + 2 * padding - weight.shape[2]) // stride + 1 for side in x.shape[2:]]
+    sides = [(side + 2 * conv.padding - weight.shape[2]) // conv.stride + 1 for side in x.shape[2:]]
     return x.new_empty(1).expand(x.shape[0], weight.shape[0], *sides)
 
 
-def empty_output(x: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:
+def empty_output(x: Tensor, weight: Tensor, conv: Convolution) -> Tensor:
     """The convolution's output, unwritten, for fake kernels."""
-    return torch.empty_like(output_like(x, weight, stride, padding), memory_format=torch.channels_last)
+    return torch.empty_like(output_like(x, weight, conv), memory_format=torch.channels_last)
 
 
-def empty_gradients(x: Tensor, weight: Tensor, need_dx: bool, need_dw: bool) -> tuple[Tensor, Tensor]:
+def empty_statistics(x: Tensor, weight: Tensor, wanted: bool) -> Tensor:
+    """The statistics [3, K] of the convolution's output, unwritten, for fake kernels; [0] if not wanted."""
+    return x.new_empty((3, weight.shape[0]) if wanted else 0, dtype=statistics_dtype(x))
+
+
+def empty_gradients(x: Tensor, weight: Tensor, needed: Needed) -> tuple[Tensor, Tensor]:
     """The convolution's gradients, unwritten, for fake kernels; [0] where not needed."""
-    dx = torch.empty_like(x, memory_format=torch.channels_last) if need_dx else x.new_empty(0)
-    dw = torch.empty_like(weight, memory_format=torch.channels_last) if need_dw else x.new_empty(0)
+    dx = torch.empty_like(x, memory_format=torch.channels_last) if needed.dx else x.new_empty(0)
+    dw = torch.empty_like(weight, memory_format=torch.channels_last) if needed.dw else x.new_empty(0)
     return dx, dw
 
 
-def statistics_dtype(x: Tensor) -> torch.dtype:
-    """fp32, and fp64 for fp64."""
-    return torch.float64 if x.dtype == torch.float64 else torch.float32
-
-
-def double_backward(ctx: object, *grads: Tensor) -> None:
-    """A second derivative, asked for: an error, where autograd would otherwise take it for zero."""
-    raise RuntimeError("convolution ops have no second derivative; CIFARFAST_BACKEND=torch has one on a CPU")
+def state_after(next_norm: nn.BatchNorm2d | None, x: Tensor, weight: Tensor, conv: Convolution) -> BatchNormState:
+    """The state of the batch norm that normalises the convolution's output, checked against that; without one, none."""
+    return NO_NORM if next_norm is None else BatchNormState.of(next_norm, output_like(x, weight, conv))

@@ -132,19 +132,11 @@ def _types(tiling: Tiling, image: str, matrix: tuple[str, tuple[int, int]], *poi
 
 
 def small_builds() -> list[KernelBuild]:
-    """What runs around the convolutions."""
-    from . import triton_impl, triton_reduce, triton_wgrad
+    """What runs after the weight's gradient."""
+    from . import triton_wgrad
 
-    buffers = dict.fromkeys(("moments_ptr", "stats_ptr", "running_mean_ptr", "running_var_ptr", "partial_ptr"), "*fp32")
-    buffers |= {"count_ptr": "*i64"}
-    types = {**buffers, "dw_ptr": "*bf16", **dict.fromkeys(("channels", "out_channels", "splits"), "i32")}
-    types |= dict.fromkeys(("momentum", "eps", "unbias"), "fp32")
-    running = {"CUMULATIVE": False, "BLOCK_C": triton_impl.BLOCK_CHANNELS}
-    launches: list[tuple[Any, dict[str, Any]]] = [
-        (triton_reduce.conv_running_kernel, running),
-        (triton_wgrad.conv_wgrad_reduce_kernel, {"TAPS": 9, "BLOCK_C": 32, "BLOCK_K": 32}),
-    ]
-    return [
-        KernelBuild(kernel, "fp32", {name: types[name] for name in kernel.arg_names if name in types}, constexprs)
-        for kernel, constexprs in launches
-    ]
+    kernel = triton_wgrad.conv_wgrad_reduce_kernel
+    types = {"partial_ptr": "*fp32", "dw_ptr": "*bf16"}
+    types |= dict.fromkeys(("channels", "out_channels", "splits"), "i32")
+    signature = {name: types[name] for name in kernel.arg_names if name in types}
+    return [KernelBuild(kernel, "fp32", signature, {"TAPS": 9, "BLOCK_C": 32, "BLOCK_K": 32})]

@@ -49,13 +49,13 @@ class ConvAndBatchNorm(nn.Module):
                 raise ValueError(f"{name} must be a multiple of 8, got {channels}")
         if kernel_size not in (1, 3):
             raise ValueError(f"kernel_size must be 1 or 3, got {kernel_size}")
-        stride, padding = check_geometry(stride, padding)
+        geometry = check_geometry(stride, padding)
         self.conv = nn.Conv2d(
             in_channels,
             out_channels,
             kernel_size,
-            stride,
-            padding,
+            geometry.stride,
+            geometry.padding,
             bias=False,
             device=device,
             dtype=dtype,

@@ -7,10 +7,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..batch_norm.arguments import statistics_dtype
+from ..batch_norm.norm import Norm
 from ..batch_norm.sample_inputs import eager_batch_norm_act
+from ..batch_norm.state import BatchNormState
 from ..testing.shapes import between_shapes, pyramid_shapes, wide_shapes
 from ..testing.spec import Case, Inputs, SampleMaker
-from .arguments import statistics_dtype
+from .arguments import Convolution
 from .tiles import Geometry, geometry
 
 
@@ -132,6 +135,26 @@ def sizes(inputs: Inputs) -> Geometry:
 def convolution_flops(inputs: Inputs) -> int:
     """Of forward, input's gradient and weight's gradient."""
     return 3 * sizes(inputs).flops
+
+
+def next_state(inputs: Inputs, eps: float = 1e-5) -> BatchNormState:
+    """A batch norm of the convolution's output that has seen nothing; without buffers for an output of one pixel."""
+    x, g = inputs["x"], sizes(inputs)
+    if g.pixels == 1:
+        return BatchNormState(None, None, None, 0.1, eps)
+    mean = torch.zeros(g.k, dtype=statistics_dtype(x), device=x.device)
+    return BatchNormState(mean, torch.ones_like(mean), torch.zeros((), dtype=torch.int64, device=x.device), 0.1, eps)
+
+
+def settings(inputs: Inputs) -> Convolution:
+    """Stride and padding."""
+    return Convolution(inputs.get("stride", 1), inputs.get("padding", 0))
+
+
+def norm(inputs: Inputs, statistics: Tensor) -> Norm:
+    """The batch norm with these statistics, and its activation."""
+    affine = (statistics, inputs.get("weight"), inputs.get("bias"))
+    return Norm(*affine, inputs["training"], inputs.get("act", "relu"), inputs.get("negative_slope", 0.01))
 
 
 def statistics(x: Tensor, eps: float) -> Tensor:

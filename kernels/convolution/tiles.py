@@ -19,7 +19,7 @@ _REGISTERS_OF_A_BLOCK = 1 << 16
 
 @dataclass(frozen=True)
 class Geometry:
-    """A convolution's sizes: x [N, C, H, W], weight [K, C, R, S], y [N, K, P, Q]."""
+    """A convolution's sizes: x [N, C, H, W], weight [K, C, R, S], y [N, K, P, Q]; and the op whose tiles it takes."""
 
     n: int
     c: int
@@ -32,6 +32,7 @@ class Geometry:
     q: int
     stride: int
     padding: int
+    op: str
 
     @property
     def pixels(self) -> int:
@@ -44,12 +45,12 @@ class Geometry:
         return 2 * self.pixels * self.k * self.c * self.r * self.s
 
 
-def geometry(x_shape: torch.Size, weight_shape: torch.Size, stride: int, padding: int) -> Geometry:
-    """The sizes of ``conv2d(x, weight, stride=stride, padding=padding)``."""
+def geometry(x_shape: torch.Size, weight_shape: torch.Size, stride: int, padding: int, op: str = "conv2d") -> Geometry:
+    """The sizes of ``conv2d(x, weight, stride=stride, padding=padding)``, for ``op``."""
     n, c, h, w = x_shape
     k, _, r, s = weight_shape
     p, q = (h + 2 * padding - r) // stride + 1, (w + 2 * padding - s) // stride + 1
-    return Geometry(n, c, h, w, k, r, s, p, q, stride, padding)
+    return Geometry(n, c, h, w, k, r, s, p, q, stride, padding, op)
 
 
 @dataclass(frozen=True)

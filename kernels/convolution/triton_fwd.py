@@ -20,8 +20,7 @@ def conv_fwd_kernel(
     weight_ptr,  # BN's, with as many elements as a row of stats, or None
     bias_ptr,  # the same
     partials_ptr,  # [2, tiles and groups of tiles, K] fp32 if STATISTICS
-    moments_ptr,  # [2, K] fp32 or None; only if STATISTICS
-    y_stats_ptr,  # [3, K] fp32 or None; only if STATISTICS
+    y_stats_ptr,  # [3, K] fp32 if STATISTICS
     running_mean_ptr,  # [K] or None: of the batch norm that normalises y
     running_var_ptr,  # [K] or None
     count_ptr,  # [] int64 or None
@@ -60,8 +59,8 @@ def conv_fwd_kernel(
 
     ``z = act(BN(x))`` if PROLOGUE, else ``z = x``; outside the image ``z = 0``. ``BN(x) = (x − mean) · scale + shift``
     as ``load_affine`` has them. FOLD stores ``act(BN(y) [+ residual])``. STATISTICS stores, for each tile of pixels,
-    the mean of the rounded y and ``Σ (y − mean)²``, which the last programs join to y's moments
-    and to what ``store_statistics`` makes of them.
+    the mean of the rounded y and ``Σ (y − mean)²``, which the last programs join to those of y, and what
+    ``store_statistics`` makes of them.
     """
     BLOCK_M: tl.constexpr = BOX_N * BOX_H * BOX_W
     # the compiler sees from this that rows are 16-byte aligned
@@ -148,7 +147,6 @@ def conv_fwd_kernel(
         if arrive_in_group(counters_ptr, tile, n_tiles):
             finish_moments(
                 partials_ptr,
-                moments_ptr,
                 y_stats_ptr,
                 running_mean_ptr,
                 running_var_ptr,

@@ -23,7 +23,6 @@ _REDUCE_BLOCK = 32
 
 
 def conv_fwd(
-    op: str,
     x: Tensor,
     weight: Tensor,
     g: Geometry,
@@ -31,11 +30,9 @@ def conv_fwd(
     prologue: Norm | None = None,
     fold: Norm | None = None,
     residual: Tensor | None = None,
-    moments: Tensor | None = None,
-    y_stats: Tensor | None = None,
-    next_norm: BatchNormState = NO_NORM,
-) -> Tensor:
-    """Return y; write its moments [2, K] and BN's statistics [3, K] of it, as ``next_norm`` makes them, where given.
+    next_norm: BatchNormState | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Return y and the statistics [3, K] that ``next_norm`` makes of it; [0] without one.
 
     ``prologue`` is the norm of x, ``fold`` that of y; at most one is given. ``residual`` [N, K, P, Q] is for ``fold``.
     """
@@ -44,11 +41,12 @@ def conv_fwd(
     assert residual is None or fold is not None
     x, weight = channels_last(x), channels_last(weight)
     act = "identity" if norm is None else norm.act
-    t = tiling(op, "fwd", g.k, g.c, (g.n, g.p, g.q), (x, weight), descriptors=g.stride == 1, act=act)
+    t = tiling(g.op, "fwd", g.k, g.c, (g.n, g.p, g.q), (x, weight), descriptors=g.stride == 1, act=act)
     n_tiles, columns = _pixel_tiles(t, g.n, g.p, g.q), triton.cdiv(g.k, t.channels)
     y = torch.empty((g.n, g.k, g.p, g.q), dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
-    statistics = moments is not None or y_stats is not None
-    partials, counters, first_counter = _rows(x, n_tiles, columns, g.k) if statistics else (None, None, 0)
+    wanted = next_norm is not None
+    statistics = x.new_empty((3, g.k) if wanted else 0, dtype=torch.float32)
+    partials, counters, first_counter = _rows(x, n_tiles, columns, g.k) if wanted else (None, None, 0)
     with torch.cuda.device_of(x):
         conv_fwd_kernel[(n_tiles * columns,)](
             _image(x, t, t.depth),
@@ -56,20 +54,19 @@ def conv_fwd(
             y,
             *_norm_pointers(norm),
             partials,
-            moments,
-            y_stats,
+            statistics if wanted else None,
             counters_ptr=counters,
             residual_ptr=residual if residual is None else channels_last(residual),
             **_sizes(g),
             first_counter=first_counter,
             slope=0.0 if norm is None else norm.negative_slope,
-            **next_norm.kernel_arguments(),
+            **(next_norm or NO_NORM).kernel_arguments(),
             TAPS=g.r * g.s,
             KERNEL_W=g.s,
             STRIDE=g.stride,
             PADDING=g.padding,
             PROLOGUE=prologue is not None,
-            STATISTICS=statistics,
+            STATISTICS=wanted,
             FOLD=fold is not None,
             ACT=act,
             PIXELS_RIGHT=prologue is None and t.channels >= LEAST_LEFT_CHANNELS,
@@ -77,11 +74,10 @@ def conv_fwd(
             BLOCK_C=t.depth,
             **_common(t, x),
         )
-    return y
+    return y, statistics
 
 
 def conv_dgrad(
-    op: str,
     dy: Tensor,
     weight: Tensor,
     g: Geometry,
@@ -94,7 +90,7 @@ def conv_dgrad(
     dy, weight = channels_last(dy), channels_last(weight)
     phase = (g.n, triton.cdiv(g.h, g.stride), triton.cdiv(g.w, g.stride))
     act = "identity" if norm is None else norm.act
-    t = tiling(op, "dgrad", g.c, g.k, phase, (dy, weight), act=act)
+    t = tiling(g.op, "dgrad", g.c, g.k, phase, (dy, weight), act=act)
     n_tiles, columns = _pixel_tiles(t, *phase) * g.stride**2, triton.cdiv(g.c, t.channels)
     dx = torch.empty((g.n, g.c, g.h, g.w), dtype=dy.dtype, device=dy.device, memory_format=torch.channels_last)
     sums = (None, None) if norm is None else tuple(dy.new_empty(g.c, dtype=torch.float32) for _ in range(2))
@@ -127,11 +123,11 @@ def conv_dgrad(
     return dx, *sums
 
 
-def conv_wgrad(op: str, x: Tensor, dy: Tensor, g: Geometry, norm: Norm | None = None) -> Tensor:
+def conv_wgrad(x: Tensor, dy: Tensor, g: Geometry, norm: Norm | None = None) -> Tensor:
     """dw [K, C, R, S], channels_last; with x's norm of ``act(BN(x))``."""
     x, dy = channels_last(x), channels_last(dy)
     act = "identity" if norm is None else norm.act
-    t = tiling(op, "wgrad", g.k, g.c, (g.n, g.p, g.q), (x, dy), descriptors=g.stride == 1, act=act)
+    t = tiling(g.op, "wgrad", g.k, g.c, (g.n, g.p, g.q), (x, dy), descriptors=g.stride == 1, act=act)
     n_tiles = _pixel_tiles(t, g.n, g.p, g.q)
     taps = g.r * g.s
     blocks = taps * triton.cdiv(g.k, t.channels) * triton.cdiv(g.c, t.depth)
@@ -171,8 +167,8 @@ def channels_last(x: Tensor) -> Tensor:
 
 
 def _norm_pointers(norm: Norm | None) -> tuple[Tensor | None, ...]:
-    """BN's statistics, weight and bias, as every kernel takes them."""
-    return (None, None, None) if norm is None else (norm.statistics, norm.weight, norm.bias)
+    """BN's statistics, weight and bias with unit stride, as every kernel takes them."""
+    return (None, None, None) if norm is None else norm.contiguous()
 
 
 def _rows(x: Tensor, n_tiles: int, columns: int, channels: int) -> tuple[Tensor, Tensor, int]:

@@ -1,4 +1,4 @@
-"""What is joined over all tiles of pixels, in the kernel that computes the tiles; and BN's statistics from moments.
+"""What is joined over all tiles of pixels, in the kernel that computes the tiles.
 
 Each program of a convolution stores a row of two numbers a channel: mean and sum of squares of its tile, or two sums.
 The last to arrive of each GROUP tiles joins their rows to one, and the last of the groups joins those. In one step a
@@ -14,7 +14,6 @@ import triton.language as tl
 
 from ..batch_norm.triton_moments import store_statistics
 from ..last_block import is_last_block
-from .triton_common import per_size
 
 GROUP = tl.constexpr(32)
 # numbers of a kind that a joining program has under way at a time: few enough for the registers of any tile
@@ -114,8 +113,7 @@ def _join_moments(
 @triton.jit
 def finish_moments(
     partials_ptr,  # [2, tiles and groups of tiles, C] fp32: mean and Σ (y − mean)²
-    moments_ptr,  # [2, C] fp32 or None: mean and biased variance
-    stats_ptr,  # [3, C] fp32 or None: what store_statistics stores
+    stats_ptr,  # [3, C] fp32: what store_statistics stores
     running_mean_ptr,  # [C] or None
     running_var_ptr,  # [C] or None
     count_ptr,  # [] int64 or None
@@ -147,28 +145,23 @@ def finish_moments(
         mean, low, square = _join_moments(
             partials_ptr, n_tiles, groups, pixels, GROUP * BLOCK_M, n_tiles, channels, cs, c_ok, BLOCK_C
         )
-        var = square / pixels
-        if moments_ptr is not None:
-            tl.store(moments_ptr + cs, mean, mask=c_ok)
-            tl.store(moments_ptr + channels + cs, var, mask=c_ok)
-        if stats_ptr is not None:
-            store_statistics(
-                mean,
-                low,
-                var,
-                square / (pixels - 1),
-                stats_ptr,
-                running_mean_ptr,
-                running_var_ptr,
-                count_ptr,
-                tl.program_id(0) % tl.cdiv(channels, BLOCK_C) == 0,
-                channels,
-                cs,
-                c_ok,
-                momentum,
-                eps,
-                CUMULATIVE,
-            )
+        store_statistics(
+            mean,
+            low,
+            square / pixels,
+            square / (pixels - 1),
+            stats_ptr,
+            running_mean_ptr,
+            running_var_ptr,
+            count_ptr,
+            tl.program_id(0) % tl.cdiv(channels, BLOCK_C) == 0,
+            channels,
+            cs,
+            c_ok,
+            momentum,
+            eps,
+            CUMULATIVE,
+        )
 
 
 @triton.jit
@@ -210,41 +203,3 @@ def finish_sums(
         d_bias, d_weight = _join_sums(partials_ptr, n_tiles, groups, n_tiles, channels, cs, c_ok, BLOCK_C)
         tl.store(d_bias_ptr + cs, d_bias, mask=c_ok)
         tl.store(d_weight_ptr + cs, d_weight, mask=c_ok)
-
-
-@per_size
-def conv_running_kernel(
-    moments_ptr,  # [2, C] fp32: mean and biased variance
-    stats_ptr,  # [3, C] fp32
-    running_mean_ptr,  # [C] or None
-    running_var_ptr,  # [C] or None
-    count_ptr,  # [] int64 or None
-    channels,
-    unbias,
-    momentum,
-    eps,
-    CUMULATIVE: tl.constexpr,
-    BLOCK_C: tl.constexpr,
-):
-    """What ``store_statistics`` makes of moments, whose mean has lost what its rounding cost; unbias is M/(M − 1)."""
-    cs = tl.program_id(0) * BLOCK_C + tl.arange(0, BLOCK_C)
-    ok = cs < channels
-    mean = tl.load(moments_ptr + cs, mask=ok, other=0.0)
-    var = tl.load(moments_ptr + channels + cs, mask=ok, other=0.0)
-    store_statistics(
-        mean,
-        tl.zeros([BLOCK_C], tl.float32),
-        var,
-        var * unbias,
-        stats_ptr,
-        running_mean_ptr,
-        running_var_ptr,
-        count_ptr,
-        tl.program_id(0) == 0,
-        channels,
-        cs,
-        ok,
-        momentum,
-        eps,
-        CUMULATIVE,
-    )

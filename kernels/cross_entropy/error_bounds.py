@@ -6,7 +6,13 @@ import torch
 from torch import Tensor
 
 from ..testing.spec import Inputs
-from .torch_impl import has_divisor, targets
+from .target import Target
+from .torch_impl import dense_target
+
+
+def target_of(inputs: Inputs) -> Target:
+    """Keyword arguments of ``cross_entropy`` but the logits."""
+    return Target(**{name: value for name, value in inputs.items() if name != "logits"})
 
 
 def error_bounds(inputs: Inputs, cotangents: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
@@ -16,13 +22,11 @@ def error_bounds(inputs: Inputs, cotangents: Sequence[Tensor]) -> tuple[list[Ten
     and p by κ relatively. The loss is ``Σ a (−log p) q^γ`` and its gradient ``u − p Σ u`` with
     ``u = a (γ p q^(γ−1) log p − q^γ)``; a is exact to a rounding. ``q = 1 − p`` is a sum over the other classes.
     """
-    logits, labels = inputs["logits"].detach(), inputs["labels"]
-    weight, gamma = inputs.get("weight"), inputs.get("focal_gamma", 0.0)
-    reduction, ignore_index = inputs.get("reduction", "mean"), inputs.get("ignore_index", -100)
+    logits, target = inputs["logits"].detach(), target_of(inputs)
+    weight, gamma, epsilon = target.weight, target.focal_gamma, target.label_smoothing
     n, n_classes = logits.shape
-    target, share = targets(logits, labels, inputs.get("labels_b"), inputs.get("lam"), ignore_index)
-    epsilon = inputs.get("label_smoothing", 0.0)
-    a = target * (1 - epsilon) + share * (epsilon / n_classes)
+    dense, share = dense_target(logits, target)
+    a = dense * (1 - epsilon) + share * (epsilon / n_classes)
     a = a if weight is None else a * weight
 
     z = logits - logits.amax(dim=1, keepdim=True)
@@ -46,11 +50,11 @@ def error_bounds(inputs: Inputs, cotangents: Sequence[Tensor]) -> tuple[list[Ten
     gradient = u_scale + p * (u_scale.sum(dim=1, keepdim=True) + kappa * u.sum(dim=1, keepdim=True).abs())
 
     (cotangent,) = cotangents
-    if reduction == "none":
+    if target.reduction == "none":
         return [loss_scale.sum(dim=1)], [cotangent.abs()[:, None] * gradient]
     divisor = torch.ones((), dtype=p.dtype, device=p.device)
-    if has_divisor(labels, reduction):
-        divisor = (target if weight is None else target * weight).sum()
-    elif reduction == "mean":
+    if target.has_divisor:
+        divisor = (dense if weight is None else dense * weight).sum()
+    elif target.reduction == "mean":
         divisor = divisor * n
     return [(loss + loss_scale).sum() / divisor], [cotangent.abs() * gradient / divisor]

@@ -6,23 +6,16 @@ log-probabilities, and the backward is one multiplication by the incoming gradie
 before the mean's 1/N, so that in fp16 they do not underflow.
 """
 
-from types import ModuleType
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
-from .. import backend
-from ..layout import check_strided
-from . import torch_impl
+from ..batch_norm.arguments import runs_plain_torch
+from ..library import Gradients, operator, runs_on
 from .reference import cross_entropy_reference
+from .target import Target, check_settings
 
-_OP = "cross_entropy"
-_REDUCTIONS = ("mean", "sum", "none")
 # one program holds a whole row; above this a row no longer fits in registers
 _MAX_TRITON_CLASSES = 4096
-
-backend.register(_OP, "triton", "torch", package=__package__)
 
 
 def cross_entropy(
@@ -73,27 +66,23 @@ def cross_entropy(
     Focal loss: Lin, Goyal, Girshick, He, Dollár, "Focal Loss for Dense Object Detection", ICCV 2017, with (1 − p_c)^γ
     for every class that has a share of the target.
     """
-    _check_arguments(logits, labels, labels_b, lam, weight)
-    _check_settings(label_smoothing, focal_gamma, reduction)
-    _check_ignore_index(ignore_index, labels)
-    if _runs_plain_torch(logits):
-        if not torch.compiler.is_compiling():
-            _check_label_range(logits, labels, labels_b, ignore_index)
-        return cross_entropy_reference(
-            logits,
-            labels,
-            labels_b,
-            lam,
-            weight=weight,
-            label_smoothing=label_smoothing,
-            focal_gamma=focal_gamma,
-            reduction=reduction,
-            ignore_index=ignore_index,
-        )
-    loss, _, _ = torch.ops.cifarfast.cross_entropy(
-        logits, labels, labels_b, lam, weight, float(label_smoothing), float(focal_gamma), reduction, ignore_index
+    target = Target(labels, labels_b, lam, weight, label_smoothing, focal_gamma, reduction, ignore_index)
+    target.check(logits)
+    if not runs_plain_torch("cross_entropy", logits):
+        return forward(logits, target)[0]
+    if not torch.compiler.is_compiling():
+        target.check_labels(logits)
+    return cross_entropy_reference(
+        logits,
+        labels,
+        labels_b,
+        lam,
+        weight=weight,
+        label_smoothing=label_smoothing,
+        focal_gamma=focal_gamma,
+        reduction=reduction,
+        ignore_index=ignore_index,
     )
-    return loss
 
 
 class CrossEntropyLoss(nn.Module):
@@ -115,7 +104,7 @@ class CrossEntropyLoss(nn.Module):
         focal_gamma: float = 0.0,
     ) -> None:
         super().__init__()
-        _check_settings(label_smoothing, focal_gamma, reduction)
+        check_settings(label_smoothing, focal_gamma, reduction)
         self.register_buffer("weight", weight)
         self.ignore_index = ignore_index
         self.reduction = reduction
@@ -144,170 +133,25 @@ class CrossEntropyLoss(nn.Module):
         )
 
 
-def _runs_plain_torch(logits: Tensor) -> bool:
-    """Whether to skip the custom op: its dispatch costs more than the whole loss of a small batch on a CPU."""
-    if torch.compiler.is_compiling():
-        return logits.dtype == torch.float64
-    # a subclass may be a fake tensor, which has no contents to check
-    return logits.is_cpu and type(logits) is Tensor and _implementation(logits) is torch_impl
+def _runs(op: str, logits: Tensor, *_: object) -> str:
+    return "torch" if logits.shape[1] > _MAX_TRITON_CLASSES else runs_on(op, logits)
 
 
-def _implementation(logits: Tensor) -> ModuleType:
-    """The module with ``cross_entropy_fwd`` and ``cross_entropy_bwd`` for these logits."""
-    if logits.dtype == torch.float64 or logits.shape[1] > _MAX_TRITON_CLASSES:
-        return torch_impl
-    if backend.choose(_OP, logits.device).backend == "torch":
-        return torch_impl
-    from . import triton_impl  # not at the top: it needs triton
-
-    return triton_impl
-
-
-@torch.library.custom_op("cifarfast::cross_entropy", mutates_args=())
-def _cross_entropy(
-    logits: Tensor,
-    labels: Tensor,
-    labels_b: Tensor | None,
-    lam: Tensor | None,
-    weight: Tensor | None,
-    label_smoothing: float,
-    focal_gamma: float,
-    reduction: str,
-    ignore_index: int = -100,
-) -> tuple[Tensor, Tensor, Tensor]:
-    if logits.is_cpu or backend.debug_checks():
-        _check_label_range(logits, labels, labels_b, ignore_index)
-    forward = _implementation(logits).cross_entropy_fwd
-    return forward(logits, labels, labels_b, lam, weight, label_smoothing, focal_gamma, reduction, ignore_index)
-
-
-@_cross_entropy.register_fake
-def _cross_entropy_fake(
-    logits: Tensor,
-    labels: Tensor,
-    labels_b: Tensor | None,
-    lam: Tensor | None,
-    weight: Tensor | None,
-    label_smoothing: float,
-    focal_gamma: float,
-    reduction: str,
-    ignore_index: int = -100,
-) -> tuple[Tensor, Tensor, Tensor]:
-    dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
-    loss = logits.new_empty(logits.shape[:1] if reduction == "none" else (), dtype=dtype)
-    has_divisor = torch_impl.has_divisor(labels, reduction)
-    divisor = logits.new_empty(() if has_divisor else (0,), dtype=dtype)
+@operator("cross_entropy", differentiable=1, runs=_runs)
+def forward(logits: Tensor, target: Target) -> tuple[Tensor, Tensor, Tensor]:
+    dtype = torch.promote_types(logits.dtype, torch.float32)
+    loss = logits.new_empty(logits.shape[:1] if target.reduction == "none" else (), dtype=dtype)
+    divisor = logits.new_empty(() if target.has_divisor else (0,), dtype=dtype)
     return loss, logits.new_empty(logits.shape), divisor
 
 
 # `logits` is passed only so that autograd sees what the result depends on, and a second derivative raises instead of
 # being silently zero
-@torch.library.custom_op("cifarfast::cross_entropy_backward", mutates_args=())
-def _cross_entropy_backward(
-    grad_loss: Tensor, grad_logits: Tensor, divisor: Tensor, logits: Tensor, reduction: str
-) -> Tensor:
-    return _implementation(grad_logits).cross_entropy_bwd(grad_loss, grad_logits, divisor, reduction)
-
-
-@_cross_entropy_backward.register_fake
-def _cross_entropy_backward_fake(
-    grad_loss: Tensor, grad_logits: Tensor, divisor: Tensor, logits: Tensor, reduction: str
-) -> Tensor:
+@operator("cross_entropy_backward", runs=_runs)
+def backward(grad_logits: Tensor, grad_loss: Tensor, divisor: Tensor, logits: Tensor, reduction: str) -> Tensor:
     return grad_logits.new_empty(grad_logits.shape)
 
 
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
-    logits, reduction = inputs[0], inputs[7]
-    _, grad_logits, divisor = output
-    ctx.mark_non_differentiable(grad_logits, divisor)
-    ctx.set_materialize_grads(False)
-    ctx.save_for_backward(grad_logits, divisor, logits)
-    ctx.reduction = reduction
-
-
-def _backward(ctx: Any, grad_loss: Tensor | None, *_: Tensor | None) -> tuple[Tensor | None, ...]:
-    none = (None,) * 8
-    if grad_loss is None:
-        return None, *none
-    return torch.ops.cifarfast.cross_entropy_backward(grad_loss, *ctx.saved_tensors, ctx.reduction), *none
-
-
-def _double_backward(ctx: Any, grad: Tensor) -> None:
-    raise RuntimeError("cross_entropy has no second derivative; CIFARFAST_BACKEND=torch has one on a CPU")
-
-
-_cross_entropy.register_autograd(_backward, setup_context=_setup_context)
-_cross_entropy_backward.register_autograd(_double_backward)
-
-
-def _check_arguments(
-    logits: Tensor, labels: Tensor, labels_b: Tensor | None, lam: Tensor | None, weight: Tensor | None
-) -> None:
-    check_strided("logits", logits)
-    shape = logits.shape
-    if len(shape) != 2 or shape[0] == 0 or shape[1] == 0:
-        raise ValueError(f"logits must be [N, C] with N and C at least 1, got {list(shape)}")
-    if not logits.is_floating_point():
-        raise ValueError(f"logits must be floating point, got {logits.dtype}")
-    if labels.is_floating_point():
-        _check_tensor("labels", labels, logits, shape, labels.dtype)
-        if labels_b is not None:
-            raise ValueError("labels_b needs integer labels: soft labels can be mixed by the caller")
-    else:
-        _check_tensor("labels", labels, logits, shape[:1], torch.int64)
-    if (labels_b is None) != (lam is None):
-        given, missing = ("labels_b", "lam") if lam is None else ("lam", "labels_b")
-        raise ValueError(f"{given} needs {missing}: a sample has one label or two with a share")
-    if labels_b is not None and lam is not None:
-        _check_tensor("labels_b", labels_b, logits, shape[:1], torch.int64)
-        _check_tensor("lam", lam, logits, shape[:1], torch.float32)
-    if weight is not None:
-        if not weight.is_floating_point():
-            raise ValueError(f"weight must be floating point, got {weight.dtype}")
-        _check_tensor("weight", weight, logits, shape[1:], weight.dtype)
-
-
-def _check_tensor(name: str, tensor: Tensor, logits: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> None:
-    check_strided(name, tensor)
-    if tensor.shape != shape:
-        raise ValueError(
-            f"{name} must be {list(shape)} for logits {list(logits.shape)}, got {list(tensor.shape)} {tensor.dtype}"
-        )
-    if tensor.dtype != dtype:
-        raise ValueError(f"{name} must be {dtype}, got {tensor.dtype}")
-    if tensor.device != logits.device:
-        raise ValueError(f"{name} must be on the logits' device {logits.device}, got {tensor.device}")
-    if tensor.requires_grad:
-        raise ValueError(f"{name} must not require a gradient: only the logits get one")
-
-
-def _check_settings(label_smoothing: float, focal_gamma: float, reduction: str) -> None:
-    if not 0 <= label_smoothing <= 1:
-        raise ValueError(f"label_smoothing must lie in [0, 1], got {label_smoothing}")
-    if not 0 <= focal_gamma < float("inf"):
-        raise ValueError(f"focal_gamma must be finite and at least 0, got {focal_gamma}")
-    if reduction not in _REDUCTIONS:
-        raise ValueError(f"reduction must be one of {', '.join(_REDUCTIONS)}, got {reduction!r}")
-
-
-def _check_ignore_index(ignore_index: int, labels: Tensor) -> None:
-    if ignore_index >= 0 and labels.is_floating_point():
-        raise ValueError(f"ignore_index must be negative for soft labels, got {ignore_index}")
-
-
-def _check_label_range(logits: Tensor, labels: Tensor, labels_b: Tensor | None, ignore_index: int) -> None:
-    """Raise for a label outside [0, C) that is not ignored; reads the labels' values, so on a GPU it waits."""
-    if labels.is_floating_point():
-        return
-    n_classes = logits.shape[1]
-    for name, tensor in (("labels", labels), ("labels_b", labels_b)):
-        if tensor is None:
-            continue
-        low, high = tensor.aminmax()
-        if low.item() >= 0 and high.item() < n_classes:
-            continue
-        tensor = tensor[tensor != ignore_index]
-        wrong = tensor[(tensor < 0) | (tensor >= n_classes)]
-        if wrong.numel():
-            allowed = f"[0, {n_classes}) or be ignore_index {ignore_index}"
-            raise ValueError(f"{name} must lie in {allowed}, got {wrong[0].item()}")
+@forward.backward(saves=lambda outputs, logits, target: (*outputs[1:], logits, target.reduction))
+def _gradients(grad_loss: Tensor, grad_logits: Tensor, divisor: Tensor, logits: Tensor, reduction: str) -> Gradients:
+    return {"logits": backward(grad_logits, grad_loss, divisor, logits, reduction)}

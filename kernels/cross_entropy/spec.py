@@ -8,8 +8,8 @@ from torch import Tensor
 
 from ..testing.spec import Case, Inputs, KernelBuild, OpSpec, SampleMaker
 from ..tuning.tables import sizes, tile
-from .error_bounds import error_bounds
-from .op import cross_entropy
+from .error_bounds import error_bounds, target_of
+from .op import cross_entropy, forward
 from .reference import cross_entropy_reference
 
 
@@ -110,14 +110,7 @@ def _eager(
 
 
 def _op_arguments(inputs: Inputs) -> tuple[Any, ...]:
-    tensors = (inputs.get(name) for name in ("logits", "labels", "labels_b", "lam", "weight"))
-    return (
-        *tensors,
-        inputs.get("label_smoothing", 0.0),
-        inputs.get("focal_gamma", 0.0),
-        inputs.get("reduction", "mean"),
-        inputs.get("ignore_index", -100),
-    )
+    return forward.flatten(inputs["logits"], target_of(inputs))
 
 
 def _flops(inputs: Inputs) -> int:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..last_block import is_last_block, take_counters
 from ..tuning.tables import tile
-from .torch_impl import has_divisor
+from .target import Target
 
 FINISH_BLOCK = tl.constexpr(2048)
 
@@ -190,29 +190,20 @@ def cross_entropy_bwd_kernel(
     tl.store(out_ptr + offsets, (grad * scale[:, None]).to(out_ptr.dtype.element_ty), mask=ok)
 
 
-def cross_entropy_fwd(
-    logits: Tensor,
-    labels: Tensor,
-    labels_b: Tensor | None,
-    lam: Tensor | None,
-    weight: Tensor | None,
-    label_smoothing: float,
-    focal_gamma: float,
-    reduction: str,
-    ignore_index: int = -100,
-) -> tuple[Tensor, Tensor, Tensor]:
+def cross_entropy(logits: Tensor, target: Target) -> tuple[Tensor, Tensor, Tensor]:
     """Return loss, ``∂loss_i/∂logits_i`` [N, C] and the weighted mean's divisor (``[]``; [0] where not needed)."""
+    target.check_labels(logits)
     n_rows, n_classes = logits.shape
-    soft = labels.is_floating_point()
+    labels, labels_b, lam, weight = target.labels, target.labels_b, target.lam, target.weight
     logits = logits if logits.stride(1) == 1 else logits.contiguous()
-    if soft:
+    if target.is_soft:
         labels = labels if labels.stride(1) == 1 else labels.contiguous()
-    weighted = has_divisor(labels, reduction)
+    weighted = target.has_divisor
     losses = logits.new_empty(n_rows, dtype=torch.float32)
     grad = logits.new_empty(n_rows, n_classes)
     label_weights = torch.empty_like(losses) if weighted else None
     divisor = losses.new_empty(() if weighted else (0,))
-    reduces = reduction != "none"
+    reduces = target.reduction != "none"
     loss = losses.new_empty(()) if reduces else losses
     counters, first_counter = take_counters(1, logits.device) if reduces else (None, 0)
     tiles = tile("cross_entropy", n_classes, logits.device)
@@ -234,16 +225,16 @@ def cross_entropy_fwd(
             logits.stride(0),
             labels.stride(0),
             first_counter,
-            label_smoothing,
-            focal_gamma,
-            ignore_index,
+            target.label_smoothing,
+            target.focal_gamma,
+            target.ignore_index,
             IS_MIXED=labels_b is not None,
-            IS_SOFT=soft,
+            IS_SOFT=target.is_soft,
             HAS_WEIGHT=weight is not None,
             HAS_LABEL_WEIGHT=weighted,
-            HAS_FOCAL=focal_gamma != 0,
+            HAS_FOCAL=target.focal_gamma != 0,
             REDUCES=reduces,
-            MEAN=reduction == "mean",
+            MEAN=target.reduction == "mean",
             BLOCK_N=tiles["rows"],
             BLOCK_C=triton.next_power_of_2(n_classes),
             num_warps=tiles["num_warps"],
@@ -251,10 +242,12 @@ def cross_entropy_fwd(
     return loss, grad, divisor
 
 
-def cross_entropy_bwd(grad_loss: Tensor, grad: Tensor, divisor: Tensor, reduction: str) -> Tensor:
-    """Multiply each row of ``grad`` [N, C] by the incoming gradient ([N], or ``[]`` after a reduction)."""
-    n_rows, n_classes = grad.shape
-    grad = grad.contiguous()
+def cross_entropy_backward(
+    grad_logits: Tensor, grad_loss: Tensor, divisor: Tensor, logits: Tensor, reduction: str
+) -> Tensor:
+    """Multiply each row of ``grad_logits`` [N, C] by the incoming gradient ([N], or ``[]`` after a reduction)."""
+    n_rows, n_classes = grad_logits.shape
+    grad = grad_logits.contiguous()
     tiles = tile("cross_entropy", n_classes, grad.device)
     out = torch.empty_like(grad)
     with torch.cuda.device_of(grad):

@@ -13,11 +13,13 @@ backward makes it again, so that nothing is saved.
 
 from dataclasses import dataclass
 from math import prod
+from typing import Self
 
 import torch
 from torch import Tensor
 
 from ..philox import philox_4x32
+from ..randomness import check_counters
 
 GROUP = 8
 PURPOSE = 7
@@ -26,7 +28,7 @@ _MASK32 = 0xFFFFFFFF
 
 @dataclass(frozen=True)
 class Dropping:
-    """Which elements are dropped.
+    """Which elements are dropped, as ops and their implementations take it.
 
     Args:
         seed: [] int64, the key; None drops nothing.
@@ -56,6 +58,22 @@ class Dropping:
     def stream(self) -> int:
         """The third word of the counter."""
         return self.layer << 8 | PURPOSE
+
+    def checked(self, x: Tensor, name: str = "p") -> Self:
+        """Itself; a ValueError if it does not fit x [N, …], whose caller calls p ``name``."""
+        if not 0 <= self.p <= 1:
+            raise ValueError(f"{name} must lie in [0, 1], got {self.p}")
+        check_counters("x", x, self.seed, self.step, self.layer, self.indices)
+        return self
+
+    def seeded(self, x: Tensor) -> Self:
+        """Itself, with a seed from torch's generator where none is given; what drops nothing if p is 0."""
+        if not self.p:
+            return type(self)()
+        if self.seed is not None:
+            return self
+        seed = torch.randint(2**62, (), dtype=torch.int64, device=x.device)
+        return type(self)(seed, self.step, self.indices, self.p, self.layer)
 
 
 NO_DROPOUT = Dropping()

@@ -5,21 +5,13 @@ nothing waits for the device. Bytes moved: x read and the result written, each w
 """
 
 from math import prod
-from types import ModuleType
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from .. import backend
-from ..layout import check_strided
-from ..randomness import check_counters
-from . import torch_impl
+from ..layout import check_strided, output_layout
+from ..library import Gradients, operator
 from .draws import Dropping
-
-_OP = "dropout"
-
-backend.register(_OP, "triton", "torch", package=__package__)
 
 
 def dropout(
@@ -60,63 +52,18 @@ def dropout(
         raise ValueError(f"x must be [N, C, …] with no empty dimension, got {list(x.shape)}")
     if not x.is_floating_point():
         raise ValueError(f"x must be floating point, got {x.dtype}")
-    check_dropping("p", p, x, seed, step, layer, indices)
+    dropping = Dropping(seed, step, indices, p, layer).checked(x)
     if not training or p == 0:
         return x
-    return torch.ops.cifarfast.dropout(x, drawing_seed(x, p, seed), step, indices, float(p), layer)
+    return forward(x, dropping.seeded(x))
 
 
-def drawing_seed(x: Tensor, p: float, seed: Tensor | None) -> Tensor | None:
-    """The seed to draw with: None where nothing is dropped, one from torch's generator where none is given."""
-    if p == 0:
-        return None
-    if seed is not None:
-        return seed
-    return torch.randint(2**62, (), dtype=torch.int64, device=x.device)
+@operator("dropout")
+def forward(x: Tensor, dropping: Dropping) -> Tensor:
+    return torch.empty_like(x, memory_format=output_layout(x))
 
 
-def check_dropping(
-    name: str, p: float, x: Tensor, seed: Tensor | None, step: Tensor | None, layer: int, indices: Tensor | None
-) -> None:
-    """Raise a ValueError for a setting of the draws that does not fit x; ``name`` is p's."""
-    if not 0 <= p <= 1:
-        raise ValueError(f"{name} must lie in [0, 1], got {p}")
-    check_counters("x", x, seed, step, layer, indices)
-
-
-def _implementation(x: Tensor) -> ModuleType:
-    """The module with ``dropout_fwd`` for x."""
-    if x.dtype == torch.float64 or backend.choose(_OP, x.device).backend == "torch":
-        return torch_impl
-    from . import triton_impl  # not at the top: it needs triton
-
-    return triton_impl
-
-
-@torch.library.custom_op("cifarfast::dropout", mutates_args=())
-def _dropout(x: Tensor, seed: Tensor, step: Tensor | None, indices: Tensor | None, p: float, layer: int) -> Tensor:
-    return _implementation(x).dropout_fwd(x, Dropping(seed, step, indices, p, layer), _layout(x))
-
-
-@_dropout.register_fake
-def _dropout_fake(x: Tensor, *_: Any) -> Tensor:
-    return torch.empty_like(x, memory_format=_layout(x))
-
-
-def _layout(x: Tensor) -> torch.memory_format:
-    """The layout of the result."""
-    last = x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last)
-    return torch.channels_last if last and not x.is_contiguous() else torch.contiguous_format
-
-
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    _, seed, step, indices, *ctx.settings = inputs
-    ctx.save_for_backward(seed, step, indices)
-
-
-def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+@forward.backward(saves=lambda _, x, dropping: (dropping,))
+def _gradients(grad: Tensor, dropping: Dropping) -> Gradients:
     """The op is linear in x: the gradient is the op of the gradient."""
-    return torch.ops.cifarfast.dropout(grad, *ctx.saved_tensors, *ctx.settings), *(None,) * 5
-
-
-_dropout.register_autograd(_backward, setup_context=_setup_context)
+    return {"x": forward(grad, dropping)}

@@ -7,12 +7,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..shakedrop.spec import randomness
 from ..testing.shapes import between_shapes, wide_shapes
 from ..testing.spec import Case, Inputs, KernelBuild, OpSpec, SampleMaker
 from ..tuning.tables import sizes
-from .draws import GROUP
-from .op import dropout
+from .draws import GROUP, Dropping
+from .op import dropout, forward
 from .reference import dropout_reference
 
 # kernel arguments that describe what is dropped
@@ -24,7 +23,7 @@ DROPPING_SIGNATURE = {
 
 
 def _inputs(*shape: int, p: float = 0.3, **settings: Any) -> Case:
-    return lambda make: {"x": make.randn(*shape), "p": p, **randomness(make, shape[0]), **settings}
+    return lambda make: {"x": make.randn(*shape), "p": p, **make.counters(shape[0]), **settings}
 
 
 def _channels_last(*shape: int, **settings: Any) -> Case:
@@ -62,8 +61,8 @@ def _eager(x: Tensor, p: float, *, training: bool = True, **_: Any) -> Tensor:
 
 
 def _op_arguments(inputs: Inputs) -> tuple[Any, ...]:
-    tensors = (inputs.get(name) for name in ("x", "seed", "step", "indices"))
-    return *tensors, inputs["p"], inputs.get("layer", 0)
+    settings = {name: inputs[name] for name in ("seed", "step", "indices", "p", "layer") if name in inputs}
+    return forward.flatten(inputs["x"], Dropping(**settings))
 
 
 def _flops(inputs: Inputs) -> int:

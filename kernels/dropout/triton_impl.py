@@ -10,6 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ..layout import output_layout
 from ..tuning.tables import tile
 from .draws import GROUP, Dropping
 from .triton_draws import dropping_arguments, group_bits, load_counters, sample_index
@@ -64,10 +65,11 @@ def dropout_fwd_kernel(
     tl.store(out_ptr + start + offsets, out.to(out_ptr.dtype.element_ty), mask=ok)
 
 
-def dropout_fwd(x: Tensor, dropping: Dropping, memory_format: torch.memory_format) -> Tensor:
+def dropout(x: Tensor, dropping: Dropping) -> Tensor:
     """``x / (1 − p)`` where an element stays, else 0."""
-    x = x.contiguous(memory_format=memory_format)
-    out = torch.empty_like(x, memory_format=memory_format)
+    layout = output_layout(x)
+    x = x.contiguous(memory_format=layout)
+    out = torch.empty_like(x, memory_format=layout)
     n, channels, *image = x.shape
     pixels = prod(image)
     groups = triton.cdiv(channels, GROUP)

@@ -8,6 +8,7 @@ from .table import FLAT_BLOCK, SETTINGS, FlatTable
 
 _MASTER_DTYPES = (torch.float32, torch.float64)
 _HALF_DTYPES = (torch.bfloat16, torch.float16)
+_SCALARS = len(FlatScalar)
 
 
 def check_master(name: str, tensor: Tensor) -> None:
@@ -47,9 +48,9 @@ def check_device(name: str, tensor: Tensor, other: Tensor) -> None:
 
 def check_scalars(scalars: Tensor, master: Tensor) -> None:
     """What ``flat_scalars`` makes."""
-    if scalars.shape != (len(FlatScalar),) or scalars.dtype != torch.float64 or not scalars.is_contiguous():
+    if scalars.shape != (_SCALARS,) or scalars.dtype != torch.float64 or not scalars.is_contiguous():
         found = f"{list(scalars.shape)} {scalars.dtype} with strides {list(scalars.stride())}"
-        raise ValueError(f"scalars must be contiguous [{len(FlatScalar)}] fp64, made by flat_scalars, got {found}")
+        raise ValueError(f"scalars must be contiguous [{_SCALARS}] fp64, made by flat_scalars, got {found}")
     check_device("scalars", scalars, master)
 
 

@@ -1,9 +1,12 @@
 """Sample buffers that the specs of the flat ops share."""
 
+from collections.abc import Callable
+
+import torch
 from torch import Tensor
 
 from ..testing.spec import Inputs, SampleMaker
-from .table import FlatTable, flat_table
+from .table import FLAT_BLOCK, FlatTable, flat_table
 
 LONGEST = 1 << 40
 _PERIOD = 1 << 16
@@ -27,3 +30,29 @@ def large(values: Tensor, n: int) -> Tensor:
 def large_normal(make: SampleMaker, n: int, **options: object) -> Tensor:
     """n normal values that repeat after 65,536."""
     return large(make.randn(_PERIOD, **options), n)  # type: ignore[arg-type]
+
+
+def master_dtype(make: SampleMaker) -> torch.dtype:
+    """Of the weights: fp32, or fp64 where the maker's is."""
+    return torch.float64 if make.dtype == torch.float64 else torch.float32
+
+
+def random_table(make: SampleMaker, draw_int: Callable[[int, int], int]) -> Inputs:
+    """``n``, ``lengths`` and ``lr_scale`` of up to four segments, some of them frozen; the last block may be cut."""
+    lengths = [draw_int(1, 1500) for _ in range(draw_int(1, 4))]
+    lr_scale = [float(draw_int(0, 2)) for _ in lengths]
+    return {"n": sample_table(make, lengths).length - draw_int(0, 1023), "lengths": lengths, "lr_scale": lr_scale}
+
+
+def segments(buffer: Tensor | None, table: FlatTable) -> list[Tensor]:
+    """Views of a buffer's segments, as torch's optimizers take them."""
+    assert buffer is not None
+    return [buffer[o : o + length] for o, length in zip(table.offsets, table.lengths, strict=True)]
+
+
+def where_active(x: Tensor, table: FlatTable | None) -> Tensor:
+    """x, with 0 in frozen segments."""
+    if table is None:
+        return x
+    active = table.settings[:, 0] != 0
+    return x.where(active.repeat_interleave(FLAT_BLOCK)[: x.shape[0]], 0.0)

@@ -7,7 +7,10 @@ import triton
 import triton.language as tl
 
 from .scalars import FlatScalar
+from .table import FLAT_BLOCK, SETTINGS
 
+ROW = tl.constexpr(FLAT_BLOCK)
+COLUMNS = tl.constexpr(SETTINGS)
 LR = tl.constexpr(int(FlatScalar.LR))
 EMA_DECAY = tl.constexpr(int(FlatScalar.EMA_DECAY))
 GRAD_SCALE = tl.constexpr(int(FlatScalar.GRAD_SCALE))

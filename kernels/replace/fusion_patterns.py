@@ -54,7 +54,7 @@ class ChainFinder:
     """The chains of one container, and why other modules are in none.
 
     Args:
-        survey: of the model.
+        module_graph: that of the model.
         container: that was traced.
         mode: 0 for its graph in training, 1 for that in eval.
         functions: whether activations may be functions.
@@ -64,18 +64,18 @@ class ChainFinder:
         reasons: of the batch norms, convolutions and poolings that a chain could have had.
     """
 
-    def __init__(self, survey: ModuleGraph, container: nn.Module, mode: int, *, functions: bool = False) -> None:
-        self.survey, self.container, self.functions = survey, container, functions
+    def __init__(self, module_graph: ModuleGraph, container: nn.Module, mode: int, *, functions: bool = False) -> None:
+        self.module_graph, self.container, self.functions = module_graph, container, functions
         self.chains: dict[fx.Node, Chain] = {}
         self.reasons: dict[nn.Module, str] = {}
-        for node in survey.graphs[container][mode].nodes:
+        for node in module_graph.graphs[container][mode].nodes:
             bn = self.module(node)
             if bn is None or not is_batch_norm(bn):
                 continue
             found = (
                 batch_norm_unsupported_reason(bn)
-                or survey.unsupported_reason_to_one_use(bn)
-                or _odd_call(node)
+                or module_graph.single_use_unsupported_reason(bn)
+                or _call_unsupported_reason(node)
                 or self._chain(node)
             )
             if isinstance(found, str):
@@ -107,7 +107,7 @@ class ChainFinder:
         if not isinstance(conv, nn.Conv2d):
             return None
         reason = "its output is used in more than one place" if uses > 1 else convolution_unsupported_reason(conv)
-        reason = reason or self.survey.unsupported_reason_to_one_use(conv) or _odd_call(source)
+        reason = reason or self.module_graph.single_use_unsupported_reason(conv) or _call_unsupported_reason(source)
         if reason:
             self.reasons[conv] = reason
             return None
@@ -162,7 +162,7 @@ class ChainFinder:
         settings = activation_of(act)
         if isinstance(settings, str):
             return f"the activation after it cannot be replaced: {settings}" if is_activation(act) else _NO_ACTIVATION
-        reason = self.survey.unsupported_reason(act) or _odd_call(node)
+        reason = self.module_graph.unsupported_reason(act) or _call_unsupported_reason(node)
         return f"the activation after it cannot be replaced: {reason}" if reason else settings
 
     def _pool(self, end: fx.Node) -> tuple[fx.Node, nn.MaxPool2d] | None:
@@ -171,12 +171,16 @@ class ChainFinder:
         pool = None if node is None else self.module(node)
         if node is None or not isinstance(pool, nn.MaxPool2d):
             return None
-        reason = pool_unsupported_reason(pool) or self.survey.unsupported_reason_to_one_use(pool) or _odd_call(node)
+        reason = (
+            pool_unsupported_reason(pool)
+            or self.module_graph.single_use_unsupported_reason(pool)
+            or _call_unsupported_reason(node)
+        )
         if reason:
             self.reasons[pool] = reason
             return None
         return node, pool
 
 
-def _odd_call(node: fx.Node) -> str | None:
+def _call_unsupported_reason(node: fx.Node) -> str | None:
     return None if is_plain_call(node) else "it is not called with one positional argument"

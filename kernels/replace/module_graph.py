@@ -131,7 +131,7 @@ class ModuleGraph:
                 return f"the forward of {name} cannot be followed: {self.untraced[place.parent]}"
         return None
 
-    def unsupported_reason_to_one_use(self, module: nn.Module) -> str | None:
+    def single_use_unsupported_reason(self, module: nn.Module) -> str | None:
         """``unsupported_reason``, and why a module is not registered and called once."""
         if len(self.places[module]) > 1:
             return "it is registered under several names"

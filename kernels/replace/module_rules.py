@@ -174,7 +174,7 @@ def loss_unsupported_reason(loss: nn.Module) -> str | None:
 
 
 def fused_loss(loss: nn.Module) -> nn.Module:
-    """What replaces a loss without an unsupported_reason."""
+    """The fused loss that replaces a supported one."""
     if isinstance(loss, nn.CrossEntropyLoss):
         return FusedCrossEntropyLoss.of(loss)
     return FusedTimmCrossEntropy(loss, soft=_path(type(loss)) == _TIMM_SOFT_LABELS)

@@ -39,33 +39,43 @@ class Plan:
     left: dict[nn.Module, str]
 
 
-def make_plan(survey: ModuleGraph) -> Plan:
+def make_plan(module_graph: ModuleGraph) -> Plan:
     """Decide what to replace."""
     reasons: dict[nn.Module, str] = {}
-    blocks = {container: block for container in survey.graphs if (block := match_residual(survey, container, reasons))}
+    blocks = {
+        container: block
+        for container in module_graph.graphs
+        if (block := match_residual(module_graph, container, reasons))
+    }
     in_blocks = [chain for block in blocks.values() for chain in block.chains]
-    chains = _in_both_modes(survey, blocks, reasons)
+    chains = _in_both_modes(module_graph, blocks, reasons)
     fused = Counter(chain.act_module for chain in (*in_blocks, *chains))
-    freed = {act for act, n in fused.items() if act is not None and all(calls[act] == n for calls in survey.calls)}
+    freed = {
+        act for act, n in fused.items() if act is not None and all(calls[act] == n for calls in module_graph.calls)
+    }
     for chain in chains:
         if chain.act_module and chain.act_module not in freed:
-            name = survey.names[chain.act_module]
+            name = module_graph.names[chain.act_module]
             reasons[chain.bn] = f"the activation after it, {name}, is used where there is no batch norm too"
             reasons[chain.act_module] = "it is used where there is no batch norm too"
     chains = [*in_blocks, *(chain for chain in chains if chain.act_module is None or chain.act_module in freed)]
-    losses = tuple(m for m in survey.names if is_cross_entropy(m) and not is_fused(m) and not _loss_reason(survey, m))
+    losses = tuple(
+        m for m in module_graph.names if is_cross_entropy(m) and not is_fused(m) and not _loss_reason(module_graph, m)
+    )
     replaced = {*losses, *(module for chain in chains for module in chain.modules)}
-    left = {m: _reason(survey, m, reasons) for m in survey.names if is_candidate(m) and m not in replaced}
+    left = {m: _reason(module_graph, m, reasons) for m in module_graph.names if is_candidate(m) and m not in replaced}
     return Plan(tuple(chains), tuple(blocks.values()), tuple(freed), losses, left)
 
 
-def _in_both_modes(survey: ModuleGraph, blocks: Collection[nn.Module], reasons: dict[nn.Module, str]) -> list[Chain]:
+def _in_both_modes(
+    module_graph: ModuleGraph, blocks: Collection[nn.Module], reasons: dict[nn.Module, str]
+) -> list[Chain]:
     """The chains of the containers that are no residual blocks; what is in none may get a reason."""
     chains: list[Chain] = []
-    for container in survey.graphs:
+    for container in module_graph.graphs:
         if container in blocks:
             continue
-        in_training, in_eval = (ChainFinder(survey, container, mode) for mode in (0, 1))
+        in_training, in_eval = (ChainFinder(module_graph, container, mode) for mode in (0, 1))
         reasons.update({**in_eval.reasons, **in_training.reasons})
         found = dict.fromkeys((*in_training.chains.values(), *in_eval.chains.values()))
         for chain in found:
@@ -76,22 +86,22 @@ def _in_both_modes(survey: ModuleGraph, blocks: Collection[nn.Module], reasons: 
     return chains
 
 
-def _loss_reason(survey: ModuleGraph, loss: nn.Module) -> str | None:
-    return loss_unsupported_reason(loss) or survey.own_unsupported_reason(loss)
+def _loss_reason(module_graph: ModuleGraph, loss: nn.Module) -> str | None:
+    return loss_unsupported_reason(loss) or module_graph.own_unsupported_reason(loss)
 
 
-def _reason(survey: ModuleGraph, module: nn.Module, reasons: dict[nn.Module, str]) -> str:
+def _reason(module_graph: ModuleGraph, module: nn.Module, reasons: dict[nn.Module, str]) -> str:
     """Why a candidate is left."""
     if is_fused(module):
         return "it is fused already"
     if is_cross_entropy(module):
-        return _loss_reason(survey, module) or ""
+        return _loss_reason(module_graph, module) or ""
     if is_activation(module) and isinstance(settings := activation_of(module), str):
         return settings
-    found = reasons.get(module) or survey.unsupported_reason(module)
+    found = reasons.get(module) or module_graph.unsupported_reason(module)
     if found:
         return found
-    if not any(calls[module] for calls in survey.calls):
+    if not any(calls[module] for calls in module_graph.calls):
         return "nothing is known to call it"
     if is_batch_norm(module):
         return "neither a convolution before it nor an activation after it can be fused"

@@ -36,19 +36,19 @@ class Residual:
     shortcut: tuple[str, ...]
 
 
-def match_residual(survey: ModuleGraph, container: nn.Module, reasons: dict[nn.Module, str]) -> Residual | None:
+def match_residual(module_graph: ModuleGraph, container: nn.Module, reasons: dict[nn.Module, str]) -> Residual | None:
     """The container as a residual block, if that is all that its forward does, in training and in eval alike.
 
     Modules of the block that cannot be fused get their reason.
     """
-    graph, in_eval = survey.graphs[container]
-    if str(graph) != str(in_eval) or survey.own_unsupported_reason(container):
+    graph, in_eval = module_graph.graphs[container]
+    if str(graph) != str(in_eval) or module_graph.own_unsupported_reason(container):
         return None
     nodes = list(graph.nodes)
     inputs = [node for node in nodes if node.op == "placeholder"]
     if len(inputs) != 1 or not isinstance(nodes[-1].args[0], fx.Node):
         return None
-    finder = ChainFinder(survey, container, 0, functions=True)
+    finder = ChainFinder(module_graph, container, 0, functions=True)
     block = _Block(finder, inputs[0]).match(nodes[-1].args[0], len(nodes))
     if block:
         reasons.update(finder.reasons)
@@ -89,7 +89,7 @@ class _Block:
             return name, 0.01
         module = self.finder.module(node)
         settings = activation_of(module) if module is not None and is_plain_call(node) else ""
-        hooked = module is not None and self.finder.survey.own_unsupported_reason(module)
+        hooked = module is not None and self.finder.module_graph.own_unsupported_reason(module)
         return None if hooked or isinstance(settings, str) else settings
 
     def _path(self, node: Any) -> list[fx.Node] | None:
@@ -109,7 +109,7 @@ class _Block:
         bn = self.finder.module(path[-1]) if path else None
         if bn is None or not is_batch_norm(bn) or is_timm_batch_norm_act(bn):
             return False
-        return not batch_norm_unsupported_reason(bn) and not self.finder.survey.unsupported_reason_to_one_use(bn)
+        return not batch_norm_unsupported_reason(bn) and not self.finder.module_graph.single_use_unsupported_reason(bn)
 
     def _chains(self, path: list[fx.Node]) -> list[Chain]:
         return [self.finder.chains[node] for node in path if node in self.finder.chains]

@@ -66,24 +66,24 @@ def replace_modules(model: nn.Module) -> ReplaceReport:
         ValueError: model was compiled, scripted or wrapped for data parallelism.
     """
     _check(model)
-    survey = ModuleGraph(model)
-    plan = make_plan(survey)
-    swap = _Swap(model, survey)
+    module_graph = ModuleGraph(model)
+    plan = make_plan(module_graph)
+    swap = _Swap(model, module_graph)
     entries = {}  # by the first module
     for chain in plan.chains:
         swap.chain(chain)
-        entries[chain.modules[0]] = _entry(survey, chain, adds=False)
+        entries[chain.modules[0]] = _entry(module_graph, chain, adds=False)
     for block in plan.blocks:
         swap.put(block.container, ResidualBlock(block.container, block.main, block.last, block.shortcut))
         last = block.chains[-1]
-        entries[last.modules[0]] = _entry(survey, last, adds=True)
+        entries[last.modules[0]] = _entry(module_graph, last, adds=True)
     for act in plan.activations:
         swap.put(act, nn.Identity())
     for loss in plan.losses:
         swap.put(loss, fused_loss(loss))
-        entries[loss] = Replaced((survey.names[loss],), "cross_entropy", "softmax, loss and gradient")
-    replaced = tuple(entries[module] for module in survey.names if module in entries)
-    left = tuple(Left(survey.names[module], reason) for module, reason in plan.left.items())
+        entries[loss] = Replaced((module_graph.names[loss],), "cross_entropy", "softmax, loss and gradient")
+    replaced = tuple(entries[module] for module in module_graph.names if module in entries)
+    left = tuple(Left(module_graph.names[module], reason) for module, reason in plan.left.items())
     return ReplaceReport(swap.model, replaced, left)
 
 
@@ -98,27 +98,27 @@ def _check(model: nn.Module) -> None:
         raise ValueError("model must not be compiled yet: replace its modules before torch.compile")
 
 
-def _entry(survey: ModuleGraph, chain: Chain, *, adds: bool) -> Replaced:
+def _entry(module_graph: ModuleGraph, chain: Chain, *, adds: bool) -> Replaced:
     parts = ["convolution"] if chain.conv else []
     parts += ["batch norm", *(["addition"] if adds else [])]
     parts += [] if chain.act == "identity" else [chain.act]
     parts += ["2×2 max-pooling"] if chain.pool else []
     op = "max_pool_bn_act" if chain.pool else "conv2d_bn_act" if chain.conv else "batch_norm_act"
-    return Replaced(tuple(survey.names[module] for module in chain.modules), op, ", ".join(parts))
+    return Replaced(tuple(module_graph.names[module] for module in chain.modules), op, ", ".join(parts))
 
 
 class _Swap:
     """Puts new modules where old ones were."""
 
-    def __init__(self, model: nn.Module, survey: ModuleGraph) -> None:
-        self.model, self.survey = model, survey
+    def __init__(self, model: nn.Module, module_graph: ModuleGraph) -> None:
+        self.model, self.module_graph = model, module_graph
 
     def put(self, old: nn.Module, new: nn.Module) -> None:
         """Register ``new`` wherever ``old`` was, in the same mode."""
         new.training = old.training
         if old is self.model:
             self.model = new
-        for place in self.survey.places[old]:
+        for place in self.module_graph.places[old]:
             place.parent.add_module(place.attribute, new)
 
     def chain(self, chain: Chain) -> None:

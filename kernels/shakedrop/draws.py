@@ -13,11 +13,13 @@ the batch that a sample is in nor the order of the samples.
 
 from dataclasses import dataclass
 from math import prod
+from typing import Self
 
 import torch
 from torch import Tensor
 
 from ..philox import philox_4x32, uniform
+from ..randomness import check_counters
 
 LEVELS = ("batch", "image", "channel", "pixel")
 KEEP_LEVELS = ("batch", "image")
@@ -27,7 +29,8 @@ _MASK32 = 0xFFFFFFFF
 
 @dataclass(frozen=True)
 class Scaling:
-    """How a residual branch is scaled: at random if there is a ``seed``, else by ``keep_probability``.
+    """How a residual branch is scaled: at random if there is a ``seed``, else by ``keep_probability``; as ops and
+    their implementations take it.
 
     Args:
         seed: [] int64, the key.
@@ -56,6 +59,22 @@ class Scaling:
     def stream(self) -> int:
         """The third word of the counter."""
         return self.layer << 8 | PURPOSE
+
+    def checked(self, name: str, branch: Tensor) -> Self:
+        """Itself; a ValueError if it does not fit the branch [N, …], whose caller calls it ``name``."""
+        check_probability_and_levels(self.keep_probability, self.level, self.keep_level)
+        check_counters(name, branch, self.seed, self.step, self.layer, self.indices)
+        return self
+
+    def seeded(self, branch: Tensor, training: bool) -> Self:
+        """Itself with the seed to draw with: None where nothing is drawn, one from torch's generator where none is
+        given."""
+        draws = training and self.keep_probability != 1
+        seed = self.seed if draws else None
+        if draws and seed is None:
+            seed = torch.randint(2**62, (), dtype=torch.int64, device=branch.device)
+        settings = (self.keep_probability, self.layer, self.level, self.keep_level)
+        return type(self)(seed, self.step, self.indices, *settings)
 
 
 def check_probability_and_levels(keep_probability: float, level: str, keep_level: str) -> None:

@@ -4,22 +4,15 @@ The coefficients are drawn inside the kernels from counters, so nothing is saved
 nothing waits for the device.
 """
 
+from collections.abc import Callable
 from math import prod
-from types import ModuleType
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from .. import backend
-from ..layout import check_strided
-from ..randomness import check_counters
-from . import torch_impl
-from .draws import Scaling, check_probability_and_levels
-
-_OP = "shakedrop"
-
-backend.register(_OP, "triton", "torch", package=__package__)
+from ..layout import check_strided, output_layout
+from ..library import Gradients, operator
+from .draws import Scaling
 
 
 def shakedrop(
@@ -70,104 +63,29 @@ def shakedrop(
     generator is Philox4x32-10; ``draws.py`` has the counters.
     """
     _check_branch(shortcut, branch)
-    check_scaling("branch", branch, keep_probability, seed, step, layer, indices, level, keep_level)
-    seed = drawing_seed(branch, keep_probability, training, seed)
-    return torch.ops.cifarfast.shakedrop(
-        shortcut, branch, seed, step, indices, float(keep_probability), layer, level, keep_level
-    )
+    scaling = Scaling(seed, step, indices, keep_probability, layer, level, keep_level).checked("branch", branch)
+    return forward(shortcut, branch, scaling.seeded(branch, training))
 
 
-def drawing_seed(branch: Tensor, keep_probability: float, training: bool, seed: Tensor | None) -> Tensor | None:
-    """The seed to draw with: None where nothing is drawn, one from torch's generator where none is given."""
-    if not training or keep_probability == 1:
-        return None
-    if seed is None:
-        return torch.randint(2**62, (), dtype=torch.int64, device=branch.device)
-    return seed
+@operator("shakedrop")
+def forward(shortcut: Tensor, branch: Tensor, scaling: Scaling) -> Tensor:
+    return torch.empty_like(branch, memory_format=output_layout(branch))
 
 
-def _implementation(branch: Tensor) -> ModuleType:
-    """The module with ``shakedrop_fwd`` and ``shakedrop_bwd`` for this branch."""
-    if branch.dtype == torch.float64 or backend.choose(_OP, branch.device).backend == "torch":
-        return torch_impl
-    from . import triton_impl  # not at the top: it needs triton
-
-    return triton_impl
+@operator("shakedrop_backward")
+def backward(grad: Tensor, scaling: Scaling) -> Tensor:
+    return torch.empty_like(grad, memory_format=output_layout(grad))
 
 
-def _layout(branch: Tensor) -> torch.memory_format:
-    """The layout of the result."""
-    last = branch.dim() == 4 and branch.is_contiguous(memory_format=torch.channels_last)
-    return torch.channels_last if last and not branch.is_contiguous() else torch.contiguous_format
+@forward.backward(saves=lambda _, shortcut, branch, scaling: (scaling,))
+def _gradients(grad: Tensor, scaling: Scaling, needs: Callable[[str], bool]) -> Gradients:
+    return {"shortcut": grad, "branch": backward(grad, scaling) if needs("branch") else None}
 
 
-@torch.library.custom_op("cifarfast::shakedrop", mutates_args=())
-def _shakedrop(
-    shortcut: Tensor,
-    branch: Tensor,
-    seed: Tensor | None,
-    step: Tensor | None,
-    indices: Tensor | None,
-    keep_probability: float,
-    layer: int,
-    level: str,
-    keep_level: str,
-) -> Tensor:
-    scaling = Scaling(seed, step, indices, keep_probability, layer, level, keep_level)
-    return _implementation(branch).shakedrop_fwd(shortcut, branch, scaling, _layout(branch))
-
-
-@_shakedrop.register_fake
-def _shakedrop_fake(shortcut: Tensor, branch: Tensor, *_: Any) -> Tensor:
-    return torch.empty_like(branch, memory_format=_layout(branch))
-
-
-@torch.library.custom_op("cifarfast::shakedrop_backward", mutates_args=())
-def _shakedrop_backward(
-    grad: Tensor,
-    seed: Tensor | None,
-    step: Tensor | None,
-    indices: Tensor | None,
-    keep_probability: float,
-    layer: int,
-    level: str,
-    keep_level: str,
-) -> Tensor:
-    scaling = Scaling(seed, step, indices, keep_probability, layer, level, keep_level)
-    return _implementation(grad).shakedrop_bwd(grad, scaling, _layout(grad))
-
-
-@_shakedrop_backward.register_fake
-def _shakedrop_backward_fake(grad: Tensor, *_: Any) -> Tensor:
-    return torch.empty_like(grad, memory_format=_layout(grad))
-
-
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    _, _, seed, step, indices, *settings = inputs
-    ctx.save_for_backward(seed, step, indices)
-    ctx.settings = settings
-
-
-def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    branch_grad = None
-    if ctx.needs_input_grad[1]:
-        branch_grad = torch.ops.cifarfast.shakedrop_backward(grad, *ctx.saved_tensors, *ctx.settings)
-    return grad, branch_grad, *(None,) * 7
-
-
-def _setup_linear_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    _, seed, step, indices, *settings = inputs
-    ctx.save_for_backward(seed, step, indices)
-    ctx.settings = settings
-
-
-def _linear_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+@backward.backward(saves=lambda _, grad, scaling: (scaling,))
+def _second_gradients(grad: Tensor, scaling: Scaling) -> Gradients:
     """The backward multiplies by ``b + β − b·β``, and so does its own."""
-    return torch.ops.cifarfast.shakedrop_backward(grad, *ctx.saved_tensors, *ctx.settings), *(None,) * 7
-
-
-_shakedrop.register_autograd(_backward, setup_context=_setup_context)
-_shakedrop_backward.register_autograd(_linear_backward, setup_context=_setup_linear_context)
+    return {"grad": backward(grad, scaling)}
 
 
 def _check_branch(shortcut: Tensor, branch: Tensor) -> None:
@@ -181,19 +99,3 @@ def _check_branch(shortcut: Tensor, branch: Tensor) -> None:
         ours, theirs = getattr(shortcut, what), getattr(branch, what)
         if ours != theirs:
             raise ValueError(f"shortcut must have the branch's {what} {theirs}, got {ours}")
-
-
-def check_scaling(
-    name: str,
-    branch: Tensor,
-    keep_probability: float,
-    seed: Tensor | None,
-    step: Tensor | None,
-    layer: int,
-    indices: Tensor | None,
-    level: str,
-    keep_level: str,
-) -> None:
-    """Raise a ValueError for a setting of the coefficients that does not fit the branch, whose name is ``name``."""
-    check_probability_and_levels(keep_probability, level, keep_level)
-    check_counters(name, branch, seed, step, layer, indices)

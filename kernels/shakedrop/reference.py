@@ -8,7 +8,7 @@ from torch import Tensor
 from .draws import Scaling, draw_coefficients
 
 
-class _ScaleBothWays(torch.autograd.Function):
+class ScaleBothWays(torch.autograd.Function):
     """``y = x · forward_scale`` whose gradient is ``dy · backward_scale``, a scale of its own."""
 
     @staticmethod
@@ -30,7 +30,7 @@ def scale_branch(branch: Tensor, scaling: Scaling) -> Tensor:
     if scaling.seed is None:
         return branch * scaling.keep_probability
     forward_scale, backward_scale = draw_coefficients(branch.shape, branch.device, scaling)
-    return _ScaleBothWays.apply(branch, forward_scale.to(branch.dtype), backward_scale.to(branch.dtype))
+    return ScaleBothWays.apply(branch, forward_scale.to(branch.dtype), backward_scale.to(branch.dtype))
 
 
 def shakedrop_reference(

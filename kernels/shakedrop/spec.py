@@ -8,21 +8,12 @@ from torch import Tensor
 from ..testing.shapes import between_shapes, pyramid_shapes
 from ..testing.spec import Case, Inputs, KernelBuild, OpSpec, SampleMaker
 from ..tuning.tables import sizes
-from .draws import KEEP_LEVELS, LEVELS
-from .op import drawing_seed, shakedrop
-from .reference import shakedrop_reference
+from .draws import KEEP_LEVELS, LEVELS, Scaling
+from .op import forward, shakedrop
+from .reference import ScaleBothWays, shakedrop_reference
 
 # kernel arguments that describe a drawn coefficient
 SCALE_SIGNATURE = {"seed_ptr": "*i64", "step_ptr": "*i64", "indices_ptr": "*i64", "keep": "i32", "draw_stream": "i32"}
-
-
-def randomness(make: SampleMaker, n: int) -> Inputs:
-    """Seed, step and distinct sample indices."""
-    return {
-        "seed": make.integers(2**62, 1)[0] - 2**61,
-        "step": make.integers(2**40, 1)[0],
-        "indices": make.integers(2**20, n) * 64 + torch.arange(n, device=make.device),
-    }
 
 
 def _branch(*shape: int, keep_probability: float = 0.5, **settings: Any) -> Case:
@@ -30,7 +21,7 @@ def _branch(*shape: int, keep_probability: float = 0.5, **settings: Any) -> Case
         "shortcut": make.randn(*shape),
         "branch": make.randn(*shape),
         "keep_probability": keep_probability,
-        **randomness(make, shape[0]),
+        **make.counters(shape[0]),
         **settings,
     }
 
@@ -67,46 +58,26 @@ def _random(make: SampleMaker, draw_int: Any) -> Inputs:
 
 
 def _eager(shortcut: Tensor, branch: Tensor, keep_probability: float, **settings: Any) -> Tensor:
-    """ShakeDrop for each image as it is written with torch's generator and an autograd function of its own."""
+    """ShakeDrop for each image as it is written with torch's generator and an autograd function."""
     if not settings.get("training", True):
         return shortcut + branch * keep_probability
     uniform = torch.rand(3, branch.shape[0], *(1,) * (branch.dim() - 1), device=branch.device)
     keep = uniform[0] < keep_probability
     forward_scale = torch.where(keep, 1.0, uniform[1] * 2 - 1).to(branch.dtype)
     backward_scale = torch.where(keep, 1.0, uniform[2]).to(branch.dtype)
-    return shortcut + EagerScale.apply(branch, forward_scale, backward_scale)
+    return shortcut + ScaleBothWays.apply(branch, forward_scale, backward_scale)
 
 
-class EagerScale(torch.autograd.Function):
-    """The baseline's scaled branch."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, forward_scale: Tensor, backward_scale: Tensor) -> Tensor:
-        ctx.save_for_backward(backward_scale)
-        return x * forward_scale
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        (backward_scale,) = ctx.saved_tensors
-        return grad * backward_scale, None, None
-
-
-def scale_arguments(branch: Tensor, inputs: Inputs) -> tuple[Any, ...]:
-    """The arguments of the torch op that describe the coefficient."""
-    p = inputs["keep_probability"]
-    return (
-        drawing_seed(branch, p, inputs.get("training", True), inputs.get("seed")),
-        inputs.get("step"),
-        inputs.get("indices"),
-        p,
-        inputs.get("layer", 0),
-        inputs.get("level", "image"),
-        inputs.get("keep_level", "image"),
-    )
+def scaling_of(inputs: Inputs, branch: Tensor) -> Scaling:
+    """How keyword arguments scale the branch."""
+    settings: Inputs = {"keep_probability": 1.0, "layer": 0, "level": "image", "keep_level": "image"}
+    settings |= dict.fromkeys(("seed", "step", "indices"))
+    settings |= {name: value for name, value in inputs.items() if name in settings}
+    return Scaling(**settings).seeded(branch, inputs.get("training", True))
 
 
 def _op_arguments(inputs: Inputs) -> tuple[Any, ...]:
-    return inputs["shortcut"], inputs["branch"], *scale_arguments(inputs["branch"], inputs)
+    return forward.flatten(inputs["shortcut"], inputs["branch"], scaling_of(inputs, inputs["branch"]))
 
 
 def _flops(inputs: Inputs) -> int:

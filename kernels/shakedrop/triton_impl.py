@@ -10,6 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ..layout import output_layout
 from ..tuning.tables import tile
 from .draws import Scaling
 from .triton_draws import CHANNEL, PIXEL, coefficient, scaling_arguments
@@ -100,18 +101,20 @@ def shakedrop_bwd_kernel(
     tl.store(out_ptr + start + offsets, (scale * grad).to(out_ptr.dtype.element_ty), mask=ok)
 
 
-def shakedrop_fwd(shortcut: Tensor, branch: Tensor, scaling: Scaling, memory_format: torch.memory_format) -> Tensor:
+def shakedrop(shortcut: Tensor, branch: Tensor, scaling: Scaling) -> Tensor:
     """``shortcut + (b + α − bα) · branch``."""
-    branch = branch.contiguous(memory_format=memory_format)
-    out = torch.empty_like(branch, memory_format=memory_format)
-    _launch(shakedrop_fwd_kernel, (shortcut.contiguous(memory_format=memory_format), branch, out), scaling)
+    layout = output_layout(branch)
+    shortcut, branch = shortcut.contiguous(memory_format=layout), branch.contiguous(memory_format=layout)
+    out = torch.empty_like(branch, memory_format=layout)
+    _launch(shakedrop_fwd_kernel, (shortcut, branch, out), scaling)
     return out
 
 
-def shakedrop_bwd(grad: Tensor, scaling: Scaling, memory_format: torch.memory_format) -> Tensor:
+def shakedrop_backward(grad: Tensor, scaling: Scaling) -> Tensor:
     """``(b + β − bβ) · grad``, the branch's gradient."""
-    out = torch.empty_like(grad, memory_format=memory_format)
-    _launch(shakedrop_bwd_kernel, (grad.contiguous(memory_format=memory_format), out), scaling)
+    layout = output_layout(grad)
+    out = torch.empty_like(grad, memory_format=layout)
+    _launch(shakedrop_bwd_kernel, (grad.contiguous(memory_format=layout), out), scaling)
     return out
 
 

@@ -60,6 +60,14 @@ class SampleMaker:
         """int64, uniform in [0, high)."""
         return torch.randint(high, shape, generator=self._generator).to(self.device)
 
+    def counters(self, n: int) -> Inputs:
+        """Seed, step and distinct indices of n samples, as ops that draw take them."""
+        return {
+            "seed": self.integers(2**62, 1)[0] - 2**61,
+            "step": self.integers(2**40, 1)[0],
+            "indices": self.integers(2**20, n) * 64 + torch.arange(n, device=self.device),
+        }
+
 
 Case = Callable[[SampleMaker], Inputs]
 # draw_int(low, high) returns a number of [low, high]; a property test supplies the numbers

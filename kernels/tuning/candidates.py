@@ -146,7 +146,6 @@ _SPACES: dict[str, Callable[[int], Iterator[Tile]]] = {
     "flat_norm": _flat_norm,
     "flat_optimizer": _flat((512, 1024)),
     "flat_perturb": _flat((512, 1024)),
-    "fork_batch_norm_act": _batch_norm_act,
     "fwd": _convolution,
     "dgrad": _convolution,
     "wgrad": _gradient_of_weight,

@@ -3,15 +3,16 @@
 import ctypes
 import math
 from collections.abc import Callable
-from functools import partial
 from types import ModuleType
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..batch_norm.norm import Norm
+from ..batch_norm.state import BatchNormState
 from ..convolution import torch_impl
+from ..convolution.arguments import Convolution, Needed
 from ..flat.table import FlatTable
 from ..testing.check import Expectation, assert_close, training_step
 from ..testing.spec import Inputs, OpSpec, SampleMaker, all_specs, normal
@@ -25,7 +26,7 @@ _REPEATS = 7
 _MOST_CALLS = 200
 
 
-class Trial(Protocol):
+class LoadedWorkload(Protocol):
     """A workload on the GPU."""
 
     def check(self) -> None:
@@ -35,22 +36,22 @@ class Trial(Protocol):
         """What is timed."""
 
 
-def trial_of(workload: Workload, *, images: bool = True) -> Trial:
+def load_workload(workload: Workload, *, images: bool = True) -> LoadedWorkload:
     """The workload on the GPU; without ``images`` with two of them, so that its kernels are compiled."""
     spec = next(spec for spec in all_specs() if spec.name == workload.op)
     case = {**spec.benchmark_cases, **spec.tuning_cases}[workload.case]
     inputs = case(SampleMaker(_DTYPE, "cuda" if images else "cpu"))
     inputs = {name: _on_gpu(value) for name, value in inputs.items()}
-    return PartTrial(spec, workload.part, inputs) if workload.part else OpTrial(spec, inputs)
+    return LoadedPart(spec, workload.part, inputs) if workload.part else LoadedOp(spec, inputs)
 
 
 def _on_gpu(value: Any) -> Any:
     if isinstance(value, FlatTable):
         return value._replace(settings=value.settings.cuda())
-    return value.cuda() if isinstance(value, Tensor) else value
+    return value.cuda() if isinstance(value, Tensor | nn.Module) else value
 
 
-class OpTrial:
+class LoadedOp:
     """An op, forward and backward."""
 
     def __init__(self, spec: OpSpec, inputs: Inputs) -> None:
@@ -63,12 +64,12 @@ class OpTrial:
         self.expectation.check()
 
 
-class PartTrial:
+class LoadedPart:
     """One kernel of a convolution, with what belongs to it, beside the same of the library."""
 
     def __init__(self, spec: OpSpec, part: str, inputs: Inputs) -> None:
         self.tolerance = spec.forward_tolerance if part == "fwd" else spec.gradient_tolerance
-        self.call = partial(_PARTS[spec.name][part], spec.name)
+        self.call = _PARTS[spec.name][part]
         generator = torch.Generator().manual_seed(2)
         x = inputs["x"] + 0.5 * inputs["x"].sign()  # away from the corner of relu
         weight = inputs["conv_weight" if "conv_weight" in inputs else "weight"]
@@ -100,33 +101,36 @@ class PartTrial:
         return self.call(module, x, weight, dy, Norm(stats, scale, shift, True, "relu", 0.0))
 
 
-def _plain_fwd(op: str, module: ModuleType, x: Tensor, weight: Tensor, dy: Tensor, norm: Norm) -> tuple[Tensor, ...]:
-    return module.conv2d_stats_fwd(op, x, weight, 1, 1)
+def _plain_fwd(module: ModuleType, x: Tensor, weight: Tensor, dy: Tensor, norm: Norm) -> tuple[Tensor, ...]:
+    return module.conv2d(x, weight, _NEXT_NORM, True, _CONVOLUTION)
 
 
-def _plain_dgrad(op: str, module: ModuleType, x: Tensor, weight: Tensor, dy: Tensor, norm: Norm) -> tuple[Tensor, ...]:
-    return module.conv2d_bwd(op, dy, x, weight, 1, 1, True, False)[:1]
+def _plain_dgrad(module: ModuleType, x: Tensor, weight: Tensor, dy: Tensor, norm: Norm) -> tuple[Tensor, ...]:
+    return module.conv2d_backward(x, weight, dy, _CONVOLUTION, Needed(True, False))[:1]
 
 
-def _plain_wgrad(op: str, module: ModuleType, x: Tensor, weight: Tensor, dy: Tensor, norm: Norm) -> tuple[Tensor, ...]:
-    return module.conv2d_bwd(op, dy, x, weight, 1, 1, False, True)[1:]
+def _plain_wgrad(module: ModuleType, x: Tensor, weight: Tensor, dy: Tensor, norm: Norm) -> tuple[Tensor, ...]:
+    return module.conv2d_backward(x, weight, dy, _CONVOLUTION, Needed(False, True))[1:]
 
 
-def _norm_fwd(op: str, module: ModuleType, x: Tensor, weight: Tensor, dy: Tensor, norm: Norm) -> tuple[Tensor, ...]:
-    return module.bn_act_conv2d_fwd(op, x, weight, norm, 1, 1, True)
+def _norm_fwd(module: ModuleType, x: Tensor, weight: Tensor, dy: Tensor, norm: Norm) -> tuple[Tensor, ...]:
+    return module.bn_act_conv2d(x, weight, norm, _NEXT_NORM, True, _CONVOLUTION)
 
 
-def _norm_dgrad(op: str, module: ModuleType, x: Tensor, weight: Tensor, dy: Tensor, norm: Norm) -> tuple[Tensor, ...]:
-    dx, _, d_weight, d_bias = module.bn_act_conv2d_bwd(op, dy, x, weight, norm, 1, 1, True, False)
+def _norm_dgrad(module: ModuleType, x: Tensor, weight: Tensor, dy: Tensor, norm: Norm) -> tuple[Tensor, ...]:
+    needed = Needed(True, False)
+    dx, _, d_weight, d_bias = module.bn_act_conv2d_backward(x, weight, dy, norm, None, _CONVOLUTION, needed)
     return dx, d_weight, d_bias
 
 
-def _norm_wgrad(op: str, module: ModuleType, x: Tensor, weight: Tensor, dy: Tensor, norm: Norm) -> tuple[Tensor, ...]:
-    return module.bn_act_conv2d_bwd(op, dy, x, weight, norm, 1, 1, False, True)[1:2]
+def _norm_wgrad(module: ModuleType, x: Tensor, weight: Tensor, dy: Tensor, norm: Norm) -> tuple[Tensor, ...]:
+    return module.bn_act_conv2d_backward(x, weight, dy, norm, None, _CONVOLUTION, Needed(False, True))[1:2]
 
 
+_CONVOLUTION = Convolution(stride=1, padding=1)
+_NEXT_NORM = BatchNormState(None, None, None, 0.1, 1e-5)
 _PARTS: dict[str, dict[str, Callable[..., tuple[Tensor, ...]]]] = {
-    "conv2d_stats": {"fwd": _plain_fwd, "dgrad": _plain_dgrad, "wgrad": _plain_wgrad},
+    "conv2d": {"fwd": _plain_fwd, "dgrad": _plain_dgrad, "wgrad": _plain_wgrad},
     "bn_act_conv2d": {"fwd": _norm_fwd, "dgrad": _norm_dgrad, "wgrad": _norm_wgrad},
 }
 
@@ -136,19 +140,19 @@ class Bench:
 
     def __init__(self) -> None:
         self.workload: Workload | None = None
-        self.trial: Trial | None = None
+        self.loaded: LoadedWorkload | None = None
 
     def __call__(self, workload: Workload, row: Tile) -> float:
         """Seconds of the workload with this row, verified and without spills."""
-        if workload != self.workload or self.trial is None:
-            self.workload, self.trial = workload, None  # the old one's memory is free before the new one needs it
-            self.trial = trial_of(workload)
+        if workload != self.workload or self.loaded is None:
+            self.workload, self.loaded = workload, None  # the old one's memory is free before the new one needs it
+            self.loaded = load_workload(workload)
         try:
             with override({workload.op: row}):
-                self.trial.check()
-                spilled = spilled_bytes(self.trial.step)
+                self.loaded.check()
+                spilled = spilled_bytes(self.loaded.step)
                 assert not spilled, f"spills {spilled} bytes a thread"
-                return seconds_a_step(self.trial.step)
+                return seconds_a_step(self.loaded.step)
         except Exception:
             # where nothing works any more this raises "CUDA error", which what went wrong need not have said
             torch.cuda.synchronize()

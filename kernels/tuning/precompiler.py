@@ -56,10 +56,10 @@ class Precompiler:
 
 def compile_candidate(workload: Workload, row: Tile) -> None:
     """Compile what a workload's step on two images launches: their number is in no kernel's code."""
-    from .measure import trial_of
+    from .measure import load_workload
 
     with compiling_only(), override({workload.op: row}):
-        trial_of(workload, images=False).step()
+        load_workload(workload, images=False).step()
 
 
 @contextmanager

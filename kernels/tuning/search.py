@@ -59,8 +59,8 @@ class Search:
         self.prepare([(workload, row) for workload, row in apart if not self._known(workload, row)])
         try:
             for i, workload in enumerate(todo):
-                if self._measure_problem(workload):
-                    self.say(f"[{i + 1}/{len(todo)}] {workload.key}: {self._outcome(workload)}")
+                if self._measure_missing(workload):
+                    self.say(f"[{i + 1}/{len(todo)}] {workload.key}: {self._summary(workload)}")
                     self.write()
         except OutOfTimeError:
             return False
@@ -97,8 +97,8 @@ class Search:
         if tables:
             write_whole(self.table, as_text(self.measurements.about, tables))
 
-    def _measure_problem(self, workload: Workload) -> bool:
-        """Whether there was anything to measure."""
+    def _measure_missing(self, workload: Workload) -> bool:
+        """Measure the rows that have not been measured; return whether there were any."""
         todo = [row for row in self.rows(workload) if not self._known(workload, row)]
         for row in todo:
             if self.clock() >= self.deadline:
@@ -141,7 +141,7 @@ class Search:
         row = next(row for row in self.default[op] if size <= row["up_to"])
         return {name: value for name, value in row.items() if name != "up_to"}
 
-    def _outcome(self, workload: Workload) -> str:
+    def _summary(self, workload: Workload) -> str:
         """What a workload's measurements say, in a line."""
         rows, results = self.rows(workload), self.measurements.results[workload.key]
         best = fastest(rows, [results])

@@ -14,13 +14,13 @@ from .candidates import PARTS
 # the ops of which a step of WRN-16-8 or PyramidNet-110 is made, those in which it spends most of its time first;
 # the convolutions later, as the library's are there without being tuned
 _STEP = (
-    *("batch_norm_act", "fork_batch_norm_act", "shakedrop_bn_shortcut", "add_batch_norm_act"),
+    *("batch_norm_act", "shakedrop_bn_shortcut", "add_batch_norm_act"),
     *("flat_optimizer", "flat_perturb", "flat_norm", "global_avg_pool_act", "cross_entropy"),
-    *("bn_act_conv2d", "conv2d_stats", "conv2d_bn_act"),
+    *("bn_act_conv2d", "conv2d", "conv2d_bn_act"),
 )
 _BATCH = 128  # of the steps that ASAM makes slow
 # the ops whose kernels a convolution op launches; conv2d_bn_act has none of its own
-PARTS_OF = {"bn_act_conv2d": "bn_act_conv2d", "conv2d_bn_act": "conv2d_stats", "conv2d_stats": "conv2d_stats"}
+PARTS_OF = {"bn_act_conv2d": "bn_act_conv2d", "conv2d_bn_act": "conv2d", "conv2d": "conv2d"}
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def workloads(op: str) -> tuple[Workload, ...]:
 
 def all_workloads() -> dict[str, tuple[Workload, ...]]:
     """Those of every op that has tiles, the ops first that others build on."""
-    first = {"batch_norm_act": 0, "fork_batch_norm_act": 1, **dict.fromkeys(PARTS_OF.values(), 1)}
+    first = {"batch_norm_act": 0, **dict.fromkeys(PARTS_OF.values(), 1)}
     ops = sorted((spec.name for spec in all_specs()), key=lambda op: (first.get(op, 2), op))
     return {op: workloads(op) for op in ops if workloads(op)}
 
@@ -81,7 +81,7 @@ def by_importance(found: Iterable[Workload]) -> list[Workload]:
         batch = re.search(r"\b(\d+)x\d", workload.case)
         large = batch is not None and int(batch[1]) > _BATCH
         op = _STEP.index(workload.op) if workload.op in _STEP else len(_STEP)
-        # the whole needs its parts, and those of conv2d_bn_act are conv2d_stats'
+        # the whole needs its parts, and those of conv2d_bn_act are conv2d'
         return large, op, workload.op in PARTS_OF and workload.size in _between()
 
     return sorted(found, key=rank)

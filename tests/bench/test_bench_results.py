@@ -196,15 +196,15 @@ def timed_row(op: str, case: str, implementation: str, seconds: float, **figures
 
 
 OPS = [
-    timed_row("conv2d_stats", "a", "cifarfast", 1e-5),
-    timed_row("conv2d_stats", "b", "cifarfast", 1.25e-3, peak_memory_bytes=None),
+    timed_row("conv2d", "a", "cifarfast", 1e-5),
+    timed_row("conv2d", "b", "cifarfast", 1.25e-3, peak_memory_bytes=None),
     timed_row("batch_norm_act", "a", "cifarfast", 2e-5),
-    timed_row("conv2d_stats", "a", "torch eager", 2e-5),
-    timed_row("conv2d_stats", "a", "library", 9e-6, library="cuDNN convolution alone"),
-    timed_row("conv2d_stats", "a", "torch.compile", 1.5e-5),
-    timed_row("conv2d_stats", "a", "cifarfast kernels", 2e-5),
+    timed_row("conv2d", "a", "torch eager", 2e-5),
+    timed_row("conv2d", "a", "library", 9e-6, library="cuDNN convolution alone"),
+    timed_row("conv2d", "a", "torch.compile", 1.5e-5),
+    timed_row("conv2d", "a", "cifarfast kernels", 2e-5),
     {"name": "roofline", "bytes_per_second": 4e12},
-    {"name": "verdict | conv2d_stats a | x", "op": "conv2d_stats", "case": "a", "value": 1.0},
+    {"name": "verdict | conv2d a | x", "op": "conv2d", "case": "a", "value": 1.0},
 ]
 
 
@@ -215,10 +215,9 @@ def test_table_of_ops() -> None:
     figures = "3,210 | < 0.001 | 81.3"
     assert lines == [
         f"| `batch_norm_act` | a | 20 (18 … 24) | {figures} | 12.3 | – | – | – | NVIDIA H200 |",
-        f"| `conv2d_stats` | a | 10 (9 … 12) | {figures} | 12.3 "
-        "| 2.00 | 1.50 | 0.90, convolution alone | NVIDIA H200 |",
-        f"| `conv2d_stats` | b | 1,250 (1,125 … 1,500) | {figures} | – | – | – | – | NVIDIA H200 |",
-        f"| `conv2d_stats` | a, own kernels | 20 (18 … 24) | {figures} | 12.3 "
+        f"| `conv2d` | a | 10 (9 … 12) | {figures} | 12.3 | 2.00 | 1.50 | 0.90, convolution alone | NVIDIA H200 |",
+        f"| `conv2d` | b | 1,250 (1,125 … 1,500) | {figures} | – | – | – | – | NVIDIA H200 |",
+        f"| `conv2d` | a, own kernels | 20 (18 … 24) | {figures} | 12.3 "
         "| 1.00 | 0.75 | 0.45, convolution alone | NVIDIA H200 |",
     ]
 
@@ -234,5 +233,5 @@ def test_ops_on_a_cpu_are_folded_away(tmp_path: Path, monkeypatch: pytest.Monkey
         table, fold, rest = op_times().partition("<details>")
         assert fold
         rows = [line.split(" | ")[:2] for line in rest.splitlines() if line.endswith("| A CPU |")]
-        assert rows == [["| `batch_norm_act`", "a"], ["| `conv2d_stats`", "a"]]
+        assert rows == [["| `batch_norm_act`", "a"], ["| `conv2d`", "a"]]
         assert table.count("| NVIDIA H200 |") == (4 if folder == "nvidia-h200" else 0)

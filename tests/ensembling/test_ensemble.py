@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from made_up_runs import make_run
+from made_up_runs import make_run, rewrite_in_checkpoint
 from processes import run_inline
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -584,16 +584,7 @@ def rename_classes(run: RunFolder) -> None:
     (step,) = run.checkpoints.iterdir()
     state = json.loads((step / "state.json").read_text())
     state["classes"] = state["classes"][::-1]
-    rewrite(step, "state.json", json.dumps(state).encode())
-
-
-def rewrite(step: Path, name: str, data: bytes) -> None:
-    import hashlib
-
-    (step / name).write_bytes(data)
-    manifest = json.loads((step / "manifest.json").read_text())
-    manifest["sha256"][name] = hashlib.sha256(data).hexdigest()
-    (step / "manifest.json").write_text(json.dumps(manifest))
+    rewrite_in_checkpoint(step, "state.json", json.dumps(state).encode())
 
 
 def older_checkpoint(run: RunFolder) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from made_up_runs import make_run
+from made_up_runs import make_run, rewrite_in_checkpoint
 from torch import Tensor, nn
 
 from cifarfast.commands import cli
@@ -291,9 +291,7 @@ def test_without_the_data_set_made_up_images_are_used(runs: dict[str, RunFolder]
     config.write_text(config.read_text().replace(SMALL, "folder:/nowhere"))
     (step,) = run.checkpoints.iterdir()
     state = (step / "state.json").read_text().replace(SMALL, "folder:/nowhere")
-    from test_ensemble import rewrite
-
-    rewrite(step, "state.json", state.encode())
+    rewrite_in_checkpoint(step, "state.json", state.encode())
     _, checked = export(run.path, format="torch-export")
     assert checked.startswith("64 made-up images")
 

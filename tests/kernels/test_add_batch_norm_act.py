@@ -69,7 +69,7 @@ def test_gradients_of_both_results(
 def few_programs() -> Iterator[None]:
     """Tiles so small and programs so few that every program walks through several tiles."""
     row = {"block_m": 16, "block_c": 16, "num_warps": 4, "stages": 4, "programs": 5}
-    with tuning.override(dict.fromkeys(("add_batch_norm_act", "fork_batch_norm_act", "batch_norm_act"), row)):
+    with tuning.override(dict.fromkeys(("add_batch_norm_act", "batch_norm_act"), row)):
         yield
 
 
@@ -90,18 +90,14 @@ def test_large_mean_and_small_deviation(spec: OpSpec, backend_name: str, impleme
     torch.testing.assert_close(inputs["running_mean"].double(), s.double().mean(dim=(0, 2, 3)), rtol=1e-7, atol=0)
 
 
-@pytest.mark.parametrize("sample", ["relu", "bare", "cumulative", "mixed layouts"])
-def test_statistics_pass_opcheck(sample: str, spec: OpSpec, backend_name: str, implementation: str) -> None:
-    inputs = spec.cases[sample](SampleMaker(torch.float32, implementation))
-    names = ("a", "b", "running_mean", "running_var", "num_batches_tracked")
-    arguments = (*(inputs.get(name) for name in names), inputs.get("momentum", 0.1), 1e-5)
-    torch.library.opcheck(torch.ops.cifarfast.add_batch_norm_statistics.default, arguments)
+@pytest.mark.parametrize("sample", ["relu", "bare", "cumulative", "mixed layouts", "eval"])
+def test_op_that_mutates_passes_opcheck(sample: str, spec: OpSpec, backend_name: str, implementation: str) -> None:
+    arguments = spec.op_arguments(spec.cases[sample](SampleMaker(torch.float32, implementation)))
+    torch.library.opcheck(torch.ops.cifarfast.add_batch_norm_act.default, arguments)
 
 
 @pytest.mark.parametrize("training", [True, False])
 def test_backward_keeps_the_sum_alone(training: bool, spec: OpSpec, backend_name: str, implementation: str) -> None:
-    if backend_name == "torch" and implementation == "cpu":
-        pytest.skip("plain torch keeps what it likes")
     kept: list[Tensor] = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
         s, _ = add_batch_norm_act(**_draw(implementation, training=training))
@@ -110,8 +106,6 @@ def test_backward_keeps_the_sum_alone(training: bool, spec: OpSpec, backend_name
 
 
 def test_second_derivative(spec: OpSpec, backend_name: str, implementation: str) -> None:
-    if backend_name == "torch" and implementation == "cpu":
-        pytest.skip("plain torch has it")
     inputs = _draw(implementation, training=True)
     (gradient,) = torch.autograd.grad(add_batch_norm_act(**inputs)[1].sum(), inputs["a"], create_graph=True)
     with pytest.raises(RuntimeError, match="no second derivative"):

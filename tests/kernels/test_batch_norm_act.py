@@ -1,6 +1,10 @@
-"""Properties, agreement with torch, memory and errors of ``batch_norm_act``, beyond what its OpSpec generates."""
+"""Properties, agreement with torch, memory and errors of ``batch_norm_act``, beyond what its OpSpec generates.
+
+With ``return_input``: the two gradients of x, in any layout.
+"""
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -9,10 +13,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from cifarfast.kernels import BatchNormAct2d, batch_norm_act
+from cifarfast.kernels import BatchNormAct2d, ForkBatchNormAct2d, batch_norm_act
 from cifarfast.kernels.batch_norm.activations import ACTIVATIONS, activate
-from cifarfast.kernels.batch_norm.batch_norm_act import torch_impl
-from cifarfast.kernels.batch_norm.sample_inputs import channels_last, offset
+from cifarfast.kernels.batch_norm.batch_norm_act.op import backward, forward
+from cifarfast.kernels.batch_norm.batch_norm_act.statistics import batch_norm_statistics
+from cifarfast.kernels.batch_norm.norm import Norm
+from cifarfast.kernels.batch_norm.sample_inputs import channels_first, channels_last, given_statistics, offset
+from cifarfast.kernels.batch_norm.state import BatchNormState
+from cifarfast.kernels.dropout.draws import NO_DROPOUT
 from cifarfast.kernels.testing.check import assert_matches
 from cifarfast.kernels.testing.spec import Inputs, OpSpec, SampleMaker
 from cifarfast.kernels.tuning import tables as tuning
@@ -26,6 +34,19 @@ def _draw(device: str, n: int, c: int, h: int, w: int, **changes: object) -> Inp
     inputs = channels_last(n, c, h, w, **changes)(SampleMaker(torch.float32, device))
     inputs["x"].requires_grad_()
     return inputs
+
+
+def _norm(inputs: Inputs) -> Norm:
+    """As ``batch_norm_act`` hands it to its op."""
+    statistics, training = given_statistics(inputs)
+    return Norm(statistics, inputs["weight"], inputs["bias"], training, inputs.get("act", "relu"), 0.0)
+
+
+def _norm_of_one_channel(device: str, weight: float = 1.0, act: str = "relu") -> Norm:
+    """``act(weight · x + bias)``; the bias is 0."""
+    statistics = torch.tensor([[0.0], [0.0], [1.0]], device=device)
+    bias = torch.zeros(1, device=device, requires_grad=True)
+    return Norm(statistics, torch.full((1,), weight, device=device), bias, False, act, 0.0)
 
 
 @SETTINGS
@@ -120,7 +141,7 @@ def test_statistics_of_many_chunks(
     # the last program of a block of channels reads 64 chunks at a time
     tiles = {"block_m": 16, "block_c": 64, "num_warps": 4, "stages": 2, "programs": chunks}
     with tuning.override({"batch_norm_act": tiles}):
-        statistics = torch.ops.cifarfast.batch_norm_statistics(x, running_mean, running_var, None, 1.0, 1e-12)
+        statistics = batch_norm_statistics(x, BatchNormState(running_mean, running_var, None, 1.0, 1e-12))
     high, low, rstd = statistics.double()
     var, mean = torch.var_mean(x.double(), dim=(0, 2, 3), correction=0)
     eps = torch.finfo(torch.float32).eps
@@ -133,41 +154,39 @@ def test_statistics_of_many_chunks(
 
 def test_relu_mask_is_that_of_the_rounded_output(spec: OpSpec, backend_name: str, implementation: str) -> None:
     x = torch.tensor([-1.0, 1.0, 2.0, -2.0], dtype=torch.float16, device=implementation).view(4, 1, 1, 1)
-    statistics = torch.tensor([[0.0], [0.0], [1.0]], device=implementation)
-    weight = torch.full((1,), 2.0**-26, device=implementation)  # every y rounds to 0 in fp16
+    norm = _norm_of_one_channel(implementation, weight=2.0**-26)  # every y rounds to 0 in fp16
     for residual in (None, torch.zeros_like(x)):
         leaf = x.clone().requires_grad_()
-        bias = torch.zeros(1, device=implementation, requires_grad=True)
-        y = torch.ops.cifarfast.batch_norm_act(leaf, statistics, weight, bias, residual, False, "relu", 0.0)
+        y = forward(leaf, norm, residual, NO_DROPOUT)
         assert not y.any()
-        gradients = torch.autograd.grad(y, [leaf, bias], torch.ones_like(y))
+        gradients = torch.autograd.grad(y, [leaf, norm.bias], torch.ones_like(y))
         assert not any(gradient.any() for gradient in gradients)
 
 
 def test_relu_masks_an_infinite_gradient(spec: OpSpec, backend_name: str, implementation: str) -> None:
     values = torch.tensor([-1.0, 1.0, 2.0, -2.0], device=implementation).view(4, 1, 1, 1)
     cotangent = torch.tensor([torch.inf, 1.0, 1.0, -torch.inf], device=implementation).view_as(values)
-    statistics = torch.tensor([[0.0], [0.0], [1.0]], device=implementation)
-    weight = torch.ones(1, device=implementation)
+    norm = _norm_of_one_channel(implementation)
     for residual in (None, torch.zeros_like(values).requires_grad_()):
-        x, bias = values.clone().requires_grad_(), torch.zeros(1, device=implementation, requires_grad=True)
-        y = torch.ops.cifarfast.batch_norm_act(x, statistics, weight, bias, residual, False, "relu", 0.0)
-        leaves = [x, bias] if residual is None else [x, bias, residual]
+        x = values.clone().requires_grad_()
+        y = forward(x, norm, residual, NO_DROPOUT)
+        leaves = [x, norm.bias] if residual is None else [x, norm.bias, residual]
         dx, d_bias, *d_residual = torch.autograd.grad(y, leaves, cotangent)
         for gradient in (dx, *d_residual):
             assert gradient.flatten().tolist() == [0.0, 1.0, 1.0, 0.0]
         assert d_bias.item() == 2.0
+    dx, _, d_bias, _ = backward(cotangent, values, norm, None, False, NO_DROPOUT, torch.ones_like(values))
+    assert dx.flatten().tolist() == [1.0, 2.0, 2.0, 1.0]
+    assert d_bias.item() == 2.0
 
 
 @pytest.mark.parametrize(("act", "extra"), [("identity", 0), ("relu", 1), ("silu", 1)])
 def test_backward_keeps_little(act: str, extra: int, spec: OpSpec, backend_name: str, implementation: str) -> None:
     inputs = _draw(implementation, 2, 8, 4, 4, act=act)
-    statistics = torch_impl.batch_norm_statistics(inputs["x"].detach(), None, None, None, 0.0, 1e-5)
     for residual, images in ((None, 1), (torch.randn_like(inputs["x"]), 1 + extra)):
         kept: list[Tensor] = []
         with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):  # noqa: B023
-            arguments = (inputs["x"], statistics, inputs["weight"], inputs["bias"], residual, True, act, 0.0)
-            torch.ops.cifarfast.batch_norm_act(*arguments)
+            forward(inputs["x"], _norm(inputs), residual, NO_DROPOUT)
         assert sum(tensor.dim() == 4 for tensor in kept) == images
         assert len(kept) == images + 3
 
@@ -194,23 +213,23 @@ def test_statistics_of_eval(kept: torch.dtype, spec: OpSpec, backend_name: str, 
 )
 def test_other_ops_pass_opcheck(sample: str, spec: OpSpec, backend_name: str, implementation: str) -> None:
     inputs = spec.cases[sample](SampleMaker(torch.float32, implementation))
-    x, statistics, weight, bias, residual, training, act, slope, *dropping = spec.op_arguments(inputs)
+    x, statistics, weight, bias, training, act, slope, residual, *dropping = spec.op_arguments(inputs)
     buffers = (inputs["running_mean"], inputs["running_var"], torch.tensor(3, device=implementation))
     torch.library.opcheck(torch.ops.cifarfast.batch_norm_statistics.default, (x, *buffers, 0.1, 1e-5))
+    norm = (statistics, weight, bias, training, act, slope)
     saved = None
     if residual is not None and act != "identity":
-        settings = (residual, training, act, slope, *dropping)
-        saved = torch.ops.cifarfast.batch_norm_act(x, statistics, weight, bias, *settings)
-    settings = (residual is not None, training, act, slope, *dropping)
-    arguments = (torch.randn_like(x), x, statistics, weight, bias, saved, *settings)
-    torch.library.opcheck(torch.ops.cifarfast.batch_norm_act_backward.default, arguments)
+        saved = torch.ops.cifarfast.batch_norm_act(x, *norm, residual, *dropping)
+    for other in (None, torch.randn_like(x)):
+        arguments = (torch.randn_like(x), x, *norm, saved, residual is not None, *dropping, other)
+        torch.library.opcheck(torch.ops.cifarfast.batch_norm_act_backward.default, arguments)
 
 
-def test_second_derivative(spec: OpSpec, backend_name: str, implementation: str) -> None:
-    x = _draw(implementation, 2, 3, 2, 2)["x"]
-    statistics = torch_impl.batch_norm_statistics(x.detach(), None, None, None, 0.0, 1e-5)
-    y = torch.ops.cifarfast.batch_norm_act(x, statistics, None, None, None, True, "silu", 0.0)
-    (gradient,) = torch.autograd.grad(y.sum(), x, create_graph=True)
+@pytest.mark.parametrize("return_input", [True, False])
+def test_second_derivative(return_input: bool, spec: OpSpec, backend_name: str, implementation: str) -> None:
+    inputs = _draw(implementation, 2, 3, 2, 2, act="silu", return_input=return_input)
+    y = batch_norm_act(**inputs)
+    (gradient,) = torch.autograd.grad((y[1] if return_input else y).sum(), inputs["x"], create_graph=True)
     with pytest.raises(RuntimeError, match="no second derivative"):
         gradient.square().sum().backward()
 
@@ -253,15 +272,23 @@ def test_module_mirrors_torch(
     torchs = nn.BatchNorm2d(6, momentum=momentum, **options).to(implementation)
     ours = BatchNormAct2d(6, momentum=momentum, act="relu", **options).to(implementation)
     ours.load_state_dict(torchs.state_dict())
+    fork = ForkBatchNormAct2d(6, momentum=momentum, act="relu", **options).to(implementation)
+    fork.load_state_dict(torchs.state_dict())
     assert isinstance(ours, nn.BatchNorm2d)
     make = SampleMaker(torch.float32, implementation)
     for training in (True, True, False):
         x = make.randn(3, 6, 4, 5) * 2 + 1
         ours.train(training)
         torchs.train(training)
-        torch.testing.assert_close(ours(x), F.relu(torchs(x)), rtol=1e-5, atol=1e-5)
-    for (name, mine), theirs in zip(ours.state_dict().items(), torchs.state_dict().values(), strict=True):
-        torch.testing.assert_close(mine, theirs, msg=name)
+        fork.train(training)
+        expected = F.relu(torchs(x))
+        torch.testing.assert_close(ours(x), expected, rtol=1e-5, atol=1e-5)
+        same, y = fork(x)
+        assert torch.equal(same, x)
+        torch.testing.assert_close(y, expected, rtol=1e-5, atol=1e-5)
+    for module in (ours, fork):
+        for (name, mine), theirs in zip(module.state_dict().items(), torchs.state_dict().values(), strict=True):
+            torch.testing.assert_close(mine, theirs, msg=name)
 
 
 def test_module_settings() -> None:
@@ -281,6 +308,148 @@ def test_module_compiles_fullgraph(training: bool, spec: OpSpec, backend_name: s
     torch.testing.assert_close(ours, eager)
     torch.testing.assert_close(torch.autograd.grad(ours.sum(), x), torch.autograd.grad(eager.sum(), x))
     assert module.num_batches_tracked.item() == 2 * training
+
+
+def test_given_statistics(dtype: torch.dtype, spec: OpSpec, backend_name: str, implementation: str) -> None:
+    """They normalise x, gradients go through them as through x's own, and the running ones stay."""
+    inputs = channels_last(2, 8, 5, 3)(SampleMaker(dtype, implementation))
+    statistics, _ = given_statistics(inputs)
+    leaves = [inputs[name].requires_grad_() for name in ("x", "weight", "bias")]
+    before = [inputs[name].clone() for name in ("running_mean", "running_var")]
+    count = torch.tensor(4, device=implementation)
+    given = batch_norm_act(**inputs, statistics=statistics, num_batches_tracked=count)
+    assert count.item() == 4
+    assert torch.equal(inputs["running_mean"], before[0])
+    assert torch.equal(inputs["running_var"], before[1])
+    own = batch_norm_act(**inputs)
+    torch.testing.assert_close(given, own)
+    cotangent = torch.randn_like(own)
+    torch.testing.assert_close(*(torch.autograd.grad(y, leaves, cotangent) for y in (given, own)))
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("options", [{}, {"dropout_p": 0.5}, {"residual": True}], ids=str)
+def test_returned_input(
+    options: dict[str, Any], training: bool, dtype: torch.dtype, spec: OpSpec, backend_name: str, implementation: str
+) -> None:
+    inputs = channels_last(2, 8, 5, 3, act="gelu", training=training)(SampleMaker(dtype, implementation))
+    inputs["x"].requires_grad_()
+    if "residual" in options:
+        options = {"residual": inputs["x"].detach().flip(0)}
+    if "dropout_p" in options:
+        options = {**options, "seed": torch.tensor(3, device=implementation)}
+    x, y = batch_norm_act(**inputs, **options, return_input=True)
+    assert torch.equal(x, inputs["x"])
+    assert x.data_ptr() == inputs["x"].data_ptr()
+    apart = batch_norm_act(**inputs, **options)
+    assert torch.equal(y, apart)
+    if dtype == torch.float32:  # in half precision autograd rounds the sum once more
+        results = ((x, y), (inputs["x"], apart))
+        ours, theirs = (torch.autograd.grad(a.sin().sum() + b.sin().sum(), inputs["x"]) for a, b in results)
+        torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("used", ["both", "x", "y"])
+@pytest.mark.parametrize("training", [True, False])
+def test_gradients_of_both_results(
+    training: bool, used: str, spec: OpSpec, backend_name: str, implementation: str
+) -> None:
+    inputs = _draw(implementation, 2, 8, 5, 3, training=training, act="silu")
+    leaves = [inputs[name].requires_grad_() for name in ("x", "weight", "bias")]
+    ours = dict(zip("xy", batch_norm_act(**inputs, return_input=True), strict=True))
+    z = F.batch_norm(leaves[0], inputs["running_mean"], inputs["running_var"], *leaves[1:], training)
+    theirs = {"x": inputs["x"], "y": F.silu(z)}
+    chosen = list(ours) if used == "both" else [used]
+    found, expected = (
+        torch.autograd.grad(sum(results[name].sin().sum() for name in chosen), leaves, allow_unused=True)
+        for results in (ours, theirs)
+    )
+    for gradient, true in zip(found, expected, strict=True):
+        if true is None:
+            assert gradient is None
+        else:
+            torch.testing.assert_close(gradient, true, rtol=1e-4, atol=1e-4)
+
+
+def _strided_like(shape: tuple[int, ...], strides: str, make: SampleMaker) -> Tensor:
+    """A gradient as a consumer of x may hand it back."""
+    n, c, h, w = shape
+    if strides == "first channels":
+        return make.randn(n, h, w, c + 8).permute(0, 3, 1, 2)[:, :c]
+    if strides == "odd distance":
+        return make.randn(n, h, w, c + 3).permute(0, 3, 1, 2)[:, 1 : c + 1]
+    if strides == "middle channels":
+        return make.randn(n, h, w, 2 * c + 8).permute(0, 3, 1, 2)[:, c : 2 * c]
+    if strides == "cropped":
+        return make.randn(n, h + 1, w + 2, c).permute(0, 3, 1, 2)[:, :, 1:, 2:]
+    if strides == "expanded":
+        return make.randn(1).expand(shape)
+    return make.randn(*shape)
+
+
+@pytest.mark.parametrize("shape", [(2, 8, 5, 3), (3, 16, 4, 1), (2, 5, 1, 4), (4, 1, 2, 2), (1, 8, 1, 1)], ids=str)
+@pytest.mark.parametrize(
+    "strides", ["first channels", "odd distance", "middle channels", "cropped", "expanded", "channels_first"]
+)
+def test_gradients_of_any_layout(
+    strides: str, shape: tuple[int, ...], spec: OpSpec, backend_name: str, implementation: str
+) -> None:
+    make = SampleMaker(torch.float32, implementation)
+    inputs = channels_first(*shape, training=False)(make)
+    other, grad = (_strided_like(shape, strides, make) for _ in range(2))
+    found, expected = (
+        backward(one, inputs["x"], _norm(inputs), None, False, NO_DROPOUT, two)
+        for one, two in ((grad, other), (grad.contiguous(), other.contiguous()))
+    )
+    for ours, true in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, true)
+
+
+def test_sum_of_gradients_is_rounded_once(spec: OpSpec, backend_name: str, implementation: str) -> None:
+    """½ + 2⁻¹¹ + 2⁻¹³, rounded to fp16, is ½ + 2⁻¹¹, and 1 more of that is rounded down; 1 more of the first is not."""
+    ones = torch.ones(1, 1, 1, 1, dtype=torch.float16, device=implementation)
+    norm = _norm_of_one_channel(implementation, weight=0.5 + 2.0**-11 + 2.0**-13, act="identity")
+    dx, *_ = backward(ones, torch.zeros_like(ones), norm, None, False, NO_DROPOUT, ones)
+    assert dx.item() == 1.5 + 2.0**-10
+
+
+def test_backward_of_a_fork_keeps_x_alone(spec: OpSpec, backend_name: str, implementation: str) -> None:
+    kept: list[Tensor] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+        inputs = _draw(implementation, 2, 8, 5, 3)
+        batch_norm_act(**inputs, return_input=True)
+    assert [tensor.data_ptr() for tensor in kept if tensor.dim() == 4] == [inputs["x"].data_ptr()]
+    assert len(kept) == 1 + 3
+
+
+def test_change_of_the_returned_input_is_an_error(spec: OpSpec, backend_name: str, implementation: str) -> None:
+    x, _ = batch_norm_act(**_draw(implementation, 2, 8, 5, 3), return_input=True)
+    with pytest.raises(RuntimeError, match="modified inplace"):
+        x.mul_(2)
+
+
+def test_no_gradient_wanted(spec: OpSpec, backend_name: str, implementation: str) -> None:
+    inputs = _draw(implementation, 2, 8, 5, 3)
+    with torch.no_grad():
+        x, y = batch_norm_act(**inputs, return_input=True)
+    assert torch.equal(x, inputs["x"])
+    assert not y.requires_grad
+
+
+@pytest.mark.parametrize("used", ["both", "x", "y"])
+def test_block_compiles_fullgraph(used: str, spec: OpSpec, backend_name: str, implementation: str) -> None:
+    torch.compiler.reset()
+    module = ForkBatchNormAct2d(5).to(implementation)
+    x = SampleMaker(torch.float32, implementation).randn(2, 5, 3, 3).requires_grad_()
+
+    def block(x: Tensor) -> Tensor:
+        x, y = module(2 * x)
+        return {"both": x * y.sin(), "x": x.sin(), "y": y.sin()}[used]
+
+    results = [function(x) for function in (torch.compile(block, fullgraph=True, backend="aot_eager"), block)]
+    torch.testing.assert_close(*results)
+    torch.testing.assert_close(*(torch.autograd.grad(result.sum(), x) for result in results))
+    assert module.num_batches_tracked.item() == 2
 
 
 def _arguments(**changes: object) -> dict[str, object]:
@@ -321,6 +490,12 @@ WRONG = {
     "sparse count": (_arguments(num_batches_tracked=torch.tensor(1).to_sparse()), "num_batches_tracked"),
     "sparse indices": (_arguments(indices=torch.arange(2).to_sparse()), "indices"),
     "slope": (_arguments(negative_slope=-0.1), "negative_slope"),
+    "statistics shape": (_arguments(statistics=torch.zeros(2, 3)), "statistics"),
+    "statistics dtype": (_arguments(statistics=torch.zeros(3, 3).double()), "statistics"),
+    "statistics device": (_arguments(statistics=torch.zeros(3, 3, device="meta")), "statistics"),
+    "statistics with gradient": (_arguments(statistics=torch.zeros(3, 3, requires_grad=True)), "statistics"),
+    "sparse statistics": (_arguments(statistics=torch.zeros(3, 3).to_sparse()), "statistics"),
+    "statistics in eval": (_arguments(statistics=torch.zeros(3, 3), training=False), "statistics"),
 }
 
 

@@ -1,23 +1,16 @@
 """Properties, agreement with torch's modules, and errors of ``bn_act_conv2d``, beyond what its OpSpec generates."""
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from norm_inputs import draw_norm, draw_unit, leaves_of
+from norm_inputs import arguments_of, draw_norm, draw_unit, leaves_of
 from torch import Tensor, nn
 
-from cifarfast.kernels import (
-    BNActConv2d,
-    batch_norm_act,
-    bn_act_conv2d,
-    bn_act_conv2d_for_norm,
-    bn_act_conv2d_stats,
-    conv2d_stats,
-    fork_bn_act_conv2d_for_norm,
-    fork_bn_act_conv2d_stats,
-)
+from cifarfast.kernels import BNActConv2d, batch_norm_act, bn_act_conv2d, conv2d
 from cifarfast.kernels.batch_norm.sample_inputs import with_gaps
 from cifarfast.kernels.testing.check import assert_matches
 from cifarfast.kernels.testing.spec import OpSpec, SampleMaker
@@ -66,18 +59,23 @@ def test_fused_equals_composed(
 def test_statistics_of_the_convolution_before(spec: OpSpec, backend_name: str, implementation: str) -> None:
     first, second = draw_unit(0, implementation, k=8), draw_unit(1, implementation, k=8)
 
-    def block(given: bool) -> tuple[Tensor, Tensor, Tensor]:
-        y, mean, var = conv2d_stats(first["x"], first["conv_weight"], padding=1)
-        inputs = {name: value.clone() for name, value in second.items() if name != "x"}
-        statistics = (mean, var) if given else None
-        out, out_mean, _ = bn_act_conv2d_stats(y, **inputs, training=True, statistics=statistics, act="silu")
-        return out, out_mean, inputs["running_var"]
+    def block(given: bool) -> tuple[Tensor, nn.BatchNorm2d]:
+        norm = draw_norm(8, implementation)
+        y, statistics = conv2d(first["x"], first["conv_weight"], padding=1, next_norm=norm)
+        if not given:
+            norm, statistics = draw_norm(8, implementation), None
+        options = {"training": True, "statistics": statistics, "act": "silu"}
+        return bn_act_conv2d(y, second["conv_weight"], **arguments_of(norm), **options), norm
 
-    chained, separate = block(True), block(False)
-    for a, b in zip(chained, separate, strict=True):
+    (chained, norm), (separate, expected) = block(True), block(False)
+    torch.testing.assert_close(chained, separate, rtol=1e-4, atol=1e-5)
+    for a, b in zip(norm.buffers(), expected.buffers(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
-    leaves = [first["x"], first["conv_weight"], second["weight"], second["conv_weight"]]
-    gradients = [torch.autograd.grad((out.square().sum() + mean.sum()), leaves) for out, mean, _ in (chained, separate)]
+    leaves = [first["x"], first["conv_weight"], second["conv_weight"]]
+    gradients = [
+        torch.autograd.grad(out.square().sum(), [*leaves, unit.weight, unit.bias])
+        for out, unit in ((chained, norm), (separate, expected))
+    ]
     for a, b in zip(*gradients, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-3)
 
@@ -95,21 +93,15 @@ def test_given_statistics_move_nothing(spec: OpSpec, backend_name: str, implemen
     torch.testing.assert_close(y, bn_act_conv2d(**inputs, **settings), rtol=1e-4, atol=1e-5)
 
 
-def test_second_derivative(spec: OpSpec, backend_name: str, implementation: str) -> None:
-    if backend_name == "torch":
-        pytest.skip("plain torch has it")
+@pytest.mark.parametrize("options", [(), ("next_norm",), ("next_norm", "return_input")], ids="-".join)
+def test_second_derivative(options: tuple[str, ...], spec: OpSpec, backend_name: str, implementation: str) -> None:
     inputs = draw_unit(3, implementation)
-    after = {"next_norm": draw_norm(16, implementation)}
-    for op, more in (
-        (bn_act_conv2d, {}),
-        (bn_act_conv2d_for_norm, after),
-        (fork_bn_act_conv2d_for_norm, after),
-    ):
-        result = op(**inputs, training=True, padding=1, **more)
-        y = result if isinstance(result, Tensor) else result[-2]
-        (gradient,) = torch.autograd.grad(y.square().sum(), inputs["x"], create_graph=True)
-        with pytest.raises(RuntimeError, match="no second derivative"):
-            gradient.square().sum().backward()
+    values = {"next_norm": draw_norm(16, implementation), "return_input": True}
+    result = bn_act_conv2d(**inputs, training=True, padding=1, **{name: values[name] for name in options})
+    y = result[-2] if options else result
+    (gradient,) = torch.autograd.grad(y.square().sum(), inputs["x"], create_graph=True)
+    with pytest.raises(RuntimeError, match="no second derivative"):
+        gradient.square().sum().backward()
 
 
 def test_relu_masks_an_infinite_gradient(spec: OpSpec, backend_name: str, implementation: str) -> None:
@@ -154,30 +146,26 @@ def test_fork_adds_both_gradients(
     inputs = draw_unit(2, implementation)
     options = {"padding": 1, "training": training, "act": act}
 
-    def block(forked: bool) -> tuple[Tensor, list[Tensor]]:
+    def block(forked: bool) -> tuple[Tensor, Tensor, list[Tensor]]:
         arguments = {name: value.clone() if "running" in name else value for name, value in inputs.items()}
-        shortcut, op = inputs["x"], fork_bn_act_conv2d_stats if forked else bn_act_conv2d_stats
-        results = list(op(**arguments, **options))
-        if forked:
-            shortcut = results.pop(0)
-        return shortcut, [*results, arguments["running_mean"], arguments["running_var"]]
+        result = bn_act_conv2d(**arguments, **options, return_input=forked)
+        shortcut, y = result if forked else (inputs["x"], result)
+        return shortcut, y, [arguments["running_mean"], arguments["running_var"]]
 
     leaves, gradients = leaves_of(inputs), []
-    (shortcut, results), (x, expected) = block(True), block(False)
-    torch.testing.assert_close(shortcut, x, rtol=0, atol=0)
-    for a, b in zip(results, expected, strict=True):
+    (shortcut, y, buffers), (x, expected, expected_buffers) = block(True), block(False)
+    for a, b in zip([shortcut, y, *buffers], [x, expected, *expected_buffers], strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=0)
-    for first, (y, mean, var, *_) in ((shortcut, results), (x, expected)):
+    for first, result in ((shortcut, y), (x, expected)):
         wide = torch.cat([first, first[:, :4]], 1)  # whose gradient has gaps between its rows
-        loss = (wide * 3).square().sum() + y.square().sum() + mean.sum() + var.sum()
-        gradients.append(torch.autograd.grad(loss, leaves))
+        gradients.append(torch.autograd.grad((wide * 3).square().sum() + result.square().sum(), leaves))
     for a, b in zip(*gradients, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
 
 
 def test_fork_with_a_gradient_for_one_result(spec: OpSpec, backend_name: str, implementation: str) -> None:
     inputs = draw_unit(3, implementation)
-    shortcut, y, _, _ = fork_bn_act_conv2d_stats(**inputs, training=True)
+    shortcut, y = bn_act_conv2d(**inputs, training=True, return_input=True)
     (gradient,) = torch.autograd.grad(shortcut.sum(), inputs["x"], retain_graph=True)
     torch.testing.assert_close(gradient, torch.ones_like(gradient))
     plain = {name: value.clone() if "running" in name else value for name, value in inputs.items()}
@@ -188,19 +176,19 @@ def test_fork_with_a_gradient_for_one_result(spec: OpSpec, backend_name: str, im
 
 def test_fork_compiles_fullgraph(spec: OpSpec, backend_name: str, implementation: str) -> None:
     inputs = {name: value.detach() for name, value in draw_unit(4, implementation).items()}
-    expected = fork_bn_act_conv2d_stats(**inputs)
+
+    def fork(x: Tensor) -> Any:
+        return bn_act_conv2d(**{**inputs, "x": x}, return_input=True)
+
     torch.compiler.reset()
-    compiled = torch.compile(fork_bn_act_conv2d_stats, fullgraph=True, backend="aot_eager")
-    for a, b in zip(compiled(**inputs), expected, strict=True):
+    compiled = torch.compile(fork, fullgraph=True, backend="aot_eager")
+    for a, b in zip(compiled(inputs["x"]), fork(inputs["x"]), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
-    x = inputs["x"].clone().requires_grad_()
-    inputs["x"] = x
-    shortcut, y, _, _ = compiled(**inputs)
-    (gradient,) = torch.autograd.grad(shortcut.sum() + y.square().sum(), x)
-    shortcut, y, _, _ = fork_bn_act_conv2d_stats(**inputs)
-    torch.testing.assert_close(
-        gradient, torch.autograd.grad(shortcut.sum() + y.square().sum(), x)[0], rtol=1e-4, atol=1e-5
-    )
+    x, gradients = inputs["x"].clone().requires_grad_(), []
+    for run in (compiled, fork):
+        shortcut, y = run(x)
+        gradients.append(torch.autograd.grad(shortcut.sum() + y.square().sum(), x)[0])
+    torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.usefixtures("poisoned_memory")
@@ -224,8 +212,7 @@ def test_gradient_only_where_needed(name: str, spec: OpSpec, backend_name: str, 
 
     def gradients(*names: str) -> dict[str, Tensor]:
         leaves = {leaf: inputs[leaf].clone().requires_grad_() for leaf in names}
-        y = torch.ops.cifarfast.bn_act_conv2d(*spec.op_arguments({**inputs, **leaves}))[0]
-        y.square().sum().backward()
+        bn_act_conv2d(**{**inputs, **leaves}).square().sum().backward()
         return {leaf: value.grad for leaf, value in leaves.items()}
 
     torch.testing.assert_close(gradients(name)[name], gradients("x", "conv_weight", "weight", "bias")[name])
@@ -250,9 +237,10 @@ def test_module_equals_torchs(spec: OpSpec, backend_name: str, implementation: s
 def test_module_takes_statistics_in_training_only() -> None:
     module = BNActConv2d(8, 8, 1, momentum=None)
     x = torch.randn(4, 8, 3, 3)
-    statistics = (x.mean(dim=(0, 2, 3)), x.var(dim=(0, 2, 3), correction=0))
+    mean, var = x.mean(dim=(0, 2, 3)), x.var(dim=(0, 2, 3), correction=0)
+    statistics = torch.stack([mean, torch.zeros_like(mean), (var + 1e-5).rsqrt()])
     torch.testing.assert_close(module(x, statistics), module(x))
-    assert module.bn.num_batches_tracked.item() == 2
+    assert module.bn.num_batches_tracked.item() == 1  # who makes statistics counts
     module.eval()
     torch.testing.assert_close(module(x, statistics), module(x))
 
@@ -284,12 +272,10 @@ WRONG = {
     "one value": (_arguments(x=torch.zeros(1, 8, 1, 1), padding=1, training=True), "x"),
     "act": (_arguments(act="swish"), "act"),
     "bias alone": (_arguments(bias=ROW), "bias"),
-    "statistics in eval": (_arguments(statistics=(ROW, ROW)), "statistics"),
-    "one statistic": (_arguments(statistics=(ROW,), training=True), "statistics"),
-    "shape of statistics": (_arguments(statistics=(ROW, torch.zeros(16)), training=True), "statistics"),
-    "dtype of statistics": (_arguments(statistics=(ROW, ROW.half()), training=True), "statistics"),
-    "layout of statistics": (_arguments(statistics=(ROW, ROW.to_sparse()), training=True), "statistics"),
-    "shape of three": (_arguments(statistics=torch.zeros(3, 16), training=True), "statistics"),
+    "statistics in eval": (_arguments(statistics=torch.zeros(3, 8)), "statistics"),
+    "shape of statistics": (_arguments(statistics=torch.zeros(3, 16), training=True), "statistics"),
+    "dtype of statistics": (_arguments(statistics=torch.zeros(3, 8).half(), training=True), "statistics"),
+    "layout of statistics": (_arguments(statistics=torch.zeros(3, 8).to_sparse(), training=True), "statistics"),
     "gradient of statistics": (_arguments(statistics=torch.zeros(3, 8).requires_grad_(), training=True), "statistics"),
     "sparse x": (_arguments(x=torch.zeros(2, 8, 5, 5).to_sparse()), "x"),
     "sparse conv_weight": (_arguments(conv_weight=torch.zeros(16, 8, 3, 3).to_sparse()), "conv_weight"),

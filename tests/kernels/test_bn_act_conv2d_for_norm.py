@@ -1,6 +1,4 @@
-"""``bn_act_conv2d_for_norm`` and ``fork_bn_act_conv2d_for_norm``: what they make for the batch norm after them."""
-
-from typing import Any
+"""What ``bn_act_conv2d`` makes for the batch norm after it."""
 
 import pytest
 import torch
@@ -8,15 +6,15 @@ import torch.nn.functional as F
 from norm_inputs import BUFFERS, arguments_of, draw_norm, draw_unit, leaves_of
 from torch import Tensor, nn
 
-from cifarfast.kernels import bn_act_conv2d, bn_act_conv2d_for_norm, fork_bn_act_conv2d_for_norm
+from cifarfast.kernels import bn_act_conv2d
 from cifarfast.kernels.testing.spec import OpSpec, SampleMaker
 
 
 @pytest.mark.usefixtures("poisoned_memory")
 @pytest.mark.parametrize("momentum", [0.3, None])
-@pytest.mark.parametrize("op", [bn_act_conv2d_for_norm, fork_bn_act_conv2d_for_norm])
+@pytest.mark.parametrize("return_input", [False, True])
 def test_statistics_for_the_norm_after(
-    op: Any, momentum: float | None, spec: OpSpec, backend_name: str, implementation: str
+    return_input: bool, momentum: float | None, spec: OpSpec, backend_name: str, implementation: str
 ) -> None:
     """Two batches: the output, what the next batch norm makes of it, its running statistics and all gradients are those
     of torch's modules, and who takes the statistics does not update again."""
@@ -28,9 +26,9 @@ def test_statistics_for_the_norm_after(
         shortcut, leaves = first["x"], [*leaves_of(first), second["conv_weight"], norm.weight, norm.bias]
         for batch in range(2):
             if fused:
-                *forked, y, statistics = op(**inputs, training=True, padding=1, next_norm=norm)
-                assert (statistics is None) == (backend_name == "torch")
-                assert norm.num_batches_tracked.item() == batch + (backend_name != "torch")
+                options = {"next_norm": norm, "return_input": return_input}
+                *forked, y, statistics = bn_act_conv2d(**inputs, training=True, padding=1, **options)
+                assert norm.num_batches_tracked.item() == batch + 1
                 shortcut = forked[0] if forked else shortcut
                 settings = {**arguments_of(norm), "statistics": statistics}
                 z = bn_act_conv2d(y, second["conv_weight"], **settings, training=True, padding=1, act="silu")
@@ -49,14 +47,12 @@ def test_statistics_for_the_norm_after_are_those_of_the_rounded_output(
     dtype: torch.dtype, spec: OpSpec, backend_name: str, implementation: str
 ) -> None:
     """With a mean far from zero too; buffers may have its dtype; there are more tiles than one program joins."""
-    if backend_name == "torch":
-        pytest.skip("the op that normalises has them")
     make = SampleMaker(dtype, implementation)
     x, conv_weight = make.randn(2, 8, 33, 33), make.randn(8, 8, 1, 1, scale=1e-2)
     x[:, 0], conv_weight[:, 0] = 100.0, 1.0
     norm = draw_norm(8, implementation, 1.0, dtype=dtype)
     parameters = {"running_mean": x.new_zeros(8), "running_var": x.new_ones(8), "act": "identity", "eps": 0.0}
-    y, statistics = bn_act_conv2d_for_norm(x, conv_weight, **parameters, next_norm=norm)
+    y, statistics = bn_act_conv2d(x, conv_weight, **parameters, next_norm=norm)
     var, mean = torch.var_mean(y.double(), dim=(0, 2, 3), correction=0)
     assert statistics.shape == (3, 8)
     assert statistics.dtype == torch.float32
@@ -68,15 +64,15 @@ def test_statistics_for_the_norm_after_are_those_of_the_rounded_output(
     torch.testing.assert_close(norm.running_var.double(), var * m / (m - 1), rtol=4e-3, atol=0)
 
 
-@pytest.mark.parametrize("op", [bn_act_conv2d_for_norm, fork_bn_act_conv2d_for_norm])
-def test_the_norm_after_counts_once(op: Any, spec: OpSpec, backend_name: str, implementation: str) -> None:
+@pytest.mark.parametrize("return_input", [False, True])
+def test_the_norm_after_counts_once(return_input: bool, spec: OpSpec, backend_name: str, implementation: str) -> None:
     """However many blocks of channels there are; without tracking, as in a SAM step's second pass, nothing moves."""
     inputs = draw_unit(8, implementation, k=264, size=1)
     norm, second = draw_norm(264, implementation), draw_unit(9, implementation, c=264, size=1)["conv_weight"]
     for tracks in (True, False):
         norm.track_running_stats = tracks
         before = [norm.running_mean.clone(), norm.running_var.clone()]
-        y, statistics = op(**inputs, training=True, next_norm=norm)[-2:]
+        *_, y, statistics = bn_act_conv2d(**inputs, training=True, next_norm=norm, return_input=return_input)
         own = arguments_of(norm) if tracks else {**arguments_of(norm), **dict.fromkeys(BUFFERS)}
         z = bn_act_conv2d(y, second, **own, statistics=statistics, training=True, act="identity")
         assert norm.num_batches_tracked.item() == 1
@@ -93,7 +89,7 @@ def test_for_norm_compiles_with_inductor(tracks: bool, spec: OpSpec, backend_nam
     second = draw_unit(5, implementation, c=16, k=8)["conv_weight"].detach()
 
     def unit(norm: nn.Module, x: Tensor) -> Tensor:
-        y, statistics = bn_act_conv2d_for_norm(**{**first, "x": x}, training=True, padding=1, next_norm=norm)
+        y, statistics = bn_act_conv2d(**{**first, "x": x}, training=True, padding=1, next_norm=norm)
         own = arguments_of(norm) if tracks else {**arguments_of(norm), **dict.fromkeys(BUFFERS)}
         return bn_act_conv2d(y, second, **own, training=True, statistics=statistics)
 
@@ -111,22 +107,23 @@ def test_opcheck_for_the_norm_after(spec: OpSpec, backend_name: str, implementat
     inputs = {name: value.detach() for name, value in draw_unit(0, implementation).items()}
     x, conv_weight, mean, var, weight, bias = inputs.values()
     statistics = torch.stack([mean, torch.zeros_like(mean), var.rsqrt()])
-    settings = (True, "relu", 0.0, 1, 1)
+    settings = (True, "relu", 0.0)
     count = torch.tensor(3, device=implementation)
     buffers = (torch.zeros(16, device=implementation), torch.ones(16, device=implementation), count)
-    op = torch.ops.cifarfast.bn_act_conv2d_for_norm.default
+    op = torch.ops.cifarfast.bn_act_conv2d.default
     for momentum in (0.1, None):
-        arguments = (x, conv_weight, statistics, weight, bias, *settings, *buffers, momentum, 1e-5)
+        arguments = (x, conv_weight, statistics, weight, bias, *settings, *buffers, momentum, 1e-5, True, 1, 1)
         torch.library.opcheck(op, arguments, test_utils=("test_schema", "test_faketensor"))
 
 
-@pytest.mark.parametrize("op", [bn_act_conv2d_for_norm, fork_bn_act_conv2d_for_norm])
-def test_for_norm_compiles_fullgraph(op: Any, spec: OpSpec, backend_name: str, implementation: str) -> None:
+@pytest.mark.parametrize("return_input", [False, True])
+def test_for_norm_compiles_fullgraph(return_input: bool, spec: OpSpec, backend_name: str, implementation: str) -> None:
     first = {name: value.detach() for name, value in draw_unit(4, implementation).items()}
     second = draw_unit(5, implementation, c=16, k=8)["conv_weight"].detach()
 
     def unit(norm: nn.Module, x: Tensor) -> Tensor:
-        *_, y, statistics = op(**{**first, "x": x}, training=True, padding=1, next_norm=norm)
+        options = {"next_norm": norm, "return_input": return_input}
+        *_, y, statistics = bn_act_conv2d(**{**first, "x": x}, training=True, padding=1, **options)
         return bn_act_conv2d(y, second, **arguments_of(norm), training=True, statistics=statistics)
 
     torch.compiler.reset()
@@ -174,8 +171,14 @@ def _with_momentum(norm: nn.BatchNorm2d, momentum: float) -> nn.BatchNorm2d:
     ],
 )
 def test_mistakes_of_the_norm_after(norm: nn.Module, message: str) -> None:
-    for op in (bn_act_conv2d_for_norm, fork_bn_act_conv2d_for_norm):
-        with pytest.raises(ValueError, match=f"^{message}"):
-            op(**_unit(5), padding=1, training=True, next_norm=norm)
-        with pytest.raises(ValueError, match="next_norm's input must have more than one value per channel"):
-            op(**_unit(3, batch=1), training=True, next_norm=nn.BatchNorm2d(16))
+    with pytest.raises(ValueError, match=f"^{message}"):
+        bn_act_conv2d(**_unit(5), padding=1, training=True, next_norm=norm)
+    with pytest.raises(ValueError, match="next_norm's input must have more than one value per channel"):
+        bn_act_conv2d(**_unit(3, batch=1), training=True, next_norm=nn.BatchNorm2d(16))
+
+
+def test_statistics_are_left_to_the_next_norm_on_plain_torch() -> None:
+    norm = nn.BatchNorm2d(16)
+    x, y, statistics = bn_act_conv2d(**_unit(5), padding=1, training=True, next_norm=norm, return_input=True)
+    assert (x.shape, y.shape, statistics) == ((2, 8, 5, 5), (2, 16, 5, 5), None)
+    assert norm.num_batches_tracked.item() == 0

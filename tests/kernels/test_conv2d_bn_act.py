@@ -8,8 +8,11 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from cifarfast.kernels import ConvBNAct2d, conv2d_bn_act
+from cifarfast.kernels.batch_norm.norm import Norm
 from cifarfast.kernels.batch_norm.sample_inputs import with_gaps
-from cifarfast.kernels.convolution.sample_inputs import running_statistics
+from cifarfast.kernels.convolution.arguments import Convolution
+from cifarfast.kernels.convolution.conv2d_bn_act import op
+from cifarfast.kernels.convolution.sample_inputs import next_state, running_statistics
 from cifarfast.kernels.testing.check import assert_matches
 from cifarfast.kernels.testing.spec import OpSpec, SampleMaker
 
@@ -55,9 +58,8 @@ def test_fold_in_half_precision(shape: tuple[int, ...], spec: OpSpec, backend_na
     make = SampleMaker(torch.float16, implementation)
     inputs = spec.cases["eval"](make) | {"x": make.randn(*shape)}
     inputs["residual"] = make.randn(shape[0], inputs["conv_weight"].shape[0], *shape[2:])
-    affine = (running_statistics(inputs), inputs["weight"], inputs["bias"])
-    arguments = (*affine, inputs["residual"], "sigmoid", 0.0, 1, 1)
-    folded = torch.ops.cifarfast.conv2d_bn_act_folded(inputs["x"], inputs["conv_weight"], *arguments)
+    norm = Norm(running_statistics(inputs), inputs["weight"], inputs["bias"], False, "sigmoid", 0.0)
+    folded = op.folded(inputs["x"], inputs["conv_weight"], norm, inputs["residual"], Convolution(1, 1))
     exact = {name: value.double() for name, value in inputs.items() if isinstance(value, torch.Tensor)}
     expected = spec.reference(**exact, training=False, padding=1, act="sigmoid")
     torch.testing.assert_close(folded.double(), expected, rtol=2e-3, atol=2e-3)
@@ -66,24 +68,18 @@ def test_fold_in_half_precision(shape: tuple[int, ...], spec: OpSpec, backend_na
 def test_opcheck_of_the_other_ops(spec: OpSpec, backend_name: str, implementation: str) -> None:
     inputs = spec.cases["eval"](SampleMaker(torch.float32, implementation))
     x, conv_weight, weight, bias = (inputs[name] for name in ("x", "conv_weight", "weight", "bias"))
-    stats = running_statistics(inputs)
-    folded = torch.ops.cifarfast.conv2d_bn_act_folded.default
-    torch.library.opcheck(folded, (x, conv_weight, stats, weight, bias, None, "relu", 0.0, 1, 1))
+    affine = (running_statistics(inputs), weight, bias)
     y = F.conv2d(x, conv_weight, padding=1).contiguous(memory_format=torch.channels_last)
-    torch.library.opcheck(folded, (x, conv_weight, stats, weight, bias, y, "relu", 0.0, 1, 1))
-    for saved in (None, y):
-        settings = (saved is not None, True, "relu", 0.0, 1, 1, True, True)
-        arguments = (y, x, y, conv_weight, stats, weight, bias, saved, *settings)
-        torch.library.opcheck(torch.ops.cifarfast.conv2d_bn_act_backward.default, arguments)
-    count = torch.zeros((), dtype=torch.int64, device=implementation)
-    moments = torch.stack([inputs["running_mean"], inputs["running_var"]])
-    buffers = (inputs["running_mean"].clone(), inputs["running_var"].clone(), count)
-    for momentum in (0.1, None):
-        for residual in (None, y):
-            arguments = (x, conv_weight, weight, bias, residual, "relu", 0.0, 1, 1, *buffers, momentum, 1e-5)
-            running = torch.ops.cifarfast.conv2d_bn_act_running.default
-            torch.library.opcheck(running, arguments, test_utils=("test_schema", "test_faketensor"))
-    torch.library.opcheck(torch.ops.cifarfast.moments_statistics.default, (moments, *buffers, 40, None, 1e-5))
+    buffers = next_state(inputs).arguments()[:3]
+    ops = torch.ops.cifarfast
+    for tensor in (None, y):
+        folded = (x, conv_weight, *affine, False, "relu", 0.0, tensor, 1, 1)
+        torch.library.opcheck(ops.conv2d_bn_act_folded.default, folded)
+        backward = (x, conv_weight, y, y, *affine, True, "relu", 0.0, tensor, 1, 1, True, True)
+        torch.library.opcheck(ops.conv2d_bn_act_backward.default, backward)
+        for momentum in (0.1, None):
+            forward = (x, conv_weight, *affine, True, "relu", 0.0, tensor, *buffers, momentum, 1e-5, 1, 1)
+            torch.library.opcheck(ops.conv2d_bn_act.default, forward, test_utils=("test_schema", "test_faketensor"))
 
 
 @pytest.mark.usefixtures("poisoned_memory")
@@ -105,8 +101,7 @@ def test_gradient_only_where_needed(name: str, kind: str, spec: OpSpec, backend_
 
     def gradients(*names: str) -> dict[str, Tensor]:
         leaves = {leaf: inputs[leaf].clone().requires_grad_() for leaf in names}
-        y = torch.ops.cifarfast.conv2d_bn_act(*spec.op_arguments({**inputs, **leaves}))[0]
-        y.square().sum().backward()
+        conv2d_bn_act(**{**inputs, **leaves}).square().sum().backward()
         return {leaf: value.grad for leaf, value in leaves.items()}
 
     torch.testing.assert_close(gradients(name)[name], gradients(*spec.differentiable)[name])

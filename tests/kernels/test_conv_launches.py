@@ -13,17 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from cifarfast.kernels import (
-    backend,
-    bn_act_conv2d,
-    bn_act_conv2d_for_norm,
-    bn_act_conv2d_stats,
-    conv2d_bn_act,
-    conv2d_stats,
-    fork_bn_act_conv2d_for_norm,
-    fork_bn_act_conv2d_stats,
-)
-from cifarfast.kernels.convolution import torch_impl as library
+from cifarfast.kernels import backend, bn_act_conv2d, conv2d, conv2d_bn_act
 from cifarfast.kernels.convolution.conv2d_bn_act import op as conv2d_bn_act_op
 from cifarfast.kernels.testing.spec import all_specs
 from cifarfast.kernels.tuning import tables as tuning
@@ -32,7 +22,7 @@ pytest.importorskip("triton")
 
 # what takes no launch: memory, views, and copies that find nothing to do
 FREE = {
-    *("empty", "empty_like", "empty_strided", "new_empty", "resize_", "result_type"),
+    *("empty", "empty_like", "empty_strided", "new_empty", "resize_", "result_type", "_nnpack_available"),
     *("select", "as_strided", "detach", "view", "view_as", "alias", "contiguous", "to", "expand"),
 }
 
@@ -85,10 +75,12 @@ def torch_launches(profile: Any) -> Counter[str]:
     return Counter(name for name in names if name not in FREE)
 
 
-def test_launches_of_conv2d_stats(launched: Counter[str]) -> None:
+@pytest.mark.parametrize("next_norm", [None, nn.BatchNorm2d(16)], ids=["alone", "next_norm"])
+def test_launches_of_conv2d(next_norm: nn.BatchNorm2d | None, launched: Counter[str]) -> None:
     x, kernel = image(16), weight(16, 16)
     with torch.profiler.profile() as profile:
-        y, _, _ = conv2d_stats(x, kernel, padding=1)
+        result = conv2d(x, kernel, padding=1, next_norm=next_norm)
+        y = result if next_norm is None else result[0]
         assert launched == {"conv_fwd_kernel": 1}
         torch.autograd.grad(y, (x, kernel), y.detach())
     assert launched == dict.fromkeys(
@@ -97,50 +89,27 @@ def test_launches_of_conv2d_stats(launched: Counter[str]) -> None:
     assert not torch_launches(profile)
 
 
-@pytest.mark.parametrize("fork", [False, True])
-def test_launches_for_the_norm_after(fork: bool, launched: Counter[str]) -> None:
+@pytest.mark.parametrize("return_input", [False, True])
+def test_launches_for_the_norm_after(return_input: bool, launched: Counter[str]) -> None:
     """Its statistics and their running average take no launch: a unit is given them and launches its convolution."""
     x, first, second = image(16), weight(16, 16), weight(16, 16)
     norm, buffers, parameters = nn.BatchNorm2d(16), rows(16), rows(16, gradient=True)
     settings: dict[str, Any] = {"training": True, "padding": 1}
-    op = fork_bn_act_conv2d_for_norm if fork else bn_act_conv2d_for_norm
-    given = torch.zeros(3, 16)
+    options: dict[str, Any] = {"statistics": torch.zeros(3, 16), "next_norm": norm, "return_input": return_input}
     with torch.profiler.profile() as profile:
-        *_, y, statistics = op(x, first, *buffers, *parameters, statistics=given, next_norm=norm, **settings)
+        *forked, y, statistics = bn_act_conv2d(x, first, *buffers, *parameters, **options, **settings)
         assert launched == {"conv_fwd_kernel": 1}
         launched.clear()
         own = (norm.running_mean, norm.running_var, norm.weight, norm.bias)
         z = bn_act_conv2d(y, second, *own, statistics=statistics, **settings)
         assert launched == {"conv_fwd_kernel": 1}
         launched.clear()
-        torch.autograd.grad(z, (x, first, second, norm.weight, *parameters), z.detach())
-    unit = ("conv_dgrad_kernel", "batch_norm_act_bwd_kernel", "conv_wgrad_kernel", "conv_wgrad_reduce_kernel")
-    assert launched == dict.fromkeys(unit, 2)
-    assert not torch_launches(profile)
-
-
-@pytest.mark.parametrize("momentum", [0.1, 0.0])
-@pytest.mark.parametrize("fork", [False, True])
-def test_launches_of_bn_act_conv2d(fork: bool, momentum: float, launched: Counter[str]) -> None:
-    """With statistics from the convolution before and moments for the one after: a unit of a pre-activation network."""
-    x, first, second = image(16), weight(16, 16), weight(16, 16)
-    buffers, parameters, count = rows(16), rows(16, gradient=True), torch.zeros((), dtype=torch.int64)
-    y, mean, var = conv2d_stats(x, first, padding=1)
-    launched.clear()
-    settings: dict[str, Any] = {"padding": 1, "training": True, "momentum": momentum, "num_batches_tracked": count}
-    with torch.profiler.profile() as profile:
-        if fork:
-            arguments = (y, second, *buffers, *parameters)
-            shortcut, z, *_ = fork_bn_act_conv2d_stats(*arguments, statistics=(mean, var), **settings)
-            results = [z, shortcut]
-        else:
-            z, *_ = bn_act_conv2d_stats(y, second, *buffers, *parameters, statistics=(mean, var), **settings)
-            results = [z]
-        assert launched == {"conv_running_kernel": 1, "conv_fwd_kernel": 1}
-        launched.clear()
-        torch.autograd.grad(results, (y, second, *parameters), [result.detach() for result in results])
-    last = "fork_batch_norm_act_bwd_kernel" if fork else "batch_norm_act_bwd_kernel"
-    assert launched == dict.fromkeys(("conv_dgrad_kernel", last, "conv_wgrad_kernel", "conv_wgrad_reduce_kernel"), 1)
+        results = [z, *forked]
+        leaves = (x, first, second, norm.weight, *parameters)
+        torch.autograd.grad(results, leaves, [result.detach() for result in results])
+    unit = ("conv_dgrad_kernel", "conv_wgrad_kernel", "conv_wgrad_reduce_kernel")
+    first_norm = "fork_batch_norm_act_bwd_kernel" if return_input else "batch_norm_act_bwd_kernel"
+    assert launched == Counter([*unit, *unit, "batch_norm_act_bwd_kernel", first_norm])
     assert not torch_launches(profile)
 
 
@@ -159,7 +128,7 @@ def test_launches_of_conv2d_bn_act(launched: Counter[str]) -> None:
 
 def test_launches_of_conv2d_bn_act_by_the_library(launched: Counter[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """A convolution, and what ``batch_norm_act`` launches in training."""
-    monkeypatch.setattr(conv2d_bn_act_op, "implementation", lambda op, x, weight: library)
+    monkeypatch.setattr(conv2d_bn_act_op.forward, "_runs", lambda op, x, *_: "torch")
     arguments = (image(16), weight(16, 16), *rows(16), *rows(16, gradient=True))
     with torch.profiler.profile() as profile:
         conv2d_bn_act(*arguments, padding=1, training=True)
@@ -194,8 +163,8 @@ def test_costly_kernels_are_in_the_compile_report() -> None:
 
 
 def test_a_torch_op_beside_the_kernels_is_noticed(launched: Counter[str]) -> None:
-    """Statistics that are no rows of one tensor are copied into one."""
-    x, kernel = image(16), weight(16, 16)
+    """A batch norm's parameters with gaps are copied."""
+    arguments = (image(16), weight(16, 16), *rows(16), *(row[::2] for row in rows(32)))
     with torch.profiler.profile() as profile:
-        bn_act_conv2d_stats(x, kernel, *rows(16), statistics=tuple(rows(16)), training=True, padding=1)
-    assert torch_launches(profile)["stack"] == 1
+        bn_act_conv2d(*arguments, training=True, padding=1)
+    assert torch_launches(profile)["clone"] == 2

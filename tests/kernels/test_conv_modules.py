@@ -66,6 +66,15 @@ def test_module_compiles_fullgraph_under_autocast(kind: str) -> None:
         torch.testing.assert_close(out, module(x))
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_module_compiles_fullgraph_in_fp64(kind: str) -> None:
+    module = KINDS[kind](8, 8, 1).double()
+    x = torch.randn(2, 8, 3, 3, dtype=torch.float64)
+    torch.compiler.reset()
+    compiled = torch.compile(module, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(x), module(x))
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

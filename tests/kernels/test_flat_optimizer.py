@@ -252,6 +252,26 @@ def test_ema_in_the_step(decay: float, spec: OpSpec, backend_name: str, implemen
         assert torch.equal(ema, before if decay else master)
 
 
+def test_compiled_step_writes_the_buffers_themselves() -> None:
+    """Not clones of them, which are copied back: buffers may have millions of elements."""
+    graphs: list[torch.fx.GraphModule] = []
+
+    def keep(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Callable[..., Any]:
+        graphs.append(graph)
+        return graph.forward
+
+    rule, table = RULES["nesterov"], flat_table(LENGTHS)
+    master, states, scalars = _start(rule, table, "cpu")
+    expected = [buffer.clone() for buffer in (master, *states, scalars)]
+    rule.run(expected[0], torch.ones_like(master), expected[1:2], table, expected[2])
+    torch.compiler.reset()
+    torch.compile(rule.run, fullgraph=True, backend=keep)(master, torch.ones_like(master), states, table, scalars)
+    called = [node.target for node in graphs[0].graph.nodes if node.op == "call_function"]
+    assert torch.ops.cifarfast.flat_optimizer.default in called
+    assert not {torch.ops.cifarfast.flat_optimizer_functional.default, torch.ops.aten.copy_.default} & {*called}
+    assert all(torch.equal(a, b) for a, b in zip((master, *states, scalars), expected, strict=True))
+
+
 def test_weights_that_require_a_gradient(spec: OpSpec, backend_name: str, implementation: str) -> None:
     table = flat_table([4], device=implementation)
     master = pack([torch.ones(4)], table, implementation).requires_grad_()

@@ -75,7 +75,7 @@ def test_candidates_have_the_names_of_the_default_table(op: str) -> None:
 @pytest.mark.parametrize("size", [16, 24, 48, 72, 120, 128, 168, 256, 512])
 def test_convolution_candidates_fit_the_machine(size: int) -> None:
     for part in ("fwd", "dgrad", "wgrad"):
-        rows = candidates("conv2d_stats", part, size, {})[1:]
+        rows = candidates("conv2d", part, size, {})[1:]
         assert 3 < len(rows) < 30
         for row in rows:
             rows_and_columns = row["depth"] * row["channels"], row["pixels"] * row["channels"]
@@ -99,7 +99,7 @@ def test_workloads_cover_both_networks_at_both_batches() -> None:
 
 
 def test_parts_of_a_convolution_come_before_the_whole() -> None:
-    parts = [workload.part for workload in workloads("conv2d_stats") if workload.size == 128]
+    parts = [workload.part for workload in workloads("conv2d") if workload.size == 128]
     assert parts == [part for part in ("fwd", "dgrad", "wgrad", "") for _ in range(2)]
     assert {workload.part for workload in workloads("conv2d_bn_act")} == {""}
     assert not any("stride 2" in workload.case for workload in workloads("bn_act_conv2d"))
@@ -186,7 +186,7 @@ def test_a_convolution_runs_where_it_wins(tmp_path: Path) -> None:
 
     complete, table = search(tmp_path, measure, ["conv2d_bn_act"])
     assert complete
-    assert table.keys() == {"about", "conv2d_bn_act", "conv2d_stats"}  # whose kernels it uses
+    assert table.keys() == {"about", "conv2d_bn_act", "conv2d"}  # whose kernels it uses
     rows = {row["up_to"]: row for row in table["conv2d_bn_act"]}
     assert [size for size, row in sorted(rows.items()) if not row["library"]] == [72, 256]
     assert rows[72]["fwd_warps"] == 8
@@ -211,13 +211,13 @@ def test_going_on_where_the_time_ran_out(tmp_path: Path) -> None:
     while not complete:
         begun = len(measured)
         complete, table = search(
-            tmp_path, measure, ["conv2d_stats"], deadline=begun + 150.0, clock=lambda: float(len(measured))
+            tmp_path, measure, ["conv2d"], deadline=begun + 150.0, clock=lambda: float(len(measured))
         )
         rounds += 1
     assert rounds > 3
     assert len(set(measured)) == len(measured)
     alone = tmp_path / "alone"
-    assert search(alone, convolution_time(lambda size: True), ["conv2d_stats"])[1] == table
+    assert search(alone, convolution_time(lambda size: True), ["conv2d"])[1] == table
 
 
 def test_what_died_is_not_tried_again(tmp_path: Path) -> None:

@@ -23,8 +23,8 @@ def test_verdicts() -> None:
         row("batch_norm_act", "torch.compile", 1.9e-3),
         row("cross_entropy", "cifarfast", 1e-5, gigabytes_per_second=10.0),
         row("cross_entropy", "torch eager", 2.5e-5),
-        row("conv2d_stats", "cifarfast", 1e-3),
-        row("conv2d_stats", "library", 6e-4),
+        row("conv2d", "cifarfast", 1e-3),
+        row("conv2d", "library", 6e-4),
         row("flat_ema", "cifarfast", 1e-3, gigabytes_per_second=3300.0),
         {"name": "roofline", "bytes_per_second": COPY},
     ]
@@ -33,7 +33,7 @@ def test_verdicts() -> None:
         "verdict | batch_norm_act c | share of copy bandwidth": (pytest.approx(0.875), True),
         "verdict | batch_norm_act c | times as fast as torch.compile": (pytest.approx(0.95), False),
         "verdict | cross_entropy c | times as fast as torch eager": (pytest.approx(2.5), True),
-        "verdict | conv2d_stats c | of the rate of cuDNN's convolution alone": (pytest.approx(0.6), False),
+        "verdict | conv2d c | of the rate of cuDNN's convolution alone": (pytest.approx(0.6), False),
         "verdict | flat_ema c | share of copy bandwidth": (pytest.approx(0.825), False),
     }
 

@@ -12,19 +12,16 @@ from torch import Tensor, nn
 
 from cifarfast.kernels import (
     ShakeDropTail,
-    conv2d_stats,
-    fork_batch_norm_act,
+    batch_norm_act,
     global_avg_pool_act,
     shakedrop,
     shakedrop_bn_shortcut,
-    shakedrop_bn_shortcut_for_norm,
-    shakedrop_bn_shortcut_stats,
     share_randomness,
 )
 from cifarfast.kernels.testing.spec import Inputs, OpSpec, SampleMaker
 from cifarfast.models.pyramidnet import PyramidBasicBlock
 
-H, C = torch.zeros(2, 4, 3, 3), torch.ones(4)
+H, C, STATISTICS = torch.zeros(2, 4, 3, 3), torch.ones(4), torch.ones(3, 4)
 SETTINGS = settings(max_examples=4, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
@@ -176,7 +173,7 @@ STATISTICS_CASES += ["without shakedrop, pooled", "one pixel", "padded channels"
 
 
 @pytest.mark.parametrize("name", STATISTICS_CASES)
-def test_statistics_of_the_output(
+def test_statistics_of_the_rounded_output(
     name: str,
     dtype: torch.dtype,
     spec: OpSpec,
@@ -190,56 +187,128 @@ def test_statistics_of_the_output(
 
         monkeypatch.setattr(triton_impl, "PROGRAMS", 2)  # some samples a program, the last with fewer
     inputs = spec.cases[name](SampleMaker(dtype, implementation))
-    y, mean, var = shakedrop_bn_shortcut_stats(**inputs)
-    again = shakedrop_bn_shortcut_stats(**inputs)
-    assert all(map(torch.equal, (y, mean, var), again))
+    norm = nn.BatchNorm2d(inputs["h"].shape[1], momentum=1.0, device=implementation)
+    y, statistics = shakedrop_bn_shortcut(**inputs, next_norm=norm)
+    assert all(map(torch.equal, (y, statistics), shakedrop_bn_shortcut(**inputs, next_norm=norm)))
     torch.testing.assert_close(y, shakedrop_bn_shortcut(**inputs))
-    assert mean.dtype == var.dtype == torch.float32
-    true_var, true_mean = torch.var_mean(y.double(), dim=(0, 2, 3), correction=0)
-    scale = y.double().square().mean(dim=(0, 2, 3)).sqrt() + 1e-30
-    assert ((mean - true_mean).abs() <= 1e-6 * scale).all()
-    assert ((var - true_var).abs() <= 1e-5 * true_var + (1e-6 * scale) ** 2).all()
+    assert statistics.dtype == torch.float32
+    var, mean = torch.var_mean(y.double(), dim=(0, 2, 3), correction=0)
+    found = statistics[0].double() + statistics[1].double()
+    assert ((found - mean).abs() <= 3 * 2**-24 * (mean.abs() + var.sqrt())).all()
+    torch.testing.assert_close(statistics[2].double(), (var + norm.eps).rsqrt(), rtol=1e-5, atol=0)
+    torch.testing.assert_close(norm.running_mean, statistics[0])
+    m = y.numel() // len(mean)
+    torch.testing.assert_close(norm.running_var.double(), var * m / (m - 1), rtol=1e-5, atol=1e-9)
 
 
+@pytest.mark.usefixtures("poisoned_memory")
+@pytest.mark.parametrize("momentum", [0.3, None])
 @pytest.mark.parametrize("pool", [False, True])
-def test_gradients_through_the_statistics(pool: bool, spec: OpSpec, backend_name: str, implementation: str) -> None:
+def test_statistics_for_the_norm_after(
+    pool: bool, momentum: float | None, spec: OpSpec, backend_name: str, implementation: str
+) -> None:
+    """Two batches: what the batch norm after the tail makes of it, its running statistics and all gradients are those
+    without statistics handed on; who takes them does not update again."""
     h, x = draw_tail(implementation, pool=pool)
-    weight, bias = (SampleMaker(torch.float32, implementation, seed).randn(8).requires_grad_() for seed in (4, 5))
-    leaves, arguments = (h, x, weight, bias), {"running_mean": None, "running_var": None, "training": True}
-    y, mean, var = shakedrop_bn_shortcut_stats(h, x, weight=weight, bias=bias, **arguments)
-    plain = shakedrop_bn_shortcut(h, x, weight=weight, bias=bias, **arguments)
-    true_var, true_mean = torch.var_mean(plain, dim=(0, 2, 3), correction=0)
-    for found, expected in (
-        ((y * y).sum() + mean.sin().sum() + var.sin().sum(), (plain**2).sum() + true_mean.sin().sum()),
-        (mean.sin().sum() + var.sin().sum(), true_mean.sin().sum()),
-    ):
-        gradients = torch.autograd.grad(found, leaves, retain_graph=True)
-        true = torch.autograd.grad(expected + true_var.sin().sum(), leaves, retain_graph=True)
-        torch.testing.assert_close(gradients, true, rtol=1e-3, atol=1e-4)
+    make = SampleMaker(torch.float32, implementation, 3)
+    affine = {"weight": (make.rand(8) + 0.5).requires_grad_(), "bias": make.randn(8).requires_grad_()}
+    scaling = {"keep_probability": 0.5, **draw_counters(implementation)}
+    found = []
+    for hands_on in (True, False):
+        norm = nn.BatchNorm2d(8, momentum=momentum, device=implementation)
+        buffers = (norm.running_mean, norm.running_var)
+        settings = {"num_batches_tracked": norm.num_batches_tracked, "momentum": momentum, "training": True, **affine}
+        results: list[Tensor] = []
+        for batch in range(2):
+            arguments, statistics = (h * (1 + batch), x, None, None), None
+            if hands_on:
+                y, statistics = shakedrop_bn_shortcut(*arguments, next_norm=norm, training=True, **affine, **scaling)
+                assert norm.num_batches_tracked.item() == batch + 1
+            else:
+                y = shakedrop_bn_shortcut(*arguments, training=True, **affine, **scaling)
+            y, branch = batch_norm_act(y, *buffers, statistics=statistics, return_input=True, **settings)
+            results += [y, branch]
+        loss = (results[-1] * results[-2]).square().sum()
+        gradients = torch.autograd.grad(loss, (h, x, *affine.values()))
+        assert norm.num_batches_tracked.item() == 2
+        found.append([*results, *buffers, *gradients])
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b, rtol=2e-4, atol=2e-4)
 
 
 def test_statistics_are_handed_on(spec: OpSpec, backend_name: str, implementation: str) -> None:
-    """From a convolution to the tail, from the tail to the next block's fork and to the pooling."""
-    make = SampleMaker(torch.float32, implementation)
-    leaves = [make.randn(3, 8, 3, 3), make.randn(8, 8, 3, 3, scale=0.1), make.rand(8) + 0.5, make.randn(8)]
-    x, conv_weight, weight, bias = (leaf.requires_grad_() for leaf in leaves)
+    """From a tail to the next one, and from that to the next block's fork and to the pooling."""
+    h, x = draw_tail(implementation, in_channels=8)
+    make = SampleMaker(torch.float32, implementation, 9)
+    weight, bias = (make.rand(8) + 0.5).requires_grad_(), make.randn(8).requires_grad_()
 
     def outputs(given: bool) -> list[Tensor]:
-        running = [torch.full((8,), value, device=implementation) for value in (0.0, 1.0) * 3]
-        affine = {"weight": weight, "bias": bias, "training": True}
-        h, *moments = conv2d_stats(x, conv_weight, padding=1)
-        settings = {"statistics": tuple(moments) if given else None, **affine}
-        y, *moments = shakedrop_bn_shortcut_stats(h, x, running[0], running[1], **settings)
-        settings = {"statistics": tuple(moments) if given else None, **affine}
-        y, branch = fork_batch_norm_act(y, running[2], running[3], **settings)
-        pooled = global_avg_pool_act(y, running[4], running[5], **settings)
-        gradients = torch.autograd.grad((branch * y).sum() + pooled.sin().sum(), (x, conv_weight, weight, bias))
-        return [y, branch, pooled, *running, *gradients]
+        norms = [nn.BatchNorm2d(8, device=implementation) for _ in range(2)]
+        (mean, var), last = ([norm.running_mean, norm.running_var] for norm in norms)
+        settings: list[dict[str, Any]] = [{"weight": weight, "bias": bias, "training": True} for _ in range(2)]
+        y = shakedrop_bn_shortcut(h, x, None, None, **settings[0], next_norm=norms[0] if given else None)
+        if given:
+            y, settings[0]["statistics"] = y
+        y = shakedrop_bn_shortcut(y, x, mean, var, **settings[0], next_norm=norms[1] if given else None)
+        if given:
+            y, settings[1]["statistics"] = y
+        y, branch = batch_norm_act(y, *last, return_input=True, **settings[1])
+        pooled = global_avg_pool_act(y, torch.zeros_like(mean), torch.ones_like(var), **settings[1])
+        gradients = torch.autograd.grad((branch * y).sum() + pooled.sin().sum(), (h, x, weight, bias))
+        return [y, branch, pooled, mean, var, *last, *gradients]
 
     torch.testing.assert_close(outputs(True), outputs(False), rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("op", [fork_batch_norm_act, global_avg_pool_act])
+def test_plain_torch_leaves_statistics_to_the_norm_after() -> None:
+    h, x = draw_tail("cpu")
+    norm = nn.BatchNorm2d(8)
+    y, statistics = shakedrop_bn_shortcut(h, x, None, None, training=True, next_norm=norm)
+    assert statistics is None
+    assert norm.num_batches_tracked == 0
+    assert torch.equal(y, shakedrop_bn_shortcut(h, x, None, None, training=True))
+
+
+def test_the_norm_after_counts_once(spec: OpSpec, backend_name: str, implementation: str) -> None:
+    """However many blocks of channels there are; without tracking, as in a SAM step's second pass, nothing moves."""
+    h, x = draw_tail(implementation, channels=264)
+    norm = nn.BatchNorm2d(264, device=implementation)
+    for tracks in (True, False):
+        norm.track_running_stats = tracks
+        before = [norm.running_mean.clone(), norm.running_var.clone()]
+        y, statistics = shakedrop_bn_shortcut(h, x, None, None, training=True, next_norm=norm)
+        buffers = (norm.running_mean, norm.running_var) if tracks else (None, None)
+        count = norm.num_batches_tracked if tracks else None
+        settings = {"num_batches_tracked": count, "training": True, "statistics": statistics, "act": "identity"}
+        z = batch_norm_act(y, *buffers, **settings)
+        assert norm.num_batches_tracked.item() == 1
+        assert torch.equal(norm.running_mean, before[0]) != tracks
+        assert torch.equal(norm.running_var, before[1]) != tracks
+        torch.testing.assert_close(z, F.batch_norm(y, None, None, training=True), rtol=1e-4, atol=1e-4)
+
+
+def test_for_norm_compiles_fullgraph(spec: OpSpec, backend_name: str, implementation: str) -> None:
+    h, x = draw_tail(implementation)
+
+    def unit(norm: nn.BatchNorm2d, h: Tensor, x: Tensor) -> Tensor:
+        y, statistics = shakedrop_bn_shortcut(h, x, None, None, training=True, next_norm=norm)
+        buffers = (norm.running_mean, norm.running_var)
+        return batch_norm_act(
+            y, *buffers, num_batches_tracked=norm.num_batches_tracked, training=True, statistics=statistics
+        )
+
+    torch.compiler.reset()
+    results = []
+    for run in (torch.compile(unit, fullgraph=True, backend="aot_eager"), unit):
+        norm = nn.BatchNorm2d(8, device=implementation)
+        z = run(norm, h, x)
+        assert norm.num_batches_tracked.item() == 1
+        results.append([z, norm.running_mean, norm.running_var, *torch.autograd.grad(z.square().sum(), (h, x))])
+    for a, b in zip(*results, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("op", [shakedrop_bn_shortcut, batch_norm_act, global_avg_pool_act])
 def test_given_statistics_move_nothing(op: Any, spec: OpSpec, backend_name: str, implementation: str) -> None:
     x = SampleMaker(torch.float32, implementation, 12).randn(3, 8, 4, 4)
     var, mean = torch.var_mean(x, dim=(0, 2, 3), correction=0)
@@ -247,47 +316,66 @@ def test_given_statistics_move_nothing(op: Any, spec: OpSpec, backend_name: str,
     buffers = [torch.full((8,), value, device=implementation) for value in (0.5, 2.0)]
     count = torch.tensor(3, device=implementation)
     settings = {"num_batches_tracked": count, "training": True}
-    found = op(x, *buffers, **settings, statistics=statistics)
+    inputs = (x, x) if op is shakedrop_bn_shortcut else (x,)
+    found = op(*inputs, *buffers, **settings, statistics=statistics)
     assert count.item() == 3
     assert [buffer.unique().tolist() for buffer in buffers] == [[0.5], [2.0]]
-    torch.testing.assert_close(found, op(x, *buffers, **settings), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found, op(*inputs, *buffers, **settings), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("op", [shakedrop_bn_shortcut, fork_batch_norm_act, global_avg_pool_act])
+@pytest.mark.parametrize("op", [shakedrop_bn_shortcut, batch_norm_act, global_avg_pool_act])
 @pytest.mark.parametrize(
     ("statistics", "training", "message"),
     [
-        ((C, C), False, "statistics must be None when training is False"),
-        ((C,), True, "statistics must be mean and variance, got 1 tensors"),
-        ((C, C[:3]), True, r"statistics must be two of \[4\] torch.float32 on cpu, got \[3\]"),
-        ((C, C.half()), True, r"statistics must be two of \[4\] torch.float32 on cpu, got \[4\] torch.float16"),
-        (
-            torch.ones(2, 4),
-            True,
-            r"statistics must be mean and variance, or \[3, 4\] torch.float32 on cpu, got \[2, 4\]",
-        ),
+        (STATISTICS, False, "statistics must be None when training is False"),
+        (STATISTICS[:2], True, r"statistics must be \[3, 4\] torch.float32 on cpu, got \[2, 4\]"),
+        (STATISTICS.half(), True, r"statistics must be \[3, 4\] torch.float32 on cpu, got \[3, 4\] torch.float16"),
+        (STATISTICS.to("meta"), True, r"statistics must be \[3, 4\] torch.float32 on cpu, got .* on meta"),
+        (STATISTICS.to_sparse(), True, "statistics must be a dense tensor"),
+        (STATISTICS.clone().requires_grad_(), True, "statistics must not require a gradient"),
     ],
 )
-def test_wrong_statistics(op: Any, statistics: tuple[Tensor, ...] | Tensor, training: bool, message: str) -> None:
+def test_wrong_statistics(op: Any, statistics: Tensor, training: bool, message: str) -> None:
     inputs = (H, H) if op is shakedrop_bn_shortcut else (H,)
     with pytest.raises(ValueError, match=message):
         op(*inputs, C, C, training=training, statistics=statistics)
 
 
+@pytest.mark.parametrize(
+    ("norm", "message"),
+    [
+        (nn.BatchNorm2d(8), r"next_norm's running_mean must be \[4\]"),
+        (nn.BatchNorm2d(4).eval(), "next_norm must be in training"),
+        (nn.BatchNorm2d(4, device="meta"), "next_norm's running_mean must be on"),
+    ],
+)
+def test_mistakes_of_the_norm_after(norm: nn.BatchNorm2d, message: str) -> None:
+    with pytest.raises(ValueError, match=f"^{message}"):
+        shakedrop_bn_shortcut(H, H, None, None, training=True, next_norm=norm)
+
+
+@pytest.mark.parametrize("momentum", [0.1, None])
 @pytest.mark.parametrize("name", ["image", "pooled odd", "no affine"])
-def test_backward_op(name: str, spec: OpSpec, backend_name: str, implementation: str) -> None:
+def test_ops_beside_the_functional_one(
+    name: str, momentum: float | None, spec: OpSpec, backend_name: str, implementation: str
+) -> None:
+    """That which writes to the running statistics, and the backward."""
     inputs: Inputs = spec.cases[name](SampleMaker(torch.float32, implementation))
-    h, x, stats, weight, _, by_batch, *scale, _with_moments = spec.op_arguments(inputs)
+    arguments = spec.op_arguments({**inputs, "momentum": momentum})
+    op = torch.ops.cifarfast.shakedrop_bn_shortcut.default
+    torch.library.opcheck(op, arguments, test_utils=("test_schema", "test_faketensor"))
+    h, x, *settings = arguments
     in_shape = list(x.shape) if x.shape[2:] != h.shape[2:] else None
-    arguments = (torch.ones_like(h), h, stats, weight, in_shape, by_batch, *scale)
-    torch.library.opcheck(torch.ops.cifarfast.shakedrop_bn_shortcut_backward.default, arguments)
+    # without those of the batch norm after it
+    backward = (torch.ones_like(h), h, *settings[:-6], in_shape)
+    torch.library.opcheck(torch.ops.cifarfast.shakedrop_bn_shortcut_backward.default, backward)
 
 
 def test_second_derivative(spec: OpSpec, backend_name: str, implementation: str) -> None:
     h, x = draw_tail(implementation)
     norm = nn.BatchNorm2d(8, device=implementation)
     outputs = [shakedrop_bn_shortcut(h, x, None, None, training=True)]
-    outputs.append(shakedrop_bn_shortcut_for_norm(h, x, None, None, training=True, next_norm=norm)[0])
+    outputs.append(shakedrop_bn_shortcut(h, x, None, None, training=True, next_norm=norm)[0])
     for out in outputs:
         (gradient,) = torch.autograd.grad(out.square().sum(), h, create_graph=True)
         with pytest.raises(RuntimeError, match="no second derivative"):

@@ -21,7 +21,7 @@ FOLDER = Path(__file__).parent
 
 SHARED = ("test_op_specs.py",)
 OF_OPS = [f"test_{op}{part}.py" for op in backend.registered() for part in ("", "_for_norm")]
-OWN = ("test_kernel_tune_trials.py", "test_last_program.py", *OF_OPS)
+OWN = ("test_kernel_tune_measure.py", "test_last_block.py", *OF_OPS)
 
 
 @pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="already interpreted")

@@ -16,7 +16,6 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from cifarfast.kernels import backend, share_randomness
-from cifarfast.kernels.shakedrop.shakedrop_bn_shortcut import for_norm
 from cifarfast.models import create_model, fuse
 from cifarfast.models.fused import layers
 from cifarfast.optim import unmoved_statistics
@@ -26,14 +25,16 @@ ROOT = Path(__file__).parents[2]
 
 
 class CountOps(TorchDispatchMode):
-    """Counts calls of operators by name."""
+    """Counts calls of operators by name; apart those that make statistics for the batch norm after them."""
 
     def __init__(self) -> None:
         super().__init__()
         self.calls: Counter[str] = Counter()
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.calls[function.overloadpacket._qualified_op_name] += 1
+        settings = dict(zip((argument.name for argument in function._schema.arguments), args, strict=False))
+        makes = " with statistics" if settings.get("wants_statistics") else ""
+        self.calls[function.overloadpacket._qualified_op_name + makes] += 1
         return function(*args, **(kwargs or {}))
 
 
@@ -60,10 +61,9 @@ def test_ops_of_a_wide_resnet() -> None:
         forward, backward = ops_of_a_step("wrn16_8", **settings)
         assert forward["aten::convolution"] == backward["aten::convolution_backward"] == 16
         assert forward["cifarfast::batch_norm_statistics"] == 13 - 5
-        assert forward["cifarfast::add_batch_norm_statistics"] == 5
-        assert forward["cifarfast::batch_norm_act"] == 12
-        assert backward["cifarfast::batch_norm_act_backward"] == 12 - 5
-        assert backward["cifarfast::fork_batch_norm_act_backward"] == 5
+        assert forward["cifarfast::add_batch_norm_act"] == 5
+        assert forward["cifarfast::batch_norm_act"] == 12 - 5
+        assert backward["cifarfast::batch_norm_act_backward"] == 12
         assert forward["cifarfast::global_avg_pool_act"] == backward["cifarfast::global_avg_pool_act_backward"] == 1
         assert forward["aten::add"] == 1
         assert backward["aten::add"] + backward["aten::add_"] == 3
@@ -77,27 +77,21 @@ def convolution_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(layers, "_has_kernel", lambda op, x, weight, conv: conv.fits_ops)
 
 
-@pytest.fixture
-def tail_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A block's tail by its own kernel."""
-    monkeypatch.setattr(for_norm, "implementation", lambda h: None)
-
-
 @pytest.mark.usefixtures("convolution_kernels")
 def test_ops_of_a_wide_resnet_with_convolution_kernels() -> None:
     forward, _ = ops_of_a_step("wrn16_8", dropout=0.0)
     assert forward["cifarfast::bn_act_conv2d"] == 9 - 3
-    assert forward["cifarfast::bn_act_conv2d_for_norm"] == 3  # first of a block without projection
-    assert forward["cifarfast::conv2d_stats"] == 3
-    assert forward["cifarfast::batch_norm_act"] == 3  # first of a projecting block
+    assert forward["cifarfast::bn_act_conv2d with statistics"] == 3  # first of a block without projection
+    assert forward["cifarfast::conv2d with statistics"] == 3
+    assert forward["cifarfast::batch_norm_act"] == 3 - 2  # first of a projecting block, where no sum comes before
     assert forward["aten::convolution"] == 4  # stem and projections
     # six get their statistics from the convolution before them, two from the sum
     assert forward["cifarfast::batch_norm_statistics"] == 13 - 6 - 2
-    assert forward["cifarfast::add_batch_norm_statistics"] == 2
+    assert forward["cifarfast::add_batch_norm_act"] == 2
     assert forward["aten::add"] == 6 - 2
     forward, _ = ops_of_a_step("wrn16_8")
     assert forward["cifarfast::bn_act_conv2d"] == 3
-    assert forward["cifarfast::batch_norm_act"] == 3 + 6
+    assert forward["cifarfast::batch_norm_act"] == 3 - 2 + 6
     assert forward["cifarfast::batch_norm_statistics"] == 13 - 2
 
 
@@ -105,48 +99,32 @@ PYRAMIDNET = "pyramidnet20_a24_shakedrop"
 
 
 def test_ops_of_a_pyramidnet() -> None:
+    """Tails hand the statistics of their sums on: what is left is the first block's, and those inside the branches,
+    where the library's convolution comes before."""
     forward, backward = ops_of_a_step(PYRAMIDNET)
     assert forward["aten::convolution"] == 19
     assert forward["cifarfast::batch_norm_act"] == 19
-    assert forward["cifarfast::shakedrop_bn_shortcut"] == 9
-    assert forward["cifarfast::batch_norm_statistics"] == 19 + 9 + 1
-    assert backward["cifarfast::fork_batch_norm_act_backward"] == 9
-    assert backward["cifarfast::batch_norm_act_backward"] == 10
-    assert backward["aten::add"] + backward["aten::add_"] == 0
+    assert forward["cifarfast::shakedrop_bn_shortcut with statistics"] == 9
+    assert backward["cifarfast::shakedrop_bn_shortcut_backward"] == 9
+    assert forward["cifarfast::batch_norm_statistics"] == 19 + 9 + 1 - 9
+    assert backward["cifarfast::batch_norm_act_backward"] == 19
+    assert not {"aten::stack", "aten::cat"} & set(forward)
+    assert not {"aten::stack", "aten::add", "aten::add_", "aten::mul"} & set(backward)
     for calls in (forward, backward):
         assert not {"aten::native_batch_norm", "aten::constant_pad_nd", "aten::avg_pool2d", "aten::relu"} & set(calls)
 
 
 @pytest.mark.usefixtures("convolution_kernels")
 def test_ops_of_a_pyramidnet_with_convolution_kernels() -> None:
-    forward, _ = ops_of_a_step(PYRAMIDNET)
-    assert forward["cifarfast::bn_act_conv2d_for_norm"] == 18
-    assert forward["cifarfast::conv2d_bn_act_running"] == 1
+    forward, backward = ops_of_a_step(PYRAMIDNET)
+    assert forward["cifarfast::bn_act_conv2d with statistics"] == 18
+    assert forward["cifarfast::conv2d_bn_act"] == 1
     assert forward["cifarfast::batch_norm_act"] == forward["aten::convolution"] == 0
-    assert forward["cifarfast::batch_norm_statistics"] == 19 - 9
-    assert not forward["cifarfast::moments_statistics"]
-
-
-@pytest.mark.usefixtures("tail_kernels")
-def test_ops_of_a_pyramidnet_with_tail_kernels() -> None:
-    """Tails hand the statistics of their sums on: what is left is the first block's, and those inside the branches,
-    where the library's convolution comes before."""
-    forward, backward = ops_of_a_step(PYRAMIDNET)
-    assert forward["cifarfast::shakedrop_bn_shortcut_for_norm"] == 9
-    assert forward["cifarfast::batch_norm_statistics"] == 19 + 9 + 1 - 9
-    assert not {"aten::stack", "aten::cat", "cifarfast::moments_statistics"} & set(forward)
-    assert not {"aten::stack", "aten::add", "aten::mul"} & set(backward)
-
-
-@pytest.mark.usefixtures("convolution_kernels", "tail_kernels")
-def test_ops_of_a_pyramidnet_with_all_kernels() -> None:
-    forward, backward = ops_of_a_step(PYRAMIDNET)
     assert forward["cifarfast::batch_norm_statistics"] == 1
-    assert not forward["cifarfast::moments_statistics"]
     assert backward["aten::add"] + backward["aten::add_"] == 0
 
 
-@pytest.mark.usefixtures("convolution_kernels", "tail_kernels")
+@pytest.mark.usefixtures("convolution_kernels")
 def test_a_frozen_norm_is_handed_no_statistics() -> None:
     """In evaluation a batch norm normalises by its running statistics, which stay as they are."""
     with torch.device("meta"):
@@ -159,8 +137,8 @@ def test_a_frozen_norm_is_handed_no_statistics() -> None:
         model(images)
     assert forward.calls["cifarfast::running_statistics"] == 9 + 3 + 1
     assert forward.calls["cifarfast::shakedrop_bn_shortcut"] == 9 - 1
-    assert forward.calls["cifarfast::shakedrop_bn_shortcut_for_norm"] == 1
-    assert forward.calls["cifarfast::bn_act_conv2d_for_norm"] == 18 - 3 - 1
+    assert forward.calls["cifarfast::shakedrop_bn_shortcut with statistics"] == 1
+    assert forward.calls["cifarfast::bn_act_conv2d with statistics"] == 18 - 3 - 1
     assert not forward.calls["cifarfast::batch_norm_statistics"]
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from cifarfast.augment import Augment, CutMix
 from cifarfast.kernels import FLAT_BLOCK, flat_scalars, flat_table
-from cifarfast.kernels.flat.flat_optimizer.op import _NEEDED
+from cifarfast.kernels.flat.flat_optimizer.rule import RULES, Buffers, Rule
 
 pytest.importorskip("triton")
 
@@ -53,19 +53,13 @@ def buffers(count: int) -> list[Tensor]:
     return [torch.zeros(ELEMENTS) for _ in range(count)]
 
 
-@pytest.mark.parametrize("rule", _NEEDED)
+@pytest.mark.parametrize("rule", RULES)
 def test_optimizer_kernels_allocate_nothing(rule: str, launches: Launches) -> None:
     from cifarfast.kernels.flat.flat_optimizer import triton_impl
 
-    master, grad, m, v, ema, copy = buffers(6)
     settings, scalars = flat_table([ELEMENTS]).settings, flat_scalars(lr=0.1)
-
-    def step() -> None:
-        triton_impl.flat_optimizer(
-            *(rule, master, grad, m, v, settings, scalars, ema, copy, 0.9, 0.99, 1e-8, 0.0, False, False)
-        )
-
-    assert allocations(step) == []
+    arguments = (Buffers(*buffers(6)), settings, scalars, Rule(rule, 0.9, 0.99))
+    assert allocations(lambda: triton_impl.flat_optimizer(*arguments)) == []
     assert launches.count == 2
 
 

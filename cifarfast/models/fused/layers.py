@@ -9,19 +9,14 @@ from torch import Tensor, nn
 from cifarfast.kernels import (
     BatchNormAct2d,
     add_batch_norm_act,
+    batch_norm_act,
     bn_act_conv2d,
-    bn_act_conv2d_for_norm,
+    conv2d,
     conv2d_bn_act,
-    conv2d_stats,
-    fork_batch_norm_act,
-    fork_bn_act_conv2d_for_norm,
-    fork_bn_act_conv2d_stats,
     global_avg_pool_act,
     max_pool_bn_act,
 )
-from cifarfast.kernels.batch_norm.state import Statistics
-from cifarfast.kernels.convolution import torch_impl as library
-from cifarfast.kernels.convolution.arguments import implementation
+from cifarfast.kernels.convolution.arguments import convolution_backend
 
 from ..layers import BatchNormReLU2d
 from .padding import Fused, stored_width
@@ -99,20 +94,21 @@ class FusedNorm(Fused, BatchNormAct2d):
         arguments: dict[str, Any] = BatchNormAct2d._arguments(self)
         return arguments
 
-    def fork(self, x: Tensor | Terms, statistics: Statistics | None = None) -> tuple[Tensor, Tensor]:
+    def fork(self, x: Tensor | Terms, statistics: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """x, or the sum of its terms, for all who read it beside this batch norm; ``act(BN(x))``.
 
         ``statistics`` are those of a tensor x, where the op that made it had them; in eval they are not used.
         """
         if isinstance(x, Tensor):
-            return fork_batch_norm_act(x, **self.with_statistics(statistics))
+            forked, y = batch_norm_act(x, return_input=True, **self.with_statistics(statistics))
+            return forked, y
         return add_batch_norm_act(*x, **self.arguments())
 
-    def global_avg_pool(self, x: Tensor, statistics: Statistics | None = None) -> Tensor:
+    def global_avg_pool(self, x: Tensor, statistics: Tensor | None = None) -> Tensor:
         """Mean of ``act(BN(x))`` over the image, [N, C]; ``statistics`` as in ``fork``."""
         return global_avg_pool_act(x, **self.with_statistics(statistics))
 
-    def with_statistics(self, statistics: Statistics | None) -> dict[str, Any]:
+    def with_statistics(self, statistics: Tensor | None) -> dict[str, Any]:
         """``arguments``, with the statistics of x where training has a use for them."""
         arguments = self.arguments()
         return {**arguments, "statistics": statistics if arguments["training"] else None}
@@ -143,40 +139,42 @@ def norm_conv(
     x: Tensor,
     norm: FusedNorm,
     conv: FusedConv2d,
-    statistics: Statistics | None = None,
-    then: nn.BatchNorm2d | None = None,
-) -> tuple[Tensor, Statistics | None]:
-    """``conv(act(BN(x)))``, and its statistics where ``then``, the batch norm after it, is in training and the op has
-    them at no cost; ``statistics`` are those of x, where the op that made x had them."""
+    statistics: Tensor | None = None,
+    next_norm: nn.BatchNorm2d | None = None,
+) -> tuple[Tensor, Tensor | None]:
+    """``conv(act(BN(x)))``, and its statistics where ``next_norm``, the batch norm after it, is in training and the op
+    has them at no cost; ``statistics`` are those of x, where the op that made x had them."""
     x, weight = conv.operands(x)
     if not _has_kernel("bn_act_conv2d", x, weight, conv):
         activated = norm(x) if statistics is None else norm.fork(x, statistics)[1]
         return conv.convolve(activated, weight), None
     settings = {"stride": conv.stride, "padding": conv.padding, **norm.with_statistics(statistics)}
-    if then is None or not then.training:
+    if next_norm is None or not next_norm.training:
         return bn_act_conv2d(x, weight, **settings), None
-    return bn_act_conv2d_for_norm(x, weight, next_norm=then, **settings)
+    y, statistics = bn_act_conv2d(x, weight, **settings, next_norm=next_norm)
+    return y, statistics
 
 
 def fork_norm_conv(
     x: Tensor | Terms,
     norm: FusedNorm,
     conv: FusedConv2d,
-    statistics: Statistics | None = None,
-    then: nn.BatchNorm2d | None = None,
-) -> tuple[Tensor, Tensor, Statistics | None]:
-    """x, or the sum of its terms, for the shortcut; then as ``norm_conv``. Terms have no ``statistics``."""
+    statistics: Tensor | None = None,
+    next_norm: nn.BatchNorm2d | None = None,
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """x, or the sum of its terms, for the shortcut; then what ``norm_conv`` returns. Terms have no ``statistics``."""
     a = x if isinstance(x, Tensor) else x[0]
     if not _has_kernel("bn_act_conv2d", a, conv.weight, conv):
         x, y = norm.fork(x, statistics)
         return x, conv(y), None
     settings = {"stride": conv.stride, "padding": conv.padding, **norm.with_statistics(statistics)}
     shortcut, weight = conv.operands(added(x))
-    if then is not None and then.training:
-        return fork_bn_act_conv2d_for_norm(shortcut, weight, next_norm=then, **settings)
+    if next_norm is not None and next_norm.training:
+        shortcut, y, statistics = bn_act_conv2d(shortcut, weight, **settings, next_norm=next_norm, return_input=True)
+        return shortcut, y, statistics
     if not settings["training"]:
         return shortcut, bn_act_conv2d(shortcut, weight, **settings), None
-    shortcut, y, _, _ = fork_bn_act_conv2d_stats(shortcut, weight, **settings)
+    shortcut, y = bn_act_conv2d(shortcut, weight, **settings, return_input=True)
     return shortcut, y, None
 
 
@@ -185,13 +183,14 @@ def added(x: Tensor | Terms) -> Tensor:
     return x if isinstance(x, Tensor) else x[0] + x[1]
 
 
-def conv_stats(x: Tensor, conv: FusedConv2d) -> tuple[Tensor, Statistics | None]:
-    """``conv(x)``, and its statistics where training wants them and the op has them at no cost."""
+def conv_stats(x: Tensor, conv: FusedConv2d, next_norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor | None]:
+    """``conv(x)``, and its statistics where ``next_norm``, the batch norm after it, is in training and the op has them
+    at no cost."""
     x, weight = conv.operands(x)
-    if not conv.training or not _has_kernel("conv2d_stats", x, weight, conv):
+    if not next_norm.training or not _has_kernel("conv2d", x, weight, conv):
         return conv.convolve(x, weight), None
-    y, mean, var = conv2d_stats(x, weight, stride=conv.stride, padding=conv.padding)
-    return y, (mean, var)
+    y, statistics = conv2d(x, weight, stride=conv.stride, padding=conv.padding, next_norm=next_norm)
+    return y, statistics
 
 
 def _has_kernel(op: str, x: Tensor, weight: Tensor, conv: FusedConv2d) -> bool:
@@ -202,4 +201,4 @@ def _has_kernel(op: str, x: Tensor, weight: Tensor, conv: FusedConv2d) -> bool:
     """
     if not conv.fits_ops:
         return False
-    return torch.compiler.is_compiling() or implementation(op, x, weight) is not library
+    return torch.compiler.is_compiling() or convolution_backend(op, x, weight) != "torch"

@@ -10,8 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from cifarfast.kernels import ShakeDrop, ShakeDropTail, shakedrop_bn_shortcut, shakedrop_bn_shortcut_for_norm
-from cifarfast.kernels.batch_norm.state import Statistics
+from cifarfast.kernels import ShakeDrop, ShakeDropTail
 
 from ..pyramidnet import PyramidBasicBlock, PyramidBlock, PyramidBottleneck, PyramidNet
 from .layers import FusedConv2d, FusedNorm, conv_norm, fork_norm_conv, norm_conv
@@ -29,31 +28,18 @@ class FusedTail(Fused, ShakeDropTail):
         shakedrop = ShakeDrop(1.0) if shakedrop is None else shakedrop
         for name in ("keep_probability", "level", "keep_level", "seed", "step", "indices", "layer"):
             setattr(self, name, getattr(shakedrop, name))
+        self.true_channels = self.num_features
 
     def forward(
-        self, h: Tensor, x: Tensor, statistics: Statistics | None, then: nn.BatchNorm2d
-    ) -> tuple[Tensor, Statistics | None]:
-        """The result, and its statistics where ``then``, the batch norm after it, is in training and the op has them at
-        no cost; ``statistics`` are h's, where the convolution had them."""
-        # as in BatchNorm2d, training leaves buffers alone that are not tracked
-        updates = self.training and self.track_running_stats
-        reads = updates or not self.training
-        arguments: dict[str, Any] = {
-            "running_mean": self.running_mean if reads else None,
-            "running_var": self.running_var if reads else None,
-            "weight": self.weight,
-            "bias": self.bias,
-            "num_batches_tracked": self.num_batches_tracked if updates else None,
-            "training": self.training,
-            "momentum": self.momentum,
-            "eps": self.eps,
-            "true_channels": self.num_features,
-            "statistics": statistics if self.training else None,
-            **ShakeDropTail._scale_arguments(self),
-        }
-        if not then.training:
-            return shakedrop_bn_shortcut(h, x, **arguments), None
-        return shakedrop_bn_shortcut_for_norm(h, x, next_norm=then, **arguments)
+        self, h: Tensor, x: Tensor, statistics: Tensor | None, next_norm: nn.BatchNorm2d
+    ) -> tuple[Tensor, Tensor | None]:
+        """The result, and its statistics where ``next_norm``, the batch norm after it, is in training and the op has
+        them at no cost; ``statistics`` are h's, where the convolution had them."""
+        given = statistics if self.training else None
+        if next_norm.training:
+            y, statistics = ShakeDropTail.forward(self, h, x, given, next_norm)
+            return y, statistics
+        return ShakeDropTail.forward(self, h, x, given), None
 
 
 class FusedPyramidBlock(Fused, PyramidBlock):
@@ -68,17 +54,17 @@ class FusedPyramidBlock(Fused, PyramidBlock):
         self.shakedrop = None
 
     def forward(  # type: ignore[override]
-        self, x: Tensor, statistics: Statistics | None, then: nn.BatchNorm2d
-    ) -> tuple[Tensor, Statistics | None]:
-        """``statistics`` are x's, where the block before had them; those of the result, which ``then`` normalises, are
-        returned with it."""
+        self, x: Tensor, statistics: Tensor | None, next_norm: nn.BatchNorm2d
+    ) -> tuple[Tensor, Tensor | None]:
+        """``statistics`` are x's, where the block before had them; those of the result, which ``next_norm`` normalises,
+        are returned with it."""
         layers: list[Any] = list(self.branch)
         *norms, tail = layers[::2]
         convs = layers[1::2]
         x, out, statistics = fork_norm_conv(x, norms[0], convs[0], statistics, layers[2])
-        for norm, conv, next_norm in zip(norms[1:], convs[1:], layers[4::2], strict=True):
-            out, statistics = norm_conv(out, norm, conv, statistics, next_norm)
-        return tail(out, x, statistics, then)
+        for norm, conv, inner in zip(norms[1:], convs[1:], layers[4::2], strict=True):
+            out, statistics = norm_conv(out, norm, conv, statistics, inner)
+        return tail(out, x, statistics, next_norm)
 
 
 @fuses(PyramidBasicBlock)
@@ -104,6 +90,6 @@ class FusedPyramidNet(Fused, PyramidNet):
         groups: Any = self.groups
         blocks = [block for group in groups for block in group]
         next_norms = [*(block.branch[0] for block in blocks[1:]), self.bn2]
-        for block, then in zip(blocks, next_norms, strict=True):
-            x, statistics = block(x, statistics, then)
+        for block, next_norm in zip(blocks, next_norms, strict=True):
+            x, statistics = block(x, statistics, next_norm)
         return self.fc(self.bn2.global_avg_pool(x, statistics))

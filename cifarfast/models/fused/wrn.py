@@ -24,11 +24,11 @@ class FusedWideBlock(Fused, WideBlock):
     def forward(self, x: Tensor | Terms) -> Tensor | Terms:  # type: ignore[override]
         drops = self.dropout.drops
         if self.shortcut is None:
-            shortcut, out, statistics = fork_norm_conv(x, self.bn1, self.conv1, then=None if drops else self.bn2)
+            shortcut, out, statistics = fork_norm_conv(x, self.bn1, self.conv1, next_norm=None if drops else self.bn2)
         else:
             first = self.bn1(x) if isinstance(x, Tensor) else self.bn1.fork(x)[1]
             shortcut = self.shortcut(first)
-            out, statistics = (self.conv1(first), None) if drops else conv_stats(first, self.conv1)
+            out, statistics = (self.conv1(first), None) if drops else conv_stats(first, self.conv1, self.bn2)
         if drops:
             out = self.conv2(self.bn2(out, dropout=self.dropout))
         else:

@@ -50,9 +50,14 @@ def _random(make: SampleMaker, draw_int: Callable[[int, int], int]) -> Inputs:
 
 
 def _op_arguments(inputs: Inputs) -> tuple[Any, ...]:
-    statistics, _ = given_statistics({**inputs, "x": inputs["a"] + inputs["b"]})
-    tensors = (inputs["a"], inputs["b"], statistics, inputs.get("weight"), inputs.get("bias"))
-    return *tensors, inputs.get("act", "relu"), inputs.get("negative_slope", 0.01)
+    names = ("running_mean", "running_var", "num_batches_tracked")
+    state = (*(inputs.get(name) for name in names), inputs.get("momentum", 0.1), 1e-5)
+    statistics = None
+    if not inputs.get("training", False):
+        statistics, _ = given_statistics({**inputs, "x": inputs["a"] + inputs["b"]})
+        state = (None, None, None, 0.0, 0.0)
+    norm = (inputs.get("weight"), inputs.get("bias"), inputs.get("act", "relu"), inputs.get("negative_slope", 0.01))
+    return inputs["a"], inputs["b"], statistics, *state, *norm
 
 
 def _apart(batch_norm_act: Callable[..., Tensor]) -> Callable[..., tuple[Tensor, Tensor]]:
@@ -98,7 +103,7 @@ SPEC = OpSpec(
     function=add_batch_norm_act,
     reference=add_batch_norm_act_reference,
     eager=_apart(eager_batch_norm_act),
-    compiled_ops=("cifarfast::add_batch_norm_act", "cifarfast::add_batch_norm_statistics"),
+    compiled_ops=("cifarfast::add_batch_norm_act_functional", "cifarfast::add_batch_norm_act"),
     op_arguments=_op_arguments,
     differentiable=("a", "b", "weight", "bias"),
     cases={

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from ...tuning.tables import tile
 from ..activations_triton import activate
-from ..arguments import contiguous_affine
+from ..batch_norm_act.triton_impl import batch_norm_act
+from ..norm import Norm
 from ..state import BatchNormState
 from ..triton_moments import finish_moments, moments_arguments, store_moments, welford
 from ..triton_statistics import as_matrix, column_block, load_affine, normalize, per_size, schedule, share, stages
@@ -123,48 +124,24 @@ def add_batch_norm_act_fwd_kernel(
         tl.store(y_ptr + offsets, y.to(y_ptr.dtype.element_ty), mask=ok)
 
 
-def add_batch_norm_statistics(
+def add_batch_norm_act(
     a: Tensor,
     b: Tensor,
-    running_mean: Tensor | None,
-    running_var: Tensor | None,
-    num_batches_tracked: Tensor | None,
-    momentum: float | None,
-    eps: float,
-) -> tuple[Tensor, Tensor]:
-    """``s = a + b``, channels_last, and its ``batch_norm_statistics``; update the running statistics."""
-    a, b = as_matrix(a), as_matrix(b)
-    channels = a.shape[1]
-    tiles = tile(_OP, channels, a.device)
-    plan = schedule(a.numel() // channels, channels, tiles)
-    s = torch.empty_like(a, memory_format=torch.channels_last)
-    norm = BatchNormState(running_mean, running_var, num_batches_tracked, momentum, eps)
-    stats, arguments = moments_arguments(a, plan, norm)
-    with torch.cuda.device_of(a):
-        add_batch_norm_act_stats_kernel[(plan.programs,)](
-            a,
-            b,
-            s,
-            **arguments,
-            BLOCK_M=tiles["block_m"],
-            BLOCK_C=tiles["block_c"],
-            STAGES=stages(a.element_size(), tiles),
-            num_warps=tiles["num_warps"],
-        )
-    return s, stats
-
-
-def add_batch_norm_act_fwd(
-    a: Tensor,
-    b: Tensor,
-    statistics: Tensor,
+    statistics: Tensor | None,
+    state: BatchNormState,
     weight: Tensor | None,
     bias: Tensor | None,
     act: str,
     negative_slope: float,
-) -> tuple[Tensor, Tensor]:
-    """``s = a + b`` and ``act((s − mean) · rstd · weight + bias)``, channels_last."""
+) -> tuple[Tensor, Tensor, Tensor]:
+    """``s = a + b``, ``act((s − mean) · rstd · weight + bias)``, channels_last, and s's statistics, empty where given.
+
+    The running statistics are updated where none are given.
+    """
     a, b = as_matrix(a), as_matrix(b)
+    if statistics is None:
+        s, statistics = _sum_and_statistics(a, b, state)
+        return s, batch_norm_act(s, Norm(statistics, weight, bias, True, act, negative_slope)), statistics
     channels = a.shape[1]
     tiles = tile(_OP, channels, a.device)
     plan = schedule(a.numel() // channels, channels, tiles)
@@ -174,7 +151,7 @@ def add_batch_norm_act_fwd(
         add_batch_norm_act_fwd_kernel[(plan.programs,)](
             a,
             b,
-            *contiguous_affine(statistics, weight, bias),
+            *Norm(statistics, weight, bias, False, act, negative_slope).contiguous(),
             s,
             y,
             plan.n_rows,
@@ -189,4 +166,25 @@ def add_batch_norm_act_fwd(
             STAGES=stages(a.element_size(), tiles),
             num_warps=tiles["num_warps"],
         )
-    return s, y
+    return s, y, statistics.new_empty(0)
+
+
+def _sum_and_statistics(a: Tensor, b: Tensor, state: BatchNormState) -> tuple[Tensor, Tensor]:
+    """``s = a + b``, channels_last, and its ``batch_norm_statistics``; update the running statistics."""
+    channels = a.shape[1]
+    tiles = tile(_OP, channels, a.device)
+    plan = schedule(a.numel() // channels, channels, tiles)
+    s = torch.empty_like(a, memory_format=torch.channels_last)
+    stats, arguments = moments_arguments(a, plan, state)
+    with torch.cuda.device_of(a):
+        add_batch_norm_act_stats_kernel[(plan.programs,)](
+            a,
+            b,
+            s,
+            **arguments,
+            BLOCK_M=tiles["block_m"],
+            BLOCK_C=tiles["block_c"],
+            STAGES=stages(a.element_size(), tiles),
+            num_warps=tiles["num_warps"],
+        )
+    return s, stats

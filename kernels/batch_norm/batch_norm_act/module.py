@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from ...dropout import Dropout
 from ..arguments import check_momentum, check_settings
+from ..state import BatchNormState
 from .op import batch_norm_act
 
 
@@ -40,18 +41,16 @@ class BatchNormActBase(nn.BatchNorm2d):
 
     def _arguments(self) -> dict[str, Any]:
         """The op's arguments other than x, by torch's rules for which statistics are used and updated."""
-        tracks = self.running_mean is not None
-        updates = self.training and self.track_running_stats
+        state = BatchNormState.of(self)
         return {
-            # kept buffers that are no longer tracked serve eval, and training leaves them alone
-            "running_mean": self.running_mean if updates or not self.training else None,
-            "running_var": self.running_var if updates or not self.training else None,
+            "running_mean": state.running_mean,
+            "running_var": state.running_var,
             "weight": self.weight,
             "bias": self.bias,
-            "num_batches_tracked": self.num_batches_tracked if updates else None,
-            "training": self.training or not tracks,
-            "momentum": self.momentum,
-            "eps": self.eps,
+            "num_batches_tracked": state.num_batches_tracked,
+            "training": self.training or self.running_mean is None,
+            "momentum": state.momentum,
+            "eps": state.eps,
             "act": self.act,
             "negative_slope": self.negative_slope,
         }
@@ -71,3 +70,14 @@ class BatchNormAct2d(BatchNormActBase):
     def forward(self, x: Tensor, residual: Tensor | None = None, dropout: Dropout | None = None) -> Tensor:
         dropping = {"dropout_p": dropout.p, **dropout.source()} if dropout is not None and dropout.drops else {}
         return batch_norm_act(x, residual=residual, **self._arguments(), **dropping)
+
+
+class ForkBatchNormAct2d(BatchNormActBase):
+    """x for the shortcut and ``act(BN(x))`` for the branch: ``batch_norm_act`` with ``return_input``.
+
+    Parameters, buffers and ``state_dict`` are those of ``torch.nn.BatchNorm2d``. ``forward(x)`` takes [N, C, H, W] and
+    returns two of it.
+    """
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        return batch_norm_act(x, return_input=True, **self._arguments())

@@ -1,5 +1,7 @@
 """Batch norm and activation in plain torch: the truth that the kernels are tested against, and what runs on a CPU."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -16,10 +18,6 @@ def batch_norm_act_reference(
     bias: Tensor | None = None,
     residual: Tensor | None = None,
     *,
-    num_batches_tracked: Tensor | None = None,
-    training: bool = False,
-    momentum: float | None = 0.1,
-    eps: float = 1e-5,
     act: str = "relu",
     negative_slope: float = 0.01,
     dropout_p: float = 0.0,
@@ -27,17 +25,20 @@ def batch_norm_act_reference(
     step: Tensor | None = None,
     layer: int = 0,
     indices: Tensor | None = None,
-) -> Tensor:
-    """``y = drop(act(BN(x) [+ residual]))``; arguments, result and updated buffers are those of ``batch_norm_act``.
+    return_input: bool = False,
+    **settings: Any,
+) -> Any:
+    """``drop(act(BN(x) [+ residual]))``; arguments, result and updated buffers are those of ``batch_norm_act``.
 
-    Nothing is checked, and nothing dropped without a seed. Half precision is raised to fp32 and the result rounded
-    once; fp64 stays fp64.
+    Nothing is checked, and nothing dropped without a seed. ``settings`` are those of ``normalize``.
+    Half precision is raised to fp32 and the result rounded once; fp64 stays fp64.
     """
-    z = normalize(x, running_mean, running_var, weight, bias, num_batches_tracked, training, momentum, eps)
+    z = normalize(x, running_mean, running_var, weight, bias, **settings)
     if residual is not None:
         z = z.add_(residual)  # a fresh tensor that no gradient needs
     dropping = Dropping(seed if dropout_p else None, step, indices, dropout_p, layer)
-    return drop(activate(z, act, negative_slope), dropping).to(x.dtype)
+    y = drop(activate(z, act, negative_slope), dropping).to(x.dtype)
+    return (x, y) if return_input else y
 
 
 def normalize(
@@ -46,16 +47,22 @@ def normalize(
     running_var: Tensor | None,
     weight: Tensor | None,
     bias: Tensor | None,
-    num_batches_tracked: Tensor | None,
-    training: bool,
-    momentum: float | None,
-    eps: float,
+    *,
+    statistics: Tensor | None = None,
+    num_batches_tracked: Tensor | None = None,
+    training: bool = False,
+    momentum: float | None = 0.1,
+    eps: float = 1e-5,
 ) -> Tensor:
     """Batch norm of ``x``, a fresh tensor in fp32 or fp64; the running statistics and their count are updated.
+
+    ``statistics`` of x are computed again, but whoever gives them has updated the running ones.
 
     torch's batch norm computes ``x · scale − mean · scale``, which cancels where |mean| ≫ std. In training any constant
     may be taken off each channel first, so that the first image's mean is.
     """
+    if statistics is not None:
+        running_mean = running_var = num_batches_tracked = None
     if training and num_batches_tracked is not None:
         num_batches_tracked.add_(1)
     if momentum is None:

@@ -1,10 +1,11 @@
 """The description of ``batch_norm_act`` for tests, benchmarks, compile report and docs."""
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from ...shakedrop.spec import randomness
 from ...testing.shapes import between_shapes, pyramid_shapes, wide_shapes
 from ...testing.spec import Case, Inputs, KernelBuild, OpSpec, SampleMaker, Tolerance
 from ...tuning.tables import sizes, tile
@@ -45,7 +46,7 @@ def _dropout(case: Case, p: float = 0.3, **settings: Any) -> Case:
 
     def with_dropout(make: SampleMaker) -> Inputs:
         inputs = case(make)
-        return {**inputs, "dropout_p": p, **randomness(make, inputs["x"].shape[0]), **settings}
+        return {**inputs, "dropout_p": p, **make.counters(inputs["x"].shape[0]), **settings}
 
     return with_dropout
 
@@ -53,26 +54,45 @@ def _dropout(case: Case, p: float = 0.3, **settings: Any) -> Case:
 def _random(make: SampleMaker, draw_int: Any) -> Inputs:
     inputs = random_batch_norm(make, draw_int)
     inputs = _residual(lambda _: inputs)(make) if draw_int(0, 1) else inputs
+    inputs["return_input"] = draw_int(0, 1) > 0
     return _dropout(lambda _: inputs, draw_int(0, 4) / 4, layer=draw_int(0, 9))(make) if draw_int(0, 1) else inputs
+
+
+def _returning_input(cases: Mapping[str, Case]) -> dict[str, Case]:
+    """The same cases with x as a second result."""
+
+    def returning_input(case: Case) -> Case:
+        return lambda make: {**case(make), "return_input": True}
+
+    return {f"return_input, {name}": returning_input(case) for name, case in cases.items()}
+
+
+def _both(batch_norm_act: Callable[..., Tensor]) -> Callable[..., Any]:
+    """The same with x as a second result where it is asked for."""
+
+    def function(x: Tensor, *args: Any, return_input: bool = False, **inputs: Any) -> Any:
+        y = batch_norm_act(x, *args, **inputs)
+        return (x, y) if return_input else y
+
+    return function
 
 
 def _op_arguments(inputs: Inputs) -> tuple[Any, ...]:
     statistics, training = given_statistics(inputs)
-    tensors = (inputs.get(name) for name in ("weight", "bias", "residual"))
     settings = (training, inputs.get("act", "relu"), inputs.get("negative_slope", 0.01))
-    counters = (inputs.get(name) for name in ("seed", "step", "indices"))
-    dropping = (*counters, inputs.get("dropout_p", 0.0), inputs.get("layer", 0))
-    return inputs["x"], statistics, *tensors, *settings, *dropping
+    tensors = (inputs.get(name) for name in ("residual", "seed", "step", "indices"))
+    dropping = (inputs.get("dropout_p", 0.0), inputs.get("layer", 0))
+    return inputs["x"], statistics, inputs.get("weight"), inputs.get("bias"), *settings, *tensors, *dropping
 
 
 def _flops(inputs: Inputs) -> int:
-    """About 20 an element with a relu: 6 for the statistics, 4 to normalise, 10 in backward."""
-    return 20 * inputs["x"].numel()
+    """About 20 an element with a relu: 6 for the statistics, 4 to normalise, 10 in backward; 1 to add a gradient."""
+    return (20 + inputs.get("return_input", False)) * inputs["x"].numel()
 
 
 def _bytes_moved(inputs: Inputs) -> int:
-    """In units of x as the op's module says: 8 in training, 7 in eval, 1 or 3 more with a residual."""
-    passes = 8 if inputs.get("training", False) else 7
+    """In units of x as the op's module says: 8 in training, 7 in eval, 1 or 3 more with a residual, 1 for x's."""
+    passes = (8 if inputs.get("training", False) else 7) + inputs.get("return_input", False)
     if "residual" in inputs:
         stores = inputs.get("act", "relu") != "identity" or inputs.get("dropout_p", 0.0) > 0
         passes += 3 if stores else 1
@@ -91,7 +111,25 @@ def _kernels() -> list[KernelBuild]:
     builds += _builds(512, "fp32", act="gelu", residual=True, drops=True)
     builds += _builds(510, "bf16", act="relu", residual=True)
     tiles = {"block_c": RUNNING_BLOCK, "num_warps": 4}
-    return [*builds, kernel_build(running_statistics_kernel, "fp32", 512, "fp32", tiles, {})]
+    return [*builds, kernel_build(running_statistics_kernel, "fp32", 512, "fp32", tiles, {}), *_forked_builds()]
+
+
+def _forked_builds() -> list[KernelBuild]:
+    """The backward's second pass where another gradient is added."""
+    from ..triton_forked import fork_batch_norm_act_bwd_kernel
+    from ..triton_statistics import stages
+
+    variants = [(channels, "bf16", "identity", True) for channels in sizes(SPEC.name, 512)]
+    variants += [(512, "bf16", "relu", False), (510, "bf16", "relu", True), (512, "fp32", "gelu", True)]
+    builds = []
+    for channels, dtype, act, has_other in variants:
+        tiles = tile(SPEC.name, channels, torch.device("cpu"))
+        settings = {"HAS_AFFINE": True, "HAS_OTHER": has_other, "TRAINING": True, "ACT": act}
+        settings |= {"STAGES": stages({"bf16": 2, "fp32": 4}[dtype], tiles)}
+        label = f"{dtype} {act}{'' if has_other else ' alone'}, C={channels}"
+        absent = () if has_other else ("other_ptr",)
+        builds.append(kernel_build(fork_batch_norm_act_bwd_kernel, label, channels, dtype, tiles, settings, absent))
+    return builds
 
 
 def _builds(channels: int, dtype: str, *, act: str, residual: bool, drops: bool = False) -> list[KernelBuild]:
@@ -128,7 +166,7 @@ SPEC = OpSpec(
     replaces="torch.nn.functional.batch_norm",
     function=batch_norm_act,
     reference=batch_norm_act_reference,
-    eager=eager_batch_norm_act,
+    eager=_both(eager_batch_norm_act),
     compiled_ops=(
         "cifarfast::batch_norm_act",
         "cifarfast::batch_norm_statistics",
@@ -164,6 +202,23 @@ SPEC = OpSpec(
         "eval dropout": _dropout(channels_last(2, 8, 4, 3, training=False)),
         "eval": channels_last(2, 8, 4, 3, training=False, act="relu"),
         "eval residual": _residual(channels_last(1, 8, 1, 1, training=False, act="silu")),
+        **_returning_input(
+            {
+                "relu": channels_last(2, 8, 5, 5),
+                "several tiles": channels_last(1, 72, 9, 9),
+                "batch 1": channels_last(1, 17, 4, 4, act="leaky_relu", negative_slope=0.2),
+                "one pixel": channels_last(6, 10, 1, 1, act="silu"),
+                "channels_first": channels_first(2, 12, 3, 5, act="gelu"),
+                "non-contiguous": sliced,
+                "offset": offset(4, 8, 4, 4, act="identity"),
+                "parameters with gaps": with_gaps(channels_last(2, 8, 4, 3)),
+                "bare": not_affine(channels_last(2, 9, 4, 3, act="selu")),
+                "cumulative": cumulative(channels_last(2, 5, 4, 3, act="identity")),
+                "residual": _residual(channels_last(2, 3, 7, 5)),
+                "dropout": _dropout(channels_last(2, 8, 4, 3)),
+                "eval": channels_last(2, 8, 4, 3, training=False),
+            }
+        ),
     },
     random_case=_random,
     random_floor=largest_term,
@@ -173,9 +228,10 @@ SPEC = OpSpec(
         "PyramidNet 512x72x32x32 identity": timed(512, 72, 32, 32, act="identity"),
         "WRN 512x128x32x32 residual": timed(512, 128, 32, 32, residual=True),
         "WRN 512x128x32x32 dropout": _dropout(timed(512, 128, 32, 32)),
+        **_returning_input(timed_shapes(pyramid_shapes(), act="identity")),
     },
     tuning_cases=timed_shapes(between_shapes()),
-    library=("cuDNN batch norm", cudnn_batch_norm_act),
+    library=("cuDNN batch norm", _both(cudnn_batch_norm_act)),
     flops=_flops,
     bytes_moved=_bytes_moved,
     tile_size=channels_of,

@@ -1,21 +1,20 @@
 """Batch norm, activation and their gradients in closed form with torch ops: the op's implementation without Triton."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from ...dropout.draws import NO_DROPOUT, Dropping, drop
 from ..activations import activate, through_activation
+from ..norm import Norm
+from ..state import BatchNormState
 
 
-def batch_norm_statistics(
-    x: Tensor,
-    running_mean: Tensor | None,
-    running_var: Tensor | None,
-    num_batches_tracked: Tensor | None,
-    momentum: float | None,
-    eps: float,
-) -> Tensor:
+def batch_norm_statistics(x: Tensor, state: Any, *rest: Any) -> Tensor:
     """Return mean, the mean's part below its rounding, and rstd as [3, C]; update the running statistics."""
+    state = state if isinstance(state, BatchNormState) else BatchNormState(state, *rest)
+    running_mean, running_var, num_batches_tracked = state.running_mean, state.running_var, state.num_batches_tracked
     wide = _wide(x)
     shift = wide[0, :, 0, 0]
     shifted = wide - _per_channel(shift)
@@ -27,14 +26,14 @@ def batch_norm_statistics(
         num_batches_tracked.add_(1)
     if running_mean is not None and running_var is not None:
         n = x.numel() // x.shape[1]
-        if momentum is None:
+        if state.momentum is None:
             assert num_batches_tracked is not None
             factor = 1 / num_batches_tracked.to(wide.dtype)
         else:
-            factor = torch.full((), momentum, dtype=wide.dtype, device=x.device)
+            factor = torch.full((), state.momentum, dtype=wide.dtype, device=x.device)
         running_mean.copy_((1 - factor) * running_mean.to(wide.dtype) + factor * mean)
         running_var.copy_((1 - factor) * running_var.to(wide.dtype) + factor * var * (n / (n - 1)))
-    return torch.stack([mean, low, 1 / (var + eps).sqrt()])
+    return torch.stack([mean, low, 1 / (var + state.eps).sqrt()])
 
 
 def running_statistics(running_mean: Tensor, running_var: Tensor, eps: float) -> Tensor:
@@ -42,6 +41,40 @@ def running_statistics(running_mean: Tensor, running_var: Tensor, eps: float) ->
     dtype = torch.float64 if running_mean.dtype == torch.float64 else torch.float32
     mean = running_mean.to(dtype)
     return torch.stack([mean, torch.zeros_like(mean), 1 / (running_var.to(dtype) + eps).sqrt()])
+
+
+def batch_norm_act(x: Tensor, norm: Norm, residual: Tensor | None = None, dropping: Dropping = NO_DROPOUT) -> Tensor:
+    """``drop(act(z))``, channels_last, with ``z = (x − mean) · rstd · weight + bias [+ residual]``."""
+    z = pre_activation(x, norm, residual)
+    y = drop(activate(z, norm.act, norm.negative_slope), dropping)
+    return y.to(x.dtype).contiguous(memory_format=torch.channels_last)
+
+
+def batch_norm_act_backward(
+    grad: Tensor,
+    x: Tensor,
+    norm: Norm,
+    saved: Tensor | None = None,
+    has_residual: bool = False,
+    dropping: Dropping = NO_DROPOUT,
+    other: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of x, weight, bias and, where it is not ``grad`` itself, the residual; empty where there is none.
+
+    ``other`` is added to that of x.
+    """
+    act, slope = norm.act, norm.negative_slope
+    dz = drop(grad.to(norm.statistics.dtype), dropping)
+    if act == "relu" and has_residual:
+        assert saved is not None
+        dz = through_activation(dz, saved, act, slope)
+    elif act != "identity":
+        z = pre_activation(x, norm, saved)
+        dz = through_activation(dz, z, act, slope, z.to(x.dtype))
+    grad_residual = x.new_empty(0)
+    if has_residual and (act != "identity" or dropping.seed is not None):
+        grad_residual = dz.to(x.dtype).contiguous(memory_format=torch.channels_last)
+    return *input_gradients(dz, x, norm.statistics, norm.weight, norm.training, other), grad_residual
 
 
 def batch_norm_act_fwd(
@@ -54,9 +87,8 @@ def batch_norm_act_fwd(
     negative_slope: float,
     dropping: Dropping = NO_DROPOUT,
 ) -> Tensor:
-    """``drop(act(z))``, channels_last, with ``z = (x − mean) · rstd · weight + bias [+ residual]``."""
-    y = drop(activate(pre_activation(x, statistics, weight, bias, residual), act, negative_slope), dropping)
-    return y.to(x.dtype).contiguous(memory_format=torch.channels_last)
+    """``batch_norm_act`` of arguments that are not yet a norm."""
+    return batch_norm_act(x, Norm(statistics, weight, bias, False, act, negative_slope), residual, dropping)
 
 
 def batch_norm_act_bwd(
@@ -72,27 +104,16 @@ def batch_norm_act_bwd(
     negative_slope: float,
     dropping: Dropping = NO_DROPOUT,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of x, weight, bias and, where it is not ``grad`` itself, the residual; empty where there is none."""
-    dz = drop(grad.to(statistics.dtype), dropping)
-    if act == "relu" and has_residual:
-        assert saved is not None
-        dz = through_activation(dz, saved, act, negative_slope)
-    elif act != "identity":
-        z = pre_activation(x, statistics, weight, bias, saved)
-        dz = through_activation(dz, z, act, negative_slope, z.to(x.dtype))
-    grad_residual = x.new_empty(0)
-    if has_residual and (act != "identity" or dropping.seed is not None):
-        grad_residual = dz.to(x.dtype).contiguous(memory_format=torch.channels_last)
-    return *input_gradients(dz, x, statistics, weight, training), grad_residual
+    """``batch_norm_act_backward`` of arguments that are not yet a norm."""
+    norm = Norm(statistics, weight, bias, training, act, negative_slope)
+    return batch_norm_act_backward(grad, x, norm, saved, has_residual, dropping)
 
 
-def pre_activation(
-    x: Tensor, statistics: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None = None
-) -> Tensor:
+def pre_activation(x: Tensor, norm: Norm, residual: Tensor | None = None) -> Tensor:
     """``(x − mean) · rstd · weight + bias [+ residual]`` in the statistics' dtype."""
-    z = _normalized(x, statistics)
-    if weight is not None and bias is not None:
-        z = z * _per_channel(weight) + _per_channel(bias)
+    z = _normalized(x, norm.statistics)
+    if norm.weight is not None and norm.bias is not None:
+        z = z * _per_channel(norm.weight) + _per_channel(norm.bias)
     return z if residual is None else z + residual
 
 

@@ -10,8 +10,9 @@ from ...dropout.draws import NO_DROPOUT, Dropping
 from ...dropout.triton_draws import drop_tile, dropping_arguments, load_counters
 from ...tuning.tables import tile
 from ..activations_triton import activate
-from ..arguments import contiguous_affine
-from ..triton_backward import batch_norm_act_bwd
+from ..norm import Norm
+from ..triton_backward import gradient_sums, input_gradient
+from ..triton_forked import forked_input_gradient
 from ..triton_statistics import (
     as_matrix,
     batch_norm_statistics,
@@ -23,8 +24,9 @@ from ..triton_statistics import (
     share,
     stages,
 )
+from ..triton_sums import as_parameters
 
-__all__ = ["batch_norm_act_bwd", "batch_norm_act_fwd", "batch_norm_statistics", "running_statistics"]
+__all__ = ["batch_norm_act", "batch_norm_act_backward", "batch_norm_statistics", "running_statistics"]
 
 
 @per_size
@@ -72,6 +74,85 @@ def batch_norm_act_fwd_kernel(
         tl.store(y_ptr + offsets, y.to(y_ptr.dtype.element_ty), mask=ok)
 
 
+def batch_norm_act(x: Tensor, norm: Norm, residual: Tensor | None = None, dropping: Dropping = NO_DROPOUT) -> Tensor:
+    """``drop(act(z))``, channels_last, with ``z = (x − mean) · rstd · weight + bias [+ residual]``."""
+    x = as_matrix(x)
+    channels = x.shape[1]
+    tiles = tile("batch_norm_act", channels, x.device)
+    plan = schedule(x.numel() // channels, channels, tiles)
+    y = torch.empty_like(x, memory_format=torch.channels_last)
+    with torch.cuda.device_of(x):
+        batch_norm_act_fwd_kernel[(plan.programs,)](
+            x,
+            *norm.contiguous(),
+            residual if residual is None else as_matrix(residual),
+            y,
+            plan.n_rows,
+            plan.n_groups,
+            plan.rows_per_program,
+            plan.n_rows // x.shape[0],
+            norm.negative_slope,
+            **dropping_arguments(dropping),
+            HAS_AFFINE=norm.weight is not None,
+            HAS_RESIDUAL=residual is not None,
+            ACT=norm.act,
+            ALIGN=plan.align,
+            BLOCK_M=tiles["block_m"],
+            BLOCK_C=tiles["block_c"],
+            STAGES=stages(x.element_size(), tiles),
+            num_warps=tiles["num_warps"],
+        )
+    return y
+
+
+def batch_norm_act_backward(
+    grad: Tensor,
+    x: Tensor,
+    norm: Norm,
+    saved: Tensor | None = None,
+    has_residual: bool = False,
+    dropping: Dropping = NO_DROPOUT,
+    other: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of x, weight, bias and, where it is not ``grad`` itself, the residual; empty where there is none.
+
+    ``grad`` is [N, C, H, W], or [N, C] for an output that was averaged over the image. ``other`` is added to x's.
+    """
+    act, slope = norm.act, norm.negative_slope
+    averaged, drops = grad.dim() == 2, dropping.seed is not None
+    x, grad = as_matrix(x), grad.contiguous() if averaged else as_matrix(grad)
+    store = drops or act != "identity" if has_residual else drops and other is not None
+    dz = torch.empty_like(x, memory_format=torch.channels_last) if store else None
+    affine = (x, *norm.contiguous())
+    sums = gradient_sums(grad, affine, saved, dz, act, slope, dropping)
+    if dz is not None:  # the second pass need not work it out again
+        grad, act, dropping = dz, "identity", NO_DROPOUT
+    if other is None:
+        dx = input_gradient(grad, affine, *sums, norm.training, act, slope, dropping)
+    else:
+        dx = forked_input_gradient(grad, other, affine, *sums, norm.training, act, slope)
+    grad_residual = x.new_empty(0) if dz is None or not has_residual else dz
+    return dx, *as_parameters(*sums, norm.weight), grad_residual
+
+
+def batch_norm_act_bwd(
+    grad: Tensor,
+    x: Tensor,
+    statistics: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    saved: Tensor | None,
+    has_residual: bool,
+    training: bool,
+    act: str,
+    negative_slope: float,
+    dropping: Dropping = NO_DROPOUT,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """``batch_norm_act_backward`` of arguments that are not yet a norm."""
+    norm = Norm(statistics, weight, bias, training, act, negative_slope)
+    return batch_norm_act_backward(grad, x, norm, saved, has_residual, dropping)
+
+
 def batch_norm_act_fwd(
     x: Tensor,
     statistics: Tensor,
@@ -82,31 +163,5 @@ def batch_norm_act_fwd(
     negative_slope: float,
     dropping: Dropping = NO_DROPOUT,
 ) -> Tensor:
-    """``drop(act(z))``, channels_last, with ``z = (x − mean) · rstd · weight + bias [+ residual]``."""
-    x = as_matrix(x)
-    channels = x.shape[1]
-    tiles = tile("batch_norm_act", channels, x.device)
-    plan = schedule(x.numel() // channels, channels, tiles)
-    y = torch.empty_like(x, memory_format=torch.channels_last)
-    with torch.cuda.device_of(x):
-        batch_norm_act_fwd_kernel[(plan.programs,)](
-            x,
-            *contiguous_affine(statistics, weight, bias),
-            residual if residual is None else as_matrix(residual),
-            y,
-            plan.n_rows,
-            plan.n_groups,
-            plan.rows_per_program,
-            plan.n_rows // x.shape[0],
-            negative_slope,
-            **dropping_arguments(dropping),
-            HAS_AFFINE=weight is not None,
-            HAS_RESIDUAL=residual is not None,
-            ACT=act,
-            ALIGN=plan.align,
-            BLOCK_M=tiles["block_m"],
-            BLOCK_C=tiles["block_c"],
-            STAGES=stages(x.element_size(), tiles),
-            num_warps=tiles["num_warps"],
-        )
-    return y
+    """``batch_norm_act`` of arguments that are not yet a norm."""
+    return batch_norm_act(x, Norm(statistics, weight, bias, False, act, negative_slope), residual, dropping)

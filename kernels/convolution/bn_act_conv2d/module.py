@@ -2,7 +2,6 @@
 
 from torch import Tensor
 
-from ...batch_norm.state import Statistics
 from ..module import ConvAndBatchNorm
 from .op import bn_act_conv2d
 
@@ -16,6 +15,7 @@ class BNActConv2d(ConvAndBatchNorm):
 
     norm_first = True
 
-    def forward(self, x: Tensor, statistics: Statistics | None = None) -> Tensor:
+    def forward(self, x: Tensor, statistics: Tensor | None = None) -> Tensor:
         arguments = self._arguments(x)
-        return bn_act_conv2d(statistics=statistics if arguments["training"] else None, **arguments)
+        y: Tensor = bn_act_conv2d(statistics=statistics if arguments["training"] else None, **arguments)
+        return y

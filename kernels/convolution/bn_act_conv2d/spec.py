@@ -11,9 +11,12 @@ from ..sample_inputs import (
     convolution_alone,
     convolution_flops,
     eager_convolution,
+    next_state,
+    norm,
     output_channels,
     random_convolution,
     running_statistics,
+    settings,
     sizes,
     sliced,
     statistics,
@@ -21,7 +24,7 @@ from ..sample_inputs import (
     with_norm,
     without_parameters,
 )
-from .op import bn_act_conv2d
+from .op import bn_act_conv2d, forward
 from .reference import bn_act_conv2d_reference
 
 
@@ -40,11 +43,11 @@ def _random(make: SampleMaker, draw_int: Any) -> Inputs:
 
 
 def _op_arguments(inputs: Inputs) -> tuple[Any, ...]:
-    x, training = inputs["x"], inputs["training"]
-    stats = statistics(x.detach(), 1e-5) if training else running_statistics(inputs)
-    settings = (training, inputs.get("act", "relu"), inputs.get("negative_slope", 0.01))
-    geometry = (inputs.get("stride", 1), inputs.get("padding", 0))
-    return x, inputs["conv_weight"], stats, inputs.get("weight"), inputs.get("bias"), *settings, *geometry, True
+    x = inputs["x"]
+    given = statistics(x.detach(), 1e-5) if inputs["training"] else running_statistics(inputs)
+    wants_statistics = sizes(inputs).pixels > 1
+    arguments = (norm(inputs, given), next_state(inputs), wants_statistics, settings(inputs))
+    return forward.flatten(x, inputs["conv_weight"], *arguments)
 
 
 def _bytes_moved(inputs: Inputs) -> int:
@@ -66,7 +69,7 @@ SPEC = OpSpec(
     function=bn_act_conv2d,
     reference=bn_act_conv2d_reference,
     eager=eager_convolution(norm_first=True),
-    compiled_ops=("cifarfast::bn_act_conv2d", "cifarfast::bn_act_conv2d_backward"),
+    compiled_ops=("cifarfast::bn_act_conv2d_functional", "cifarfast::bn_act_conv2d_backward"),
     op_arguments=_op_arguments,
     differentiable=("x", "conv_weight", "weight", "bias"),
     cases={

@@ -12,22 +12,16 @@ from ...batch_norm.batch_norm_act.reference import batch_norm_act_reference
 def conv2d_bn_act_reference(
     x: Tensor,
     conv_weight: Tensor,
-    running_mean: Tensor | None,
-    running_var: Tensor | None,
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
-    residual: Tensor | None = None,
     *,
     stride: int = 1,
     padding: int = 0,
     act: str = "relu",
     negative_slope: float = 0.01,
-    **settings: Any,
+    **norm: Any,
 ) -> Tensor:
     """``act(BN(conv(x)) [+ residual])``; arguments, result and updated buffers are those of ``conv2d_bn_act``.
 
     Nothing is checked. Every step rounds to x's dtype; fp64 stays fp64.
     """
     y = F.conv2d(x, conv_weight, stride=stride, padding=padding)
-    z = batch_norm_act_reference(y, running_mean, running_var, weight, bias, residual, act="identity", **settings)
-    return activate(z, act, negative_slope)
+    return activate(batch_norm_act_reference(y, act="identity", **norm), act, negative_slope)

@@ -4,8 +4,8 @@ from typing import Any
 
 import torch
 
+from ...batch_norm.arguments import statistics_dtype
 from ...testing.spec import Case, Inputs, KernelBuild, OpSpec, SampleMaker, Tolerance
-from ..arguments import statistics_dtype
 from ..builds import convolution_builds, folded_builds
 from ..sample_inputs import (
     benchmark_convolutions,
@@ -14,16 +14,19 @@ from ..sample_inputs import (
     convolution_alone,
     convolution_flops,
     eager_convolution,
+    next_state,
+    norm,
     output_channels,
     random_convolution,
     running_statistics,
+    settings,
     sizes,
     sliced,
     tuning_convolutions,
     with_norm,
     without_parameters,
 )
-from .op import conv2d_bn_act
+from .op import conv2d_bn_act, forward
 from .reference import conv2d_bn_act_reference
 
 
@@ -71,12 +74,13 @@ def _random(make: SampleMaker, draw_int: Any) -> Inputs:
 
 
 def _op_arguments(inputs: Inputs) -> tuple[Any, ...]:
-    x, training = inputs["x"], inputs["training"]
-    stats = x.new_empty(0, dtype=statistics_dtype(x)) if training else running_statistics(inputs)
-    settings = (training, inputs.get("eps", 1e-5), inputs.get("act", "relu"), inputs.get("negative_slope", 0.01))
-    geometry = (inputs.get("stride", 1), inputs.get("padding", 0))
-    tensors = (inputs.get(name) for name in ("weight", "bias", "residual"))
-    return x, inputs["conv_weight"], stats, *tensors, *settings, *geometry
+    x, state = inputs["x"], next_state(inputs, inputs.get("eps", 1e-5))
+    if inputs["training"]:
+        given = x.new_empty(0, dtype=statistics_dtype(x))
+    else:
+        given, state = running_statistics(inputs), state.without_buffers()
+    arguments = (norm(inputs, given), inputs.get("residual"), state, settings(inputs))
+    return forward.flatten(x, inputs["conv_weight"], *arguments)
 
 
 def _bytes_moved(inputs: Inputs) -> int:
@@ -105,9 +109,8 @@ SPEC = OpSpec(
     reference=conv2d_bn_act_reference,
     eager=eager_convolution(norm_first=False),
     compiled_ops=(
-        "cifarfast::conv2d_bn_act",
+        "cifarfast::conv2d_bn_act_functional",
         "cifarfast::conv2d_bn_act_folded",
-        "cifarfast::moments_statistics",
         "cifarfast::conv2d_bn_act_backward",
     ),
     op_arguments=_op_arguments,

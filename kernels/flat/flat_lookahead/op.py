@@ -1,17 +1,10 @@
 """``flat_lookahead``: slow weights over any of the flat steps."""
 
-from types import ModuleType
-
 import torch
 from torch import Tensor
 
-from ... import backend
+from ...library import operator
 from ..checks import check_like, check_master, check_scalars
-from . import torch_impl
-
-_OP = "flat_lookahead"
-
-backend.register(_OP, "triton", "torch", package=__package__)
 
 
 @torch.no_grad()
@@ -44,30 +37,9 @@ def flat_lookahead(
         raise ValueError(f"alpha must lie in [0, 1], got {alpha}")
     if every < 1:
         raise ValueError(f"every must be at least 1, got {every}")
-    arguments = (master, slow, scalars, copy, float(alpha), every)
-    if not torch.compiler.is_compiling() and type(master) is Tensor and master.is_cpu:
-        _implementation(master).flat_lookahead(*arguments)
-    else:
-        torch.ops.cifarfast.flat_lookahead(*arguments)
+    pull_back(master, slow, scalars, copy, float(alpha), every)
 
 
-def _implementation(master: Tensor) -> ModuleType:
-    if master.dtype == torch.float64 or backend.choose(_OP, master.device).backend == "torch":
-        return torch_impl
-    from . import triton_impl  # not at the top: it needs triton
-
-    return triton_impl
-
-
-@torch.library.custom_op("cifarfast::flat_lookahead", mutates_args=("master", "slow", "copy"))
-def _flat_lookahead(
-    master: Tensor, slow: Tensor, scalars: Tensor, copy: Tensor | None, alpha: float, every: int
-) -> None:
-    _implementation(master).flat_lookahead(master, slow, scalars, copy, alpha, every)
-
-
-@_flat_lookahead.register_fake
-def _flat_lookahead_fake(
-    master: Tensor, slow: Tensor, scalars: Tensor, copy: Tensor | None, alpha: float, every: int
-) -> None:
+@operator("flat_lookahead", mutates=("master", "slow", "copy"), direct=True)
+def pull_back(master: Tensor, slow: Tensor, scalars: Tensor, copy: Tensor | None, alpha: float, every: int) -> None:
     return None

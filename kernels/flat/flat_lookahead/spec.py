@@ -8,14 +8,14 @@ from torch import Tensor
 from ...testing.spec import Case, Inputs, KernelBuild, OpSpec, SampleMaker, Tolerance
 from ...tuning.tables import tile
 from .. import FlatScalar, flat_scalars, flat_table
-from ..sample_inputs import buffer_size, large_normal
+from ..sample_inputs import buffer_size, large_normal, master_dtype
 from ..sizes import pyramidnet110_lengths, wrn16_8_lengths
 from .op import flat_lookahead
 
 
 def _case(n: int, step: int, *, copy: bool = True, **settings: Any) -> Case:
     def make_inputs(make: SampleMaker) -> Inputs:
-        dtype = torch.float64 if make.dtype == torch.float64 else torch.float32
+        dtype = master_dtype(make)
         scalars = flat_scalars(lr=0.1, device=make.device)
         scalars[FlatScalar.STEP] = step
         master, slow = make.randn(n, dtype=dtype), make.randn(n, dtype=dtype)

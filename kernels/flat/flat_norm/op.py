@@ -1,19 +1,12 @@
 """``flat_norm``: ‖g‖ and ‖(|w| + eta)·g‖ over flat buffers, and clipping by the gradient's norm."""
 
-from types import ModuleType
-
 import torch
 from torch import Tensor
 
-from ... import backend
+from ...library import operator
 from ..checks import check_grad, check_like, check_master, check_scalars, check_table
 from ..scalars import FlatScalar
 from ..table import FlatTable
-from . import torch_impl
-
-_OP = "flat_norm"
-
-backend.register(_OP, "triton", "torch", package=__package__)
 
 
 @torch.no_grad()
@@ -27,11 +20,8 @@ def flat_norm(
         check_like("grad", grad, master, half=True)
     check_table(table, grad)
     check_eta(eta)
-    settings = None if table is None else table.settings
-    if not torch.compiler.is_compiling() and type(grad) is Tensor and grad.is_cpu:
-        return _implementation(grad).flat_norm(grad, master, settings, float(eta))
-    norm: Tensor = torch.ops.cifarfast.flat_norm(grad, master, settings, float(eta))
-    return norm
+    result: Tensor = norm(grad, master, None if table is None else table.settings, float(eta))
+    return result
 
 
 def flat_grad_norm(grad: Tensor, table: FlatTable | None = None) -> Tensor:
@@ -94,10 +84,10 @@ def flat_clip(grad: Tensor, scalars: Tensor, max_norm: float, table: FlatTable |
     check_scalars(scalars, grad)
     if not max_norm > 0:
         raise ValueError(f"max_norm must be above 0, got {max_norm}")
-    norm = flat_norm(grad, None, table)
-    norm *= scalars[FlatScalar.GRAD_SCALE].abs()
-    scalars[FlatScalar.CLIP] = (max_norm / (norm + 1e-6)).clamp(max=1.0)
-    return norm
+    total_norm = flat_norm(grad, None, table)
+    total_norm *= scalars[FlatScalar.GRAD_SCALE].abs()
+    scalars[FlatScalar.CLIP] = (max_norm / (total_norm + 1e-6)).clamp(max=1.0)
+    return total_norm
 
 
 def check_eta(eta: float) -> None:
@@ -106,19 +96,6 @@ def check_eta(eta: float) -> None:
         raise ValueError(f"eta must be finite and at least 0, got {eta}")
 
 
-def _implementation(grad: Tensor) -> ModuleType:
-    if grad.dtype == torch.float64 or backend.choose(_OP, grad.device).backend == "torch":
-        return torch_impl
-    from . import triton_impl  # not at the top: it needs triton
-
-    return triton_impl
-
-
-@torch.library.custom_op("cifarfast::flat_norm", mutates_args=())
-def _flat_norm(grad: Tensor, weight: Tensor | None, settings: Tensor | None, eta: float) -> Tensor:
-    return _implementation(grad).flat_norm(grad, weight, settings, eta)
-
-
-@_flat_norm.register_fake
-def _flat_norm_fake(grad: Tensor, weight: Tensor | None, settings: Tensor | None, eta: float) -> Tensor:
+@operator("flat_norm", direct=True)
+def norm(grad: Tensor, weight: Tensor | None, settings: Tensor | None, eta: float) -> Tensor:
     return grad.new_empty((), dtype=torch.float64 if grad.dtype == torch.float64 else torch.float32)

@@ -8,7 +8,15 @@ from torch import Tensor
 from ...testing.spec import Case, Inputs, KernelBuild, OpSpec, SampleMaker, Tolerance
 from ...tuning.tables import tile
 from .. import FlatTable
-from ..sample_inputs import buffer_size, large_normal, sample_table
+from ..sample_inputs import (
+    buffer_size,
+    large_normal,
+    master_dtype,
+    random_table,
+    sample_table,
+    segments,
+    where_active,
+)
 from ..sizes import pyramidnet110_lengths, wrn16_8_lengths
 from .op import flat_norm
 
@@ -23,18 +31,14 @@ def _case(
 ) -> Case:
     def make_inputs(make: SampleMaker) -> Inputs:
         table = None if lengths is None else sample_table(make, lengths, lr_scale)
-        dtype = torch.float64 if make.dtype == torch.float64 else torch.float32
-        master = make.randn(n, dtype=dtype) if asam else None
+        master = make.randn(n, dtype=master_dtype(make)) if asam else None
         return {"grad": make.randn(n), "master": master, "table": table, **settings}
 
     return make_inputs
 
 
 def _random(make: SampleMaker, draw_int: Any) -> Inputs:
-    lengths = [draw_int(1, 1500) for _ in range(draw_int(1, 4))]
-    lr_scale = [float(draw_int(0, 2)) for _ in lengths]
-    n = sample_table(make, lengths).length - draw_int(0, 1023)
-    return _case(n, asam=draw_int(0, 1) == 1, lengths=lengths, lr_scale=lr_scale, eta=draw_int(0, 2) / 10)(make)
+    return _case(**random_table(make, draw_int), asam=draw_int(0, 1) == 1, eta=draw_int(0, 2) / 10)(make)
 
 
 def _benchmark(lengths: list[int], *, asam: bool) -> Case:
@@ -53,21 +57,17 @@ def _reference(
     x = grad.double()
     if master is not None:
         x = x * (master.double().abs() + eta)
-    if table is not None:
-        active = table.settings[:, 0] != 0
-        x = x.where(active.repeat_interleave(table.length // active.shape[0])[: x.shape[0]], 0.0)
-    return x.square().sum().sqrt().to(torch.float64 if grad.dtype == torch.float64 else torch.float32)
+    return (
+        where_active(x, table).square().sum().sqrt().to(torch.float64 if grad.dtype == torch.float64 else torch.float32)
+    )
 
 
 def _eager(grad: Tensor, master: Tensor | None, table: FlatTable) -> Tensor:
     """Norms of the parameters one by one with torch's foreach, then the norm of those."""
-
-    def views(buffer: Tensor) -> list[Tensor]:
-        return [buffer[o : o + length] for o, length in zip(table.offsets, table.lengths, strict=True)]
-
-    x = views(grad)
+    x = segments(grad, table)
     if master is not None:
-        x = list(torch._foreach_mul(torch._foreach_abs(views(master)), views(grad.to(master.dtype))))
+        weights = torch._foreach_abs(segments(master, table))
+        x = list(torch._foreach_mul(weights, segments(grad.to(master.dtype), table)))
     return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(x)))
 
 

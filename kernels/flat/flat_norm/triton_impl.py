@@ -10,11 +10,8 @@ from torch import Tensor
 
 from ...last_block import is_last_block, take_counters
 from ...tuning.tables import tile
-from ..table import FLAT_BLOCK, SETTINGS
-from ..triton_common import load
+from ..triton_common import COLUMNS, ROW, load
 
-ROW = tl.constexpr(FLAT_BLOCK)
-COLUMNS = tl.constexpr(SETTINGS)
 FINISH_BLOCK = tl.constexpr(1024)
 
 

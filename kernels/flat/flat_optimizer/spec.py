@@ -10,27 +10,28 @@ from torch.optim.sgd import sgd
 from ...testing.spec import Case, Inputs, KernelBuild, OpSpec, SampleMaker, Tolerance
 from ...tuning.tables import tile
 from .. import FlatScalar, FlatTable, flat_scalars, flat_table
-from ..sample_inputs import buffer_size, large
+from ..sample_inputs import buffer_size, large, master_dtype, segments
 from ..sizes import pyramidnet110_lengths, wrn16_8_lengths
 from . import torch_impl
-from .op import flat_optimizer
+from .op import flat_optimizer, step
+from .rule import Buffers, Rule
 
 _LR = 0.05
 _EMA_DECAY = 0.9
-_SGD: Inputs = {"rule": "sgd", "decay1": 0.9, "nesterov": True}
-_ADAM: Inputs = {"rule": "adam", "decay1": 0.9, "decay2": 0.999}
+_SGD: Inputs = {"name": "sgd", "decay1": 0.9, "nesterov": True}
+_ADAM: Inputs = {"name": "adam", "decay1": 0.9, "decay2": 0.999}
 _RULES: dict[str, Inputs] = {
-    "sgd": {"rule": "sgd"},
-    "sgd momentum": {"rule": "sgd", "decay1": 0.9},
+    "sgd": {"name": "sgd"},
+    "sgd momentum": {"name": "sgd", "decay1": 0.9},
     "sgd nesterov": _SGD,
     "sgd decoupled": {**_SGD, "decoupled": True},
     "adam": _ADAM,
     "adamw": {**_ADAM, "decoupled": True},
-    "nadam": {**_ADAM, "rule": "nadam", "extra": 4e-3},
-    "adamax": {**_ADAM, "rule": "adamax"},
-    "rmsprop": {"rule": "rmsprop", "decay2": 0.99},
-    "rmsprop momentum": {"rule": "rmsprop", "decay1": 0.9, "decay2": 0.99},
-    "adagrad": {"rule": "adagrad", "extra": 0.01, "eps": 1e-10},
+    "nadam": {**_ADAM, "name": "nadam", "extra": 4e-3},
+    "adamax": {**_ADAM, "name": "adamax"},
+    "rmsprop": {"name": "rmsprop", "decay2": 0.99},
+    "rmsprop momentum": {"name": "rmsprop", "decay1": 0.9, "decay2": 0.99},
+    "adagrad": {"name": "adagrad", "extra": 0.01, "eps": 1e-10},
 }
 
 
@@ -52,12 +53,12 @@ def _case(
         penalty = [0.002 * (i % 3) for i in range(len(lengths))]
         table = flat_table(lengths, weight_decay=decay, l2=penalty, lr_scale=lr_scale, device=make.device)
         n = table.length - missing_tail
-        dtype = torch.float64 if make.dtype == torch.float64 else torch.float32
+        dtype = master_dtype(make)
         scalars = flat_scalars(lr=_LR, ema_decay=_EMA_DECAY, grad_scale=0.5, device=make.device)
         scalars[FlatScalar.STEP] = steps
         scalars[FlatScalar.MU_PRODUCT] = 0.3
         scalars[FlatScalar.SKIP] = float(skip)
-        rule = settings["rule"]
+        rule = settings["name"]
         inputs: Inputs = {**settings, "table": table, "scalars": scalars}
         inputs["master"] = make.randn(n, dtype=dtype)
         inputs["grad"] = make.randn(n)
@@ -93,68 +94,48 @@ def _benchmark(settings: Inputs, lengths: list[int], *, grad_fp32: bool = False)
     return make_inputs
 
 
-def _reference(
-    rule: str,
-    master: Tensor,
-    grad: Tensor,
-    momentum: Tensor | None,
-    second_moment: Tensor | None,
-    table: FlatTable,
-    scalars: Tensor,
-    ema: Tensor | None = None,
-    copy: Tensor | None = None,
-    **settings: Any,
-) -> None:
+def _structured(inputs: Inputs) -> tuple[Buffers, FlatTable, Tensor, Rule]:
+    buffers = Buffers(*[inputs[name] for name in ("master", "grad", "momentum", "second_moment", "ema", "copy")])
+    settings = {name: value for name, value in inputs.items() if name in Rule.__dataclass_fields__}
+    return buffers, inputs["table"], inputs["scalars"], Rule(**settings)
+
+
+def _step(**inputs: Any) -> None:
+    """``flat_optimizer`` with its arguments by name."""
+    buffers, table, scalars, rule = _structured(inputs)
+    flat_optimizer(rule, buffers, table, scalars)
+
+
+def _reference(**inputs: Any) -> None:
     """The op in plain torch, without checks."""
-    options = {"decay1": 0.0, "decay2": 0.0, "eps": 1e-8, "extra": 0.0, "nesterov": False, "decoupled": False}
-    values = {**options, **settings}.values()
-    torch_impl.flat_optimizer(rule, master, grad, momentum, second_moment, table.settings, scalars, ema, copy, *values)
+    buffers, table, scalars, rule = _structured(inputs)
+    torch_impl.flat_optimizer(buffers, table.settings, scalars, rule)
 
 
-def _eager(
-    rule: str,
-    master: Tensor,
-    grad: Tensor,
-    momentum: Tensor | None,
-    second_moment: Tensor | None,
-    table: FlatTable,
-    scalars: Tensor,
-    ema: Tensor,
-    copy: Tensor,
-    *,
-    decay1: float = 0.0,
-    decay2: float = 0.0,
-    nesterov: bool = False,
-    decoupled: bool = False,
-) -> None:
+def _eager(**inputs: Any) -> None:
     """torch's fused optimizer over the parameters one by one, foreach EMA, foreach copy."""
-
-    def views(buffer: Tensor | None) -> list[Tensor]:
-        assert buffer is not None
-        return [buffer[o : o + length] for o, length in zip(table.offsets, table.lengths, strict=True)]
-
-    weights, grads, momenta = views(master), views(grad.to(master.dtype)), views(momentum)
-    if rule == "sgd":
+    buffers, table, _, rule = _structured(inputs)
+    weights, grads = segments(buffers.master, table), segments(buffers.grad.to(buffers.master.dtype), table)
+    momenta = segments(buffers.momentum, table)
+    if rule.name == "sgd":
         sgd(
-            weights, grads, [*momenta], fused=True, lr=_LR, momentum=decay1, nesterov=nesterov,
+            weights, grads, [*momenta], fused=True, lr=_LR, momentum=rule.decay1, nesterov=rule.nesterov,
             weight_decay=5e-4, dampening=0.0, maximize=False,
         )  # fmt: skip
     else:
-        steps = [torch.ones((), device=master.device)] * len(weights)
+        steps = [torch.ones((), device=buffers.master.device)] * len(weights)
         adam(
-            weights, grads, momenta, views(second_moment), [], steps, fused=True, amsgrad=False, lr=_LR,
-            beta1=decay1, beta2=decay2, eps=1e-8, weight_decay=5e-4, maximize=False, decoupled_weight_decay=decoupled,
+            weights, grads, momenta, segments(buffers.second_moment, table), [], steps, fused=True, amsgrad=False,
+            lr=_LR, beta1=rule.decay1, beta2=rule.decay2, eps=1e-8, weight_decay=5e-4, maximize=False,
+            decoupled_weight_decay=rule.decoupled,
         )  # fmt: skip
-    torch._foreach_lerp_(views(ema), weights, 1 - _EMA_DECAY)
-    torch._foreach_copy_(views(copy), weights)
+    torch._foreach_lerp_(segments(buffers.ema, table), weights, 1 - _EMA_DECAY)
+    torch._foreach_copy_(segments(buffers.copy, table), weights)
 
 
 def _op_arguments(inputs: Inputs) -> tuple[Any, ...]:
-    names = ("rule", "master", "grad", "momentum", "second_moment")
-    tensors = (inputs["table"].settings, inputs["scalars"], inputs["ema"], inputs["copy"])
-    numbers = (inputs.get(name, default) for name, default in (("decay1", 0.0), ("decay2", 0.0), ("eps", 1e-8)))
-    flags = (inputs.get(name, False) for name in ("nesterov", "decoupled"))
-    return (*(inputs[name] for name in names), *tensors, *numbers, inputs.get("extra", 0.0), *flags)
+    buffers, table, scalars, rule = _structured(inputs)
+    return step.flatten(buffers, table.settings, scalars, rule)
 
 
 def _flops(inputs: Inputs) -> int:
@@ -175,7 +156,7 @@ def _kernels() -> list[KernelBuild]:
     tiles = tile("flat_optimizer", 1 << 20, torch.device("cpu"))
     builds = []
     for name, settings in _RULES.items():
-        rule, half = settings["rule"], name != "sgd"
+        rule, half = settings["name"], name != "sgd"
         pointers = {"master_ptr": "*fp32", "grad_ptr": "*bf16" if half else "*fp32", "scalars_ptr": "*fp64"}
         present = {
             "momentum_ptr": "decay1" in settings,
@@ -212,7 +193,7 @@ SPEC = OpSpec(
     name="flat_optimizer",
     summary="SGD, Adam, AdamW, NAdam, Adamax, RMSprop, Adagrad with EMA and compute copy, one pass over a flat buffer",
     replaces="torch.optim",
-    function=flat_optimizer,
+    function=_step,
     reference=_reference,
     eager=_eager,
     compiled_ops=("cifarfast::flat_optimizer",),

@@ -22,6 +22,7 @@ from torch import Tensor
 from ..checks import check_share
 from ..table import FlatTable
 from .op import flat_optimizer
+from .rule import Buffers, Rule
 
 _BETAS = (0.9, 0.999)
 
@@ -49,10 +50,9 @@ def flat_sgd_step(
     _check_momentum_buffer(momentum_buffer, momentum)
     if nesterov and not momentum:
         raise ValueError("nesterov needs a momentum above 0")
-    flat_optimizer(
-        "sgd", master, grad, momentum_buffer, None, table, scalars, ema, copy,
-        decay1=momentum, nesterov=nesterov, decoupled=decoupled, state_names=("momentum_buffer", ""),
-    )  # fmt: skip
+    rule = Rule("sgd", float(momentum), nesterov=nesterov, decoupled=decoupled)
+    buffers = Buffers(master, grad, momentum_buffer, None, ema, copy)
+    flat_optimizer(rule, buffers, table, scalars, ("momentum_buffer", ""))
 
 
 def flat_adam_step(
@@ -75,10 +75,9 @@ def flat_adam_step(
     errors: see this module's docstring. Kingma & Ba, "Adam", ICLR 2015.
     """
     _check_betas(betas)
-    flat_optimizer(
-        "adam", master, grad, exp_avg, exp_avg_sq, table, scalars, ema, copy,
-        decay1=betas[0], decay2=betas[1], eps=eps, decoupled=decoupled, state_names=("exp_avg", "exp_avg_sq"),
-    )  # fmt: skip
+    rule = Rule("adam", float(betas[0]), float(betas[1]), float(eps), decoupled=decoupled)
+    buffers = Buffers(master, grad, exp_avg, exp_avg_sq, ema, copy)
+    flat_optimizer(rule, buffers, table, scalars, ("exp_avg", "exp_avg_sq"))
 
 
 def flat_adamw_step(
@@ -125,11 +124,9 @@ def flat_nadam_step(
     """
     _check_betas(betas)
     _check_not_negative("momentum_decay", momentum_decay)
-    flat_optimizer(
-        "nadam", master, grad, exp_avg, exp_avg_sq, table, scalars, ema, copy,
-        decay1=betas[0], decay2=betas[1], eps=eps, extra=momentum_decay, decoupled=decoupled,
-        state_names=("exp_avg", "exp_avg_sq"),
-    )  # fmt: skip
+    rule = Rule("nadam", float(betas[0]), float(betas[1]), float(eps), float(momentum_decay), decoupled=decoupled)
+    buffers = Buffers(master, grad, exp_avg, exp_avg_sq, ema, copy)
+    flat_optimizer(rule, buffers, table, scalars, ("exp_avg", "exp_avg_sq"))
 
 
 def flat_adamax_step(
@@ -151,10 +148,9 @@ def flat_adamax_step(
     Kingma & Ba, "Adam", ICLR 2015, section 7.
     """
     _check_betas(betas)
-    flat_optimizer(
-        "adamax", master, grad, exp_avg, exp_inf, table, scalars, ema, copy,
-        decay1=betas[0], decay2=betas[1], eps=eps, state_names=("exp_avg", "exp_inf"),
-    )  # fmt: skip
+    rule = Rule("adamax", float(betas[0]), float(betas[1]), float(eps))
+    buffers = Buffers(master, grad, exp_avg, exp_inf, ema, copy)
+    flat_optimizer(rule, buffers, table, scalars, ("exp_avg", "exp_inf"))
 
 
 def flat_rmsprop_step(
@@ -179,10 +175,9 @@ def flat_rmsprop_step(
     check_share("alpha", alpha)
     check_share("momentum", momentum)
     _check_momentum_buffer(momentum_buffer, momentum)
-    flat_optimizer(
-        "rmsprop", master, grad, momentum_buffer, square_avg, table, scalars, ema, copy,
-        decay1=momentum, decay2=alpha, eps=eps, state_names=("momentum_buffer", "square_avg"),
-    )  # fmt: skip
+    rule = Rule("rmsprop", float(momentum), float(alpha), float(eps))
+    buffers = Buffers(master, grad, momentum_buffer, square_avg, ema, copy)
+    flat_optimizer(rule, buffers, table, scalars, ("momentum_buffer", "square_avg"))
 
 
 def flat_adagrad_step(
@@ -203,10 +198,9 @@ def flat_adagrad_step(
     Duchi, Hazan, Singer, "Adaptive subgradient methods", JMLR 2011.
     """
     _check_not_negative("lr_decay", lr_decay)
-    flat_optimizer(
-        "adagrad", master, grad, None, state_sum, table, scalars, ema, copy,
-        eps=eps, extra=lr_decay, state_names=("", "state_sum"),
-    )  # fmt: skip
+    rule = Rule("adagrad", eps=float(eps), extra=float(lr_decay))
+    buffers = Buffers(master, grad, None, state_sum, ema, copy)
+    flat_optimizer(rule, buffers, table, scalars, ("", "state_sum"))
 
 
 def _check_betas(betas: tuple[float, float]) -> None:

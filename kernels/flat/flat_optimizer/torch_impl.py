@@ -6,38 +6,24 @@ from torch import Tensor
 from ..rows import Number, number, pieces
 from ..scalars import FlatScalar
 from .reference import advance, update
+from .rule import Buffers, Rule
 
 
-def flat_optimizer(
-    rule: str,
-    master: Tensor,
-    grad: Tensor,
-    momentum: Tensor | None,
-    second_moment: Tensor | None,
-    settings: Tensor,
-    scalars: Tensor,
-    ema: Tensor | None,
-    copy: Tensor | None,
-    decay1: float,
-    decay2: float,
-    eps: float,
-    extra: float,
-    nesterov: bool,
-    decoupled: bool,
-) -> None:
+def flat_optimizer(buffers: Buffers, settings: Tensor, scalars: Tensor, rule: Rule) -> None:
     """One step, in place. Settings are rows of lr_scale, weight_decay, l2."""
-    advance(scalars, rule, decay1, decay2, extra)
+    advance(scalars, rule)
+    master, momentum, second_moment = buffers.master, buffers.momentum, buffers.second_moment
     values = [number(scalar, master.dtype) for scalar in scalars.unbind()]
     skip = values[FlatScalar.SKIP] != 0
     for piece in pieces(master.shape[0], settings, master.device, master.dtype):
         w = piece.of(master)
-        buffers = [w, *(piece.of(state) for state in (momentum, second_moment) if state is not None)]
+        moved = [w, *(piece.of(state) for state in (momentum, second_moment) if state is not None)]
         keep = piece.frozen | skip
         if keep is not True:
             # where it is not known on the host what is kept, everything moves and is then put back
-            old = [buffer.clone() for buffer in buffers] if isinstance(keep, Tensor) else []
-            g = piece.of(grad).to(w.dtype) * values[FlatScalar.GRAD_FACTOR]
-            _add(g, w, 2 * piece.l2 if decoupled else 2 * piece.l2 + piece.weight_decay)
+            old = [buffer.clone() for buffer in moved] if isinstance(keep, Tensor) else []
+            g = piece.of(buffers.grad).to(w.dtype) * values[FlatScalar.GRAD_FACTOR]
+            _add(g, w, 2 * piece.l2 if rule.decoupled else 2 * piece.l2 + piece.weight_decay)
             u, factor = update(
                 rule,
                 g,
@@ -46,24 +32,20 @@ def flat_optimizer(
                 step_size=values[FlatScalar.STEP_SIZE] * piece.lr_scale,
                 grad_step=values[FlatScalar.GRAD_STEP] * piece.lr_scale,
                 root_factor=values[FlatScalar.ROOT_FACTOR],
-                decay1=decay1,
-                decay2=decay2,
-                eps=eps,
-                nesterov=nesterov,
             )
-            shrinkage = values[FlatScalar.LR] * piece.lr_scale * piece.weight_decay if decoupled else 0.0
+            shrinkage = values[FlatScalar.LR] * piece.lr_scale * piece.weight_decay if rule.decoupled else 0.0
             if isinstance(shrinkage, Tensor) or shrinkage != 0:
                 # with the update in one subtraction: shrinking the weights first would round them twice
                 u, factor = u * factor, 1.0
                 _add(u, w, shrinkage)
             _add(w, u, -factor)
             if isinstance(keep, Tensor):
-                for buffer, before in zip(buffers, old, strict=True):
+                for buffer, before in zip(moved, old, strict=True):
                     torch.where(keep, before, buffer, out=buffer)
-        if ema is not None:
-            _average(piece.of(ema), w, values[FlatScalar.EMA_DECAY], skip)
-        if copy is not None:
-            piece.of(copy).copy_(w)
+        if buffers.ema is not None:
+            _average(piece.of(buffers.ema), w, values[FlatScalar.EMA_DECAY], skip)
+        if buffers.copy is not None:
+            piece.of(buffers.copy).copy_(w)
 
 
 def _add(target: Tensor, tensor: Tensor, factor: Number) -> None:

@@ -12,11 +12,9 @@ from torch import Tensor
 
 from ...tuning.tables import tile
 from .. import triton_common as common
-from ..table import FLAT_BLOCK, SETTINGS
-from ..triton_common import lerp, load, store
+from ..triton_common import COLUMNS, ROW, lerp, load, store
+from .rule import Buffers, Rule
 
-ROW = tl.constexpr(FLAT_BLOCK)
-COLUMNS = tl.constexpr(SETTINGS)
 LOG_096 = tl.constexpr(math.log(0.96))
 
 
@@ -175,43 +173,28 @@ def log_or_huge(beta: float) -> float:
     return math.log(beta) if beta > 0 else -1e4
 
 
-def flat_optimizer(
-    rule: str,
-    master: Tensor,
-    grad: Tensor,
-    momentum: Tensor | None,
-    second_moment: Tensor | None,
-    settings: Tensor,
-    scalars: Tensor,
-    ema: Tensor | None,
-    copy: Tensor | None,
-    decay1: float,
-    decay2: float,
-    eps: float,
-    extra: float,
-    nesterov: bool,
-    decoupled: bool,
-) -> None:
+def flat_optimizer(buffers: Buffers, settings: Tensor, scalars: Tensor, rule: Rule) -> None:
     """One step, in place: a launch for the scalars and one for the buffers."""
+    master, decay1, decay2 = buffers.master, rule.decay1, rule.decay2
     n = master.shape[0]
     tiles = tile("flat_optimizer", n, master.device)
     with torch.cuda.device_of(master):
         flat_optimizer_advance_kernel[(1,)](
             scalars,
-            RULE=rule,
+            RULE=rule.name,
             BETA1=decay1,
             LOG_BETA1=log_or_huge(decay1),
             LOG_BETA2=log_or_huge(decay2),
-            EXTRA=extra,
+            EXTRA=rule.extra,
             num_warps=1,
         )
         flat_optimizer_step_kernel[(triton.cdiv(n, tiles["block"]),)](
             master,
-            grad,
-            momentum,
-            second_moment,
-            ema,
-            copy,
+            buffers.grad,
+            buffers.momentum,
+            buffers.second_moment,
+            buffers.ema,
+            buffers.copy,
             settings,
             scalars,
             n,
@@ -219,10 +202,10 @@ def flat_optimizer(
             1 - decay1,
             decay2,
             1 - decay2,
-            eps,
-            RULE=rule,
-            NESTEROV=nesterov,
-            DECOUPLED=decoupled,
+            rule.eps,
+            RULE=rule.name,
+            NESTEROV=rule.nesterov,
+            DECOUPLED=rule.decoupled,
             EVEN=n % tiles["block"] == 0,
             BLOCK=tiles["block"],
             num_warps=tiles["num_warps"],

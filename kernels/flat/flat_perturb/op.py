@@ -1,19 +1,12 @@
 """``flat_perturb``: the weights at which SAM and ASAM take the second gradient."""
 
-from types import ModuleType
-
 import torch
 from torch import Tensor
 
-from ... import backend
+from ...library import operator, runs_on
 from ..checks import check_device, check_like, check_master, check_table
 from ..flat_norm.op import check_eta
 from ..table import FlatTable
-from . import torch_impl
-
-_OP = "flat_perturb"
-
-backend.register(_OP, "triton", "torch", package=__package__)
 
 
 @torch.no_grad()
@@ -61,37 +54,12 @@ def flat_perturb(
         raise ValueError(f"rho must be finite and at least 0, got {rho}")
     check_eta(eta)
     settings = None if table is None else table.settings
-    arguments = (copy, master, grad, norm, settings, float(rho), adaptive, float(eta))
-    if not torch.compiler.is_compiling() and type(master) is Tensor and master.is_cpu:
-        _implementation(master).flat_perturb(*arguments)
-    else:
-        torch.ops.cifarfast.flat_perturb(*arguments)
+    perturb(copy, master, grad, norm, settings, float(rho), adaptive, float(eta))
 
 
-def _implementation(master: Tensor) -> ModuleType:
-    if master.dtype == torch.float64 or backend.choose(_OP, master.device).backend == "torch":
-        return torch_impl
-    from . import triton_impl  # not at the top: it needs triton
-
-    return triton_impl
-
-
-@torch.library.custom_op("cifarfast::flat_perturb", mutates_args=("copy",))
-def _flat_perturb(
-    copy: Tensor,
-    master: Tensor,
-    grad: Tensor,
-    norm: Tensor,
-    settings: Tensor | None,
-    rho: float,
-    adaptive: bool,
-    eta: float,
-) -> None:
-    _implementation(master).flat_perturb(copy, master, grad, norm, settings, rho, adaptive, eta)
-
-
-@_flat_perturb.register_fake
-def _flat_perturb_fake(
+# fp64 is told by the master, whose copy may be in half precision
+@operator("flat_perturb", mutates=("copy",), runs=lambda op, copy, master, *others: runs_on(op, master), direct=True)
+def perturb(
     copy: Tensor,
     master: Tensor,
     grad: Tensor,

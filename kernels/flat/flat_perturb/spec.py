@@ -9,7 +9,15 @@ from ...testing.spec import Case, Inputs, KernelBuild, OpSpec, SampleMaker, Tole
 from ...tuning.tables import tile
 from .. import FlatTable
 from ..flat_norm.op import flat_norm
-from ..sample_inputs import buffer_size, large_normal, sample_table
+from ..sample_inputs import (
+    buffer_size,
+    large_normal,
+    master_dtype,
+    random_table,
+    sample_table,
+    segments,
+    where_active,
+)
 from ..sizes import pyramidnet110_lengths, wrn16_8_lengths
 from .op import flat_perturb
 from .torch_impl import NORM_EPS
@@ -26,19 +34,14 @@ def _buffers(master: Tensor, grad: Tensor, table: FlatTable | None, dtype: torch
 def _case(n: int, *, lengths: list[int] | None = None, lr_scale: list[float] | float = 1.0, **settings: Any) -> Case:
     def make_inputs(make: SampleMaker) -> Inputs:
         table = None if lengths is None else sample_table(make, lengths, lr_scale)
-        dtype = torch.float64 if make.dtype == torch.float64 else torch.float32
-        master = make.randn(n, dtype=dtype)
+        master = make.randn(n, dtype=master_dtype(make))
         return _buffers(master, make.randn(n), table, make.dtype, rho=2.0, **settings)
 
     return make_inputs
 
 
 def _random(make: SampleMaker, draw_int: Any) -> Inputs:
-    lengths = [draw_int(1, 1500) for _ in range(draw_int(1, 4))]
-    lr_scale = [float(draw_int(0, 2)) for _ in lengths]
-    n = sample_table(make, lengths).length - draw_int(0, 1023)
-    adaptive, eta = draw_int(0, 1) == 1, draw_int(0, 2) / 10
-    return _case(n, lengths=lengths, lr_scale=lr_scale, adaptive=adaptive, eta=eta)(make)
+    return _case(**random_table(make, draw_int), adaptive=draw_int(0, 1) == 1, eta=draw_int(0, 2) / 10)(make)
 
 
 def _benchmark(lengths: list[int], *, adaptive: bool) -> Case:
@@ -65,26 +68,19 @@ def _reference(
     """The formula on whole buffers."""
     t = master.abs() + eta if adaptive else torch.ones_like(master)
     e = rho * t.square() * grad.to(master.dtype) / (norm + NORM_EPS)
-    if table is not None:
-        active = table.settings[:, 0] != 0
-        e = e.where(active.repeat_interleave(table.length // active.shape[0])[: e.shape[0]], 0.0)
-    copy.copy_(master + e)
+    copy.copy_(master + where_active(e, table))
 
 
 def _eager(
     copy: Tensor, master: Tensor, grad: Tensor, norm: Tensor, table: FlatTable, *, rho: float, adaptive: bool = False
 ) -> None:
     """e and w + e parameter by parameter with torch's foreach, then a foreach copy."""
-
-    def views(buffer: Tensor) -> list[Tensor]:
-        return [buffer[o : o + length] for o, length in zip(table.offsets, table.lengths, strict=True)]
-
-    weights = views(master)
-    e = torch._foreach_mul(views(grad.to(master.dtype)), rho / (norm + NORM_EPS))
+    weights = segments(master, table)
+    e = torch._foreach_mul(segments(grad.to(master.dtype), table), rho / (norm + NORM_EPS))
     if adaptive:
         torch._foreach_mul_(e, torch._foreach_mul(weights, weights))
     torch._foreach_add_(e, weights)
-    torch._foreach_copy_(views(copy), e)
+    torch._foreach_copy_(segments(copy, table), e)
 
 
 def _kernels() -> list[KernelBuild]:

@@ -9,12 +9,9 @@ import triton.language as tl
 from torch import Tensor
 
 from ...tuning.tables import tile
-from ..table import FLAT_BLOCK, SETTINGS
-from ..triton_common import load, store
+from ..triton_common import COLUMNS, ROW, load, store
 from .torch_impl import NORM_EPS
 
-ROW = tl.constexpr(FLAT_BLOCK)
-COLUMNS = tl.constexpr(SETTINGS)
 EPS = tl.constexpr(NORM_EPS)
 
 

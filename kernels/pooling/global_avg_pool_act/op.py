@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...batch_norm.arguments import check_arguments, runs_plain_torch
+from ...batch_norm.arguments import check_batch_norm, check_statistics, runs_plain_torch
+from ...batch_norm.batch_norm_act.statistics import input_statistics
 from ...batch_norm.norm import Norm
-from ...batch_norm.state import Statistics
-from ...batch_norm.statistics_input import buffers_to_update, check_statistics, statistics_of
+from ...batch_norm.state import BatchNormState
 from ...library import Gradients, operator
 from .reference import global_avg_pool_act_reference
 
@@ -26,7 +26,7 @@ def global_avg_pool_act(
     weight: Tensor | None = None,
     bias: Tensor | None = None,
     *,
-    statistics: Statistics | None = None,
+    statistics: Tensor | None = None,
     num_batches_tracked: Tensor | None = None,
     training: bool = False,
     momentum: float | None = 0.1,
@@ -36,32 +36,26 @@ def global_avg_pool_act(
 ) -> Tensor:
     """Mean over the image of a batch norm and its activation: ``y_nc = mean_hw act(BN(x))_nchw``.
 
-    The arguments, dtypes, layouts and errors are those of ``batch_norm_act``, whose statistics and gradients it shares;
-    ``statistics`` is that of ``fork_batch_norm_act``, whose mean costs up to ``3 |mean| · 2⁻²⁴ / std`` of accuracy.
+    The arguments, dtypes, layouts and errors are those of ``batch_norm_act``, whose statistics and gradients it shares.
 
     Returns:
         [N, C] in x's dtype; sums are fp32 in a fixed order. Gradients go to x, weight and bias.
 
     Source: Lin, Chen, Yan, "Network in Network", ICLR 2014 (the pooling); Ioffe, Szegedy, ICML 2015 (batch norm).
     """
-    settings: dict[str, Any] = {"training": training, "momentum": momentum, "eps": eps}
-    settings |= {"act": act, "negative_slope": negative_slope}
-    check_arguments(x, running_mean, running_var, weight, bias, num_batches_tracked, **settings)
-    if statistics is not None:
-        check_statistics(statistics, x, training)
-    running_mean, running_var, num_batches_tracked = buffers_to_update(
-        statistics, running_mean, running_var, num_batches_tracked
-    )
+    state = BatchNormState(running_mean, running_var, num_batches_tracked, momentum, eps)
+    check_batch_norm(x, state, weight, bias, training, act, negative_slope)
+    check_statistics(statistics, x, training)
     if runs_plain_torch(_OP, x):
-        return global_avg_pool_act_reference(
-            x, running_mean, running_var, weight, bias, num_batches_tracked=num_batches_tracked, **settings
-        )
+        settings: dict[str, Any] = {"training": training, "momentum": momentum, "eps": eps, "statistics": statistics}
+        settings |= {"num_batches_tracked": num_batches_tracked, "act": act, "negative_slope": negative_slope}
+        return global_avg_pool_act_reference(x, running_mean, running_var, weight, bias, **settings)
     x = x.contiguous(memory_format=torch.channels_last)
-    stats = statistics_of(x, statistics, running_mean, running_var, num_batches_tracked, training, momentum, eps)
-    return forward(x, Norm(stats, weight, bias, training, act, float(negative_slope)))
+    statistics = input_statistics(x, state, training, statistics)
+    return forward(x, Norm(statistics, weight, bias, training, act, negative_slope))
 
 
-@operator("global_avg_pool_act")
+@operator(_OP)
 def forward(x: Tensor, norm: Norm) -> Tensor:
     return x.new_empty(x.shape[:2])
 

@@ -1,5 +1,7 @@
 """Batch norm, activation and global average pooling in plain torch: the truth, and what runs on a CPU."""
 
+from typing import Any
+
 from torch import Tensor
 
 from ...batch_norm.activations import activate
@@ -13,16 +15,13 @@ def global_avg_pool_act_reference(
     weight: Tensor | None = None,
     bias: Tensor | None = None,
     *,
-    num_batches_tracked: Tensor | None = None,
-    training: bool = False,
-    momentum: float | None = 0.1,
-    eps: float = 1e-5,
     act: str = "relu",
     negative_slope: float = 0.01,
+    **settings: Any,
 ) -> Tensor:
     """``y_nc = mean_hw act(BN(x))_nchw``; arguments, result and updated buffers are those of ``global_avg_pool_act``.
 
     Nothing is checked. Half precision is raised to fp32 and the result rounded once; fp64 stays fp64.
     """
-    z = normalize(x, running_mean, running_var, weight, bias, num_batches_tracked, training, momentum, eps)
+    z = normalize(x, running_mean, running_var, weight, bias, **settings)
     return activate(z, act, negative_slope).mean(dim=(2, 3)).to(x.dtype)

@@ -8,8 +8,8 @@ import triton.language as tl
 from torch import Tensor
 
 from ...batch_norm.activations_triton import activate
+from ...batch_norm.batch_norm_act.triton_impl import batch_norm_act_backward
 from ...batch_norm.norm import Norm
-from ...batch_norm.triton_backward import batch_norm_act_bwd
 from ...batch_norm.triton_statistics import as_matrix, load_affine, normalize, per_size, share
 from ...tuning.tables import tile
 
@@ -71,5 +71,4 @@ def global_avg_pool_act(x: Tensor, norm: Norm) -> Tensor:
 
 def global_avg_pool_act_backward(grad: Tensor, x: Tensor, norm: Norm) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of x, weight and bias for ``grad`` [N, C]; the last two are empty where there is no weight."""
-    settings = (norm.training, norm.act, norm.negative_slope)
-    return batch_norm_act_bwd(grad, x, norm.statistics, norm.weight, norm.bias, None, False, *settings)[:3]
+    return batch_norm_act_backward(grad, x, norm)[:3]

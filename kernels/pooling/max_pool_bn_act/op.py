@@ -5,22 +5,19 @@ same values. Bytes moved, in units of x: forward in training 2¼ (read x twice, 
 and grad twice, write dx). The backward keeps x and [3, C] of statistics.
 """
 
-from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ... import backend
-from ...batch_norm.arguments import check_arguments, runs_plain_torch, runs_torch
-from ...batch_norm.batch_norm_act.op import double_backward, empty_parameter_gradients
-from ...batch_norm.batch_norm_act.op import statistics as batch_norm_statistics
-from . import torch_impl
+from ...batch_norm.arguments import check_batch_norm, runs_plain_torch
+from ...batch_norm.batch_norm_act.statistics import input_statistics
+from ...batch_norm.norm import Norm
+from ...batch_norm.state import BatchNormState
+from ...library import Gradients, operator
 from .reference import max_pool_bn_act_reference
 
 _OP = "max_pool_bn_act"
-
-backend.register(_OP, "triton", "torch", package=__package__)
 
 
 def max_pool_bn_act(
@@ -50,101 +47,28 @@ def max_pool_bn_act(
 
     Source: Ioffe, Szegedy, ICML 2015 (batch norm); the pooling is ``torch.nn.MaxPool2d(2)``.
     """
-    settings: dict[str, Any] = {"training": training, "momentum": momentum, "eps": eps}
-    settings |= {"act": act, "negative_slope": negative_slope}
-    check_arguments(x, running_mean, running_var, weight, bias, num_batches_tracked, **settings)
+    state = BatchNormState(running_mean, running_var, num_batches_tracked, momentum, eps)
+    check_batch_norm(x, state, weight, bias, training, act, negative_slope)
     if min(x.shape[2:]) < 2:
         raise ValueError(f"x must have H and W of at least 2 for a 2×2 window, got {list(x.shape)}")
     if runs_plain_torch(_OP, x):
-        return max_pool_bn_act_reference(
-            x, running_mean, running_var, weight, bias, num_batches_tracked=num_batches_tracked, **settings
-        )
+        settings: dict[str, Any] = {"training": training, "momentum": momentum, "eps": eps}
+        settings |= {"num_batches_tracked": num_batches_tracked, "act": act, "negative_slope": negative_slope}
+        return max_pool_bn_act_reference(x, running_mean, running_var, weight, bias, **settings)
     x = x.contiguous(memory_format=torch.channels_last)
-    stats = batch_norm_statistics(x, running_mean, running_var, num_batches_tracked, training, momentum, eps)
-    return torch.ops.cifarfast.max_pool_bn_act(x, stats, weight, bias, training, act, float(negative_slope))
+    return forward(x, Norm(input_statistics(x, state, training), weight, bias, training, act, negative_slope))
 
 
-def _implementation(x: Tensor) -> ModuleType:
-    """The module with the forward and backward functions for ``x``."""
-    if runs_torch(_OP, x):
-        return torch_impl
-    from . import triton_impl  # not at the top: it needs triton
-
-    return triton_impl
+@operator(_OP)
+def forward(x: Tensor, norm: Norm) -> Tensor:
+    return torch.empty_like(x[:, :, : x.shape[2] // 2, : x.shape[3] // 2], memory_format=torch.channels_last)
 
 
-@torch.library.custom_op("cifarfast::max_pool_bn_act", mutates_args=())
-def _max_pool_bn_act(
-    x: Tensor,
-    statistics: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    training: bool,
-    act: str,
-    negative_slope: float,
-) -> Tensor:
-    return _implementation(x).max_pool_bn_act_fwd(x, statistics, weight, bias, act, negative_slope)
+@operator("max_pool_bn_act_backward")
+def backward(grad: Tensor, x: Tensor, norm: Norm) -> tuple[Tensor, Tensor, Tensor]:
+    return torch.empty_like(x, memory_format=torch.channels_last), *norm.empty_gradients()
 
 
-@_max_pool_bn_act.register_fake
-def _max_pool_bn_act_fake(
-    x: Tensor,
-    statistics: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    training: bool,
-    act: str,
-    negative_slope: float,
-) -> Tensor:
-    images, channels, height, width = x.shape
-    y = x.new_empty(images, channels, height // 2, width // 2)
-    return torch.empty_like(y, memory_format=torch.channels_last)
-
-
-@torch.library.custom_op("cifarfast::max_pool_bn_act_backward", mutates_args=())
-def _max_pool_bn_act_backward(
-    grad: Tensor,
-    x: Tensor,
-    statistics: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    training: bool,
-    act: str,
-    negative_slope: float,
-) -> tuple[Tensor, Tensor, Tensor]:
-    backward = _implementation(x).max_pool_bn_act_bwd
-    return backward(grad, x, statistics, weight, bias, training, act, negative_slope)
-
-
-@_max_pool_bn_act_backward.register_fake
-def _max_pool_bn_act_backward_fake(
-    grad: Tensor,
-    x: Tensor,
-    statistics: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    training: bool,
-    act: str,
-    negative_slope: float,
-) -> tuple[Tensor, Tensor, Tensor]:
-    dx = torch.empty_like(x, memory_format=torch.channels_last)
-    return dx, *empty_parameter_gradients(statistics, weight)
-
-
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    x, statistics, weight, bias, *ctx.settings = inputs
-    ctx.save_for_backward(x, statistics, weight, bias)
-
-
-def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    x, statistics, weight, bias = ctx.saved_tensors
-    dx, d_weight, d_bias = torch.ops.cifarfast.max_pool_bn_act_backward(
-        grad, x, statistics, weight, bias, *ctx.settings
-    )
-    if weight is None:
-        d_weight = d_bias = None
-    return dx, None, d_weight, d_bias, None, None, None
-
-
-_max_pool_bn_act.register_autograd(_backward, setup_context=_setup_context)
-_max_pool_bn_act_backward.register_autograd(double_backward)
+@forward.backward
+def _gradients(grad: Tensor, x: Tensor, norm: Norm) -> Gradients:
+    return dict(zip(("x", "weight", "bias"), backward(grad, x, norm), strict=True))

@@ -1,5 +1,7 @@
 """Batch norm, activation and 2×2 max-pooling in plain torch: the truth, and what runs on a CPU."""
 
+from typing import Any
+
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -14,16 +16,13 @@ def max_pool_bn_act_reference(
     weight: Tensor | None = None,
     bias: Tensor | None = None,
     *,
-    num_batches_tracked: Tensor | None = None,
-    training: bool = False,
-    momentum: float | None = 0.1,
-    eps: float = 1e-5,
     act: str = "relu",
     negative_slope: float = 0.01,
+    **settings: Any,
 ) -> Tensor:
     """``y = max_pool2d(act(BN(x)), 2)``; arguments, result and updated buffers are those of ``max_pool_bn_act``.
 
     Nothing is checked. Half precision is raised to fp32 and the result rounded once; fp64 stays fp64.
     """
-    z = normalize(x, running_mean, running_var, weight, bias, num_batches_tracked, training, momentum, eps)
+    z = normalize(x, running_mean, running_var, weight, bias, **settings)
     return F.max_pool2d(activate(z, act, negative_slope), 2).to(x.dtype)

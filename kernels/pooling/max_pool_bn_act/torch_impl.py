@@ -6,31 +6,20 @@ from torch import Tensor
 
 from ...batch_norm.activations import activate, through_activation
 from ...batch_norm.batch_norm_act.torch_impl import input_gradients, pre_activation
+from ...batch_norm.norm import Norm
 
 
-def max_pool_bn_act_fwd(
-    x: Tensor, statistics: Tensor, weight: Tensor | None, bias: Tensor | None, act: str, negative_slope: float
-) -> Tensor:
+def max_pool_bn_act(x: Tensor, norm: Norm) -> Tensor:
     """``max_pool2d(act(z), 2)``, channels_last, with ``z = (x − mean) · rstd · weight + bias``."""
-    z = pre_activation(x, statistics, weight, bias)
-    y = F.max_pool2d(activate(z, act, negative_slope), 2)
+    y = F.max_pool2d(activate(pre_activation(x, norm), norm.act, norm.negative_slope), 2)
     return y.to(x.dtype).contiguous(memory_format=torch.channels_last)
 
 
-def max_pool_bn_act_bwd(
-    grad: Tensor,
-    x: Tensor,
-    statistics: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    training: bool,
-    act: str,
-    negative_slope: float,
-) -> tuple[Tensor, Tensor, Tensor]:
+def max_pool_bn_act_backward(grad: Tensor, x: Tensor, norm: Norm) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of x, weight and bias; the last two are empty where there is no weight."""
-    z = pre_activation(x, statistics, weight, bias)
-    _, indices = F.max_pool2d(activate(z.clone(), act, negative_slope), 2, return_indices=True)
-    dz = torch.zeros(x.shape, dtype=statistics.dtype, device=x.device)
+    z = pre_activation(x, norm)
+    _, indices = F.max_pool2d(activate(z.clone(), norm.act, norm.negative_slope), 2, return_indices=True)
+    dz = torch.zeros_like(z, memory_format=torch.contiguous_format)
     dz.flatten(2).scatter_(2, indices.flatten(2), grad.to(dz.dtype).flatten(2))
-    dz = through_activation(dz, z, act, negative_slope, z.to(x.dtype))
-    return input_gradients(dz, x, statistics, weight, training)
+    dz = through_activation(dz, z, norm.act, norm.negative_slope, z.to(x.dtype))
+    return input_gradients(dz, x, norm.statistics, norm.weight, norm.training)

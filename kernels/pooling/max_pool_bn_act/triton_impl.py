@@ -8,7 +8,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ...batch_norm.activations_triton import activate
-from ...batch_norm.arguments import contiguous_affine
+from ...batch_norm.norm import Norm
 from ...batch_norm.triton_backward import through_activation
 from ...batch_norm.triton_statistics import (
     as_matrix,
@@ -203,9 +203,7 @@ def max_pool_bn_act_bwd_kernel(
         _store_gradient(out, x3, tl.where(which == 3, dz, 0.0), affine, mean_dz, mean_dz_x, ok, TRAINING)
 
 
-def max_pool_bn_act_fwd(
-    x: Tensor, statistics: Tensor, weight: Tensor | None, bias: Tensor | None, act: str, negative_slope: float
-) -> Tensor:
+def max_pool_bn_act(x: Tensor, norm: Norm) -> Tensor:
     """``max_pool2d(act(z), 2)``, channels_last, with ``z = (x − mean) · rstd · weight + bias``."""
     x = as_matrix(x)
     images, channels, height, width = x.shape
@@ -215,16 +213,16 @@ def max_pool_bn_act_fwd(
     with torch.cuda.device_of(x):
         max_pool_bn_act_fwd_kernel[(plan.programs,)](
             x,
-            *contiguous_affine(statistics, weight, bias),
+            *norm.contiguous(),
             y,
             plan.n_rows,
             plan.n_groups,
             plan.rows_per_program,
             height,
             width,
-            negative_slope,
-            HAS_AFFINE=weight is not None,
-            ACT=act,
+            norm.negative_slope,
+            HAS_AFFINE=norm.weight is not None,
+            ACT=norm.act,
             ALIGN=plan.align,
             BLOCK_M=tiles["block_m"],
             BLOCK_C=tiles["block_c"],
@@ -233,22 +231,18 @@ def max_pool_bn_act_fwd(
     return y
 
 
-def max_pool_bn_act_bwd(
-    grad: Tensor,
-    x: Tensor,
-    statistics: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    training: bool,
-    act: str,
-    negative_slope: float,
-) -> tuple[Tensor, Tensor, Tensor]:
+def max_pool_bn_act_backward(grad: Tensor, x: Tensor, norm: Norm) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of x, weight and bias; the last two are empty where there is no weight."""
     grad, x = as_matrix(grad), as_matrix(x)
     images, channels, height, width = x.shape
     tiles = tile("max_pool_bn_act", channels, x.device)
-    settings = {"HAS_AFFINE": weight is not None, "ACT": act, "BLOCK_M": tiles["block_m"], "BLOCK_C": tiles["block_c"]}
-    affine = contiguous_affine(statistics, weight, bias)
+    settings = {
+        "HAS_AFFINE": norm.weight is not None,
+        "ACT": norm.act,
+        "BLOCK_M": tiles["block_m"],
+        "BLOCK_C": tiles["block_c"],
+    }
+    affine = norm.contiguous()
     plan = schedule(images * (height // 2) * (width // 2), channels, tiles)
     partials = x.new_empty(2, plan.n_chunks, channels, dtype=torch.float32)
     d_bias, d_weight = partials.new_empty(channels), partials.new_empty(channels)
@@ -270,7 +264,7 @@ def max_pool_bn_act_bwd(
             height,
             width,
             first_counter,
-            negative_slope,
+            norm.negative_slope,
             ALIGN=plan.align,
             num_warps=tiles["num_warps"],
             **settings,
@@ -289,10 +283,10 @@ def max_pool_bn_act_bwd(
             height,
             width,
             images * height * width,
-            negative_slope,
-            TRAINING=training,
+            norm.negative_slope,
+            TRAINING=norm.training,
             ALIGN=plan.align,
             num_warps=tiles["num_warps"],
             **settings,
         )
-    return dx, *as_parameters(d_bias, d_weight, weight)
+    return dx, *as_parameters(d_bias, d_weight, norm.weight)

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from ...testing.spec import Inputs
-from ..draws import Scaling, draw_coefficients
+from ..draws import draw_coefficients
+from ..spec import scaling_of
 from .reference import pad_shortcut
 
 
@@ -52,9 +53,7 @@ def _coefficients(inputs: Inputs, h: Tensor, training: bool) -> tuple[Tensor, Te
     p = inputs["keep_probability"]
     if not training or p == 1:
         return torch.full_like(h[:1, :1, :1, :1], p), torch.full_like(h[:1, :1, :1, :1], p)
-    counters = (inputs.get("seed"), inputs.get("step"), inputs.get("indices"))
-    levels = (inputs.get("level", "image"), inputs.get("keep_level", "image"))
-    forward, backward = draw_coefficients(h.shape, h.device, Scaling(*counters, p, inputs.get("layer", 0), *levels))
+    forward, backward = draw_coefficients(h.shape, h.device, scaling_of(inputs, h))
     return forward.to(h.dtype), backward.to(h.dtype)
 
 

@@ -1,14 +1,17 @@
 """The fused tail of a PyramidNet block as a module."""
 
-import torch
+from typing import Any
+
 from torch import Tensor, nn
 
+from ...batch_norm.state import BatchNormState
 from ..module import RandomScale
 from .op import shakedrop_bn_shortcut
 
 
 class ShakeDropTail(RandomScale, nn.BatchNorm2d):
-    """``shakedrop_bn_shortcut`` as a module: a ``BatchNorm2d`` that takes ``(h, x)``, with the same ``state_dict``.
+    """``shakedrop_bn_shortcut`` as a module: a ``BatchNorm2d`` that takes ``(h, x)``, with the same ``state_dict``, and
+    the function's ``statistics`` and ``next_norm``.
 
     With the default ``keep_probability`` of 1 it is the tail of a PyramidNet without ShakeDrop.
 
@@ -16,11 +19,13 @@ class ShakeDropTail(RandomScale, nn.BatchNorm2d):
         num_features: C of h.
         keep_probability: p; ``linear_keep_probability`` gives it for a block of a network.
         level, keep_level: see ``shakedrop``.
-        eps, momentum, affine, track_running_stats, device, dtype: as in ``torch.nn.BatchNorm2d``.
+        settings: eps, momentum, affine, track_running_stats, device, dtype, as in ``torch.nn.BatchNorm2d``.
 
     Raises:
         ValueError: a setting that is not allowed; see ``shakedrop_bn_shortcut`` for the call.
     """
+
+    true_channels: int | None = None
 
     def __init__(
         self,
@@ -29,41 +34,30 @@ class ShakeDropTail(RandomScale, nn.BatchNorm2d):
         *,
         level: str = "image",
         keep_level: str = "image",
-        eps: float = 1e-5,
-        momentum: float | None = 0.1,
-        affine: bool = True,
-        track_running_stats: bool = True,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
+        **settings: Any,
     ) -> None:
         super().__init__(
-            num_features,
-            eps,
-            momentum,
-            affine,
-            track_running_stats,
-            device,
-            dtype,
-            keep_probability=keep_probability,
-            level=level,
-            keep_level=keep_level,
+            num_features, keep_probability=keep_probability, level=level, keep_level=keep_level, **settings
         )
 
-    def forward(self, h: Tensor, x: Tensor) -> Tensor:  # type: ignore[override]
-        # buffers that are no longer tracked serve evaluation, and training leaves them alone
-        updates = self.training and self.track_running_stats
-        reads = updates or not self.training
+    def forward(  # type: ignore[override]
+        self, h: Tensor, x: Tensor, statistics: Tensor | None = None, next_norm: nn.BatchNorm2d | None = None
+    ) -> Any:
+        state = BatchNormState.of(self)
         return shakedrop_bn_shortcut(
             h,
             x,
-            self.running_mean if reads else None,
-            self.running_var if reads else None,
+            state.running_mean,
+            state.running_var,
             self.weight,
             self.bias,
-            num_batches_tracked=self.num_batches_tracked if updates else None,
+            num_batches_tracked=state.num_batches_tracked,
             training=self.training,
-            momentum=self.momentum,
-            eps=self.eps,
+            momentum=state.momentum,
+            eps=state.eps,
+            true_channels=self.true_channels,
+            statistics=statistics,
+            next_norm=next_norm,
             **self._scale_arguments(),
         )
 

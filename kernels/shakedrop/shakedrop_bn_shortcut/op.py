@@ -1,36 +1,27 @@
 """``shakedrop_bn_shortcut``: the tail of a PyramidNet block in one kernel; the torch op, its autograd and the function.
 
-The statistics of the batch norm come from ``cifarfast::batch_norm_statistics`` or, where the op before has mean and
-variance, from ``cifarfast::moments_statistics``; both update the running ones. Or the op before made them, and updated
-those (``bn_act_conv2d_for_norm``). The op here takes them and has the gradient of the whole, in training through the
-statistics too. The backward keeps h and [3, C] of statistics; the coefficients are drawn again from their counters.
-With the output's moments it keeps the output too, which the next op keeps anyway.
+The op takes the statistics of h and has the gradient of the whole, in training through the statistics too. The backward
+keeps h and [3, C] of statistics; the coefficients are drawn again from their counters.
 
 Bytes moved, in units of h: forward in training 3 and x (read h twice, write y; the second read hits the L2 cache where
-h fits), 2 and x if the statistics are given, the same with the output's moments; backward 5 (read h and grad twice,
-write grad_h). The gradient of an x that is not pooled is a view of grad.
+h fits), 2 and x if the statistics are given, the same with those of y; backward 5 (read h and grad twice, write
+grad_h). The gradient of an x that is not pooled is a view of grad.
 """
 
-from collections.abc import Callable
-from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ... import backend
-from ...batch_norm.batch_norm_act.op import double_backward, empty_parameter_gradients
-from ...batch_norm.state import BatchNormState, Statistics
-from ...batch_norm.statistics_input import check_statistics, statistics_of
-from ...convolution.conv2d_stats.op import moments_gradient
+from ...batch_norm.arguments import check_batch_norm, check_statistics, runs_plain_torch
+from ...batch_norm.batch_norm_act.statistics import input_statistics
+from ...batch_norm.norm import Norm
+from ...batch_norm.state import NO_NORM, BatchNormState
+from ...library import Gradients, operator
 from ..draws import Scaling
-from ..op import check_scaling, drawing_seed
-from . import torch_impl
-from .arguments import check_batch_norm, check_tensors, check_true_channels
+from .arguments import check_shortcut, check_true_channels
 
 _OP = "shakedrop_bn_shortcut"
-
-backend.register(_OP, "triton", "torch", package=__package__)
 
 
 def shakedrop_bn_shortcut(
@@ -53,8 +44,9 @@ def shakedrop_bn_shortcut(
     level: str = "image",
     keep_level: str = "image",
     true_channels: int | None = None,
-    statistics: Statistics | None = None,
-) -> Tensor:
+    statistics: Tensor | None = None,
+    next_norm: nn.BatchNorm2d | None = None,
+) -> Any:
     """The tail of a PyramidNet block: the branch's last batch norm, ShakeDrop, and the shortcut without parameters.
 
     ::
@@ -80,211 +72,77 @@ def shakedrop_bn_shortcut(
         keep_probability, seed, step, layer, indices, level, keep_level: see ``shakedrop``.
         true_channels: channels from this one on are padding: their weight and bias must be zero, and get gradients of
             zero whatever the gradient of y is; None for C.
-        statistics: mean and biased variance of h, [C] fp32, from the op that made h (``bn_act_conv2d_stats``); only in
-            training. They are trusted, and h's gradient goes through them as if they had been computed here. Or [3, C]
-            from ``bn_act_conv2d_for_norm``, which has updated the running statistics with them. Means are joined in
-            fp32: where |mean| ≫ std, ``(h − mean) / std`` is off by up to ``3 |mean| · 2⁻²⁴ / std``, which with
-            statistics that the op computes itself it is not.
+        statistics: [3, C] of h, from the op that made h with this batch norm as its ``next_norm``, as in
+            ``bn_act_conv2d``; only in training.
+        next_norm: the batch norm that normalises y. Its running statistics are updated with y, and the statistics with
+            which it normalises are returned, at no further pass over memory. The op that takes them leaves the running
+            ones alone and does not use its eps; no other op may normalise y with ``next_norm``.
 
     Returns:
-        [N, C, H, W] in h's dtype, channels_last, computed in fp32 and rounded once. Gradients go to h, x, weight and
-        bias; sums have a fixed order.
+        y [N, C, H, W] in h's dtype, channels_last, computed in fp32 and rounded once. Gradients go to h, x, weight and
+        bias; sums have a fixed order. With ``next_norm`` a tuple: y and its statistics [3, C], which are those of the
+        rounded y and have no gradient; None on plain torch, where the op that normalises makes its own::
+
+            y, statistics = shakedrop_bn_shortcut(h, x, …, next_norm=norm)
+            y, z = batch_norm_act(y, norm.running_mean, …, statistics=statistics, return_input=True, training=True)
 
     Raises:
-        ValueError: a shape, dtype, device or setting that does not fit, or a single value per channel where statistics
-            are h's own.
+        ValueError: a shape, dtype, device or setting that does not fit, a single value per channel where statistics
+            are h's own, or next_norm is not in training or its buffers do not fit y.
         RuntimeError: a second derivative.
 
     Han, Kim, Kim, "Deep Pyramidal Residual Networks", CVPR 2017; Yamada, Iwamura, Akiba, Kise, "ShakeDrop
-    Regularization for Deep Residual Learning", IEEE Access 7, 2019.
+    Regularization for Deep Residual Learning", IEEE Access 7, 2019. Variances of parts are joined by Chan, Golub,
+    LeVeque, "Updating formulae and a pairwise algorithm for computing sample variances", 1979.
     """
-    settings: dict[str, Any] = {
-        "num_batches_tracked": num_batches_tracked,
-        "training": training,
-        "momentum": momentum,
-        "eps": eps,
-        "keep_probability": keep_probability,
-        "seed": seed,
-        "step": step,
-        "layer": layer,
-        "indices": indices,
-        "level": level,
-        "keep_level": keep_level,
-        "true_channels": true_channels,
-        "statistics": statistics,
-    }
-    return run(h, x, running_mean, running_var, weight, bias, **settings)[0]
-
-
-def shakedrop_bn_shortcut_stats(
-    h: Tensor,
-    x: Tensor,
-    running_mean: Tensor | None,
-    running_var: Tensor | None,
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
-    **settings: Any,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """``shakedrop_bn_shortcut``, and mean and biased variance [C] (fp32) of its rounded output.
-
-    ``mean_c = Σ y[:, c] / M``, ``var_c = Σ (y[:, c] − mean_c)² / M`` over the M = N·H·W pixels. The kernel that writes
-    y has them at no further pass over memory, and the next batch norm, ``fork_batch_norm_act(y, …, statistics=(mean,
-    var))``, need not read y for them. Arguments and errors are those of ``shakedrop_bn_shortcut``; gradients of all
-    three results go to its inputs.
-
-    Variances of parts are joined by Chan, Golub, LeVeque, "Updating formulae and a pairwise algorithm for computing
-    sample variances", 1979.
-    """
-    y, moments = run(h, x, running_mean, running_var, weight, bias, **settings, with_moments=True)
-    return y, moments[0], moments[1]
-
-
-def run(
-    h: Tensor,
-    x: Tensor,
-    running_mean: Tensor | None,
-    running_var: Tensor | None,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    *,
-    with_moments: bool = False,
-    next_norm: nn.BatchNorm2d | None = None,
-    apply: Callable[..., tuple[Tensor, Any]] | None = None,
-    num_batches_tracked: Tensor | None = None,
-    training: bool = False,
-    momentum: float | None = 0.1,
-    eps: float = 1e-5,
-    keep_probability: float = 1.0,
-    seed: Tensor | None = None,
-    step: Tensor | None = None,
-    layer: int = 0,
-    indices: Tensor | None = None,
-    level: str = "image",
-    keep_level: str = "image",
-    true_channels: int | None = None,
-    statistics: Statistics | None = None,
-) -> tuple[Tensor, Any]:
-    """Check, then run; the output and its moments [2, C], empty where not asked for.
-
-    ``apply`` takes the place of ``cifarfast::shakedrop_bn_shortcut`` and has its arguments, with ``next_norm`` what
-    that makes statistics with in the place of ``with_moments``; what it returns is returned.
-    """
-    check_tensors(h, x, training or running_mean is None)
-    check_batch_norm(h, running_mean, running_var, weight, bias, num_batches_tracked, training, momentum, eps)
-    check_scaling("h", h, keep_probability, seed, step, layer, indices, level, keep_level)
-    true_channels = check_true_channels(true_channels, h)
-    if statistics is not None:
-        check_statistics(statistics, h, training)
-    last = (with_moments,) if next_norm is None else BatchNormState.of(next_norm, h).arguments()
-    seed = drawing_seed(h, keep_probability, training, seed)
-    h = h.contiguous(memory_format=torch.channels_last)
     by_batch = training or running_mean is None
-    buffers = (running_mean, running_var, num_batches_tracked if training else None)
-    stats = statistics_of(h, statistics, *buffers, by_batch, momentum, eps)
-    scaling = (seed, step, indices, float(keep_probability), layer, level, keep_level)
-    apply = torch.ops.cifarfast.shakedrop_bn_shortcut if apply is None else apply
-    return apply(h, x, stats, weight, bias, by_batch, *scaling, true_channels, *last)
+    state = BatchNormState(running_mean, running_var, num_batches_tracked, momentum, eps)
+    check_batch_norm(h, state, weight, bias, by_batch, name="h")
+    check_shortcut(x, h)
+    true_channels = check_true_channels(true_channels, h)
+    check_statistics(statistics, h, training)
+    scaling = Scaling(seed, step, indices, keep_probability, layer, level, keep_level).checked("h", h)
+    after, wants_statistics = NO_NORM, next_norm is not None and not runs_plain_torch(_OP, h)
+    if next_norm is not None:
+        checked = BatchNormState.of(next_norm, h)  # y has h's shape and dtype
+        after = checked if wants_statistics else NO_NORM
+    h = h.contiguous(memory_format=torch.channels_last)
+    state = state if training or not by_batch else state.without_buffers()
+    norm = Norm(input_statistics(h, state, by_batch, statistics), weight, bias, by_batch, "identity", 0.0)
+    y, given = forward(h, x, norm, scaling.seeded(h, training), true_channels, after, wants_statistics)
+    return y if next_norm is None else (y, given if wants_statistics else None)
 
 
-def implementation(h: Tensor) -> ModuleType:
-    """The module with ``shakedrop_bn_shortcut_fwd`` and ``shakedrop_bn_shortcut_bwd`` for this h."""
-    if h.dtype == torch.float64 or backend.choose(_OP, h.device).backend == "torch":
-        return torch_impl
-    from . import triton_impl  # not at the top: it needs triton
-
-    return triton_impl
-
-
-@torch.library.custom_op("cifarfast::shakedrop_bn_shortcut", mutates_args=())
-def _shakedrop_bn_shortcut(
+@operator(_OP, mutates=("running_mean", "running_var", "num_batches_tracked"), differentiable=1)
+def forward(
     h: Tensor,
     x: Tensor,
-    statistics: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    by_batch: bool,
-    seed: Tensor | None,
-    step: Tensor | None,
-    indices: Tensor | None,
-    keep_probability: float,
-    layer: int,
-    level: str,
-    keep_level: str,
+    norm: Norm,
+    scaling: Scaling,
     true_channels: int,
-    with_moments: bool,
+    next_norm: BatchNormState,
+    wants_statistics: bool,
 ) -> tuple[Tensor, Tensor]:
-    scaling = Scaling(seed, step, indices, keep_probability, layer, level, keep_level)
-    return implementation(h).shakedrop_bn_shortcut_fwd(h, x, statistics, weight, bias, scaling, with_moments)
+    statistics = norm.statistics.new_empty((3, h.shape[1]) if wants_statistics else 0)
+    return torch.empty_like(h, memory_format=torch.channels_last), statistics
 
 
-@_shakedrop_bn_shortcut.register_fake
-def _shakedrop_bn_shortcut_fake(h: Tensor, x: Tensor, statistics: Tensor, *settings: Any) -> tuple[Tensor, Tensor]:
-    moments = statistics.new_empty((2, h.shape[1]) if settings[-1] else 0)
-    return torch.empty_like(h, memory_format=torch.channels_last), moments
-
-
-@torch.library.custom_op("cifarfast::shakedrop_bn_shortcut_backward", mutates_args=())
-def _shakedrop_bn_shortcut_backward(
-    grad: Tensor,
-    h: Tensor,
-    statistics: Tensor,
-    weight: Tensor | None,
-    in_shape: list[int] | None,
-    by_batch: bool,
-    seed: Tensor | None,
-    step: Tensor | None,
-    indices: Tensor | None,
-    keep_probability: float,
-    layer: int,
-    level: str,
-    keep_level: str,
-    true_channels: int,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    scaling = Scaling(seed, step, indices, keep_probability, layer, level, keep_level)
-    shape = None if in_shape is None else tuple(in_shape)
-    backward = implementation(h).shakedrop_bn_shortcut_bwd
-    return backward(grad, h, statistics, weight, shape, by_batch, scaling, true_channels)
-
-
-@_shakedrop_bn_shortcut_backward.register_fake
-def _shakedrop_bn_shortcut_backward_fake(
-    grad: Tensor, h: Tensor, statistics: Tensor, weight: Tensor | None, in_shape: list[int] | None, *_: Any
+@operator(f"{_OP}_backward")
+def backward(
+    grad: Tensor, h: Tensor, norm: Norm, scaling: Scaling, true_channels: int, in_shape: list[int] | None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     grad_x = h.new_empty(0)
     if in_shape is not None:
         grad_x = torch.empty(in_shape, dtype=h.dtype, device=h.device, memory_format=torch.channels_last)
-    grad_h = torch.empty_like(h, memory_format=torch.channels_last)
-    return grad_h, *empty_parameter_gradients(statistics, weight), grad_x
+    return torch.empty_like(h, memory_format=torch.channels_last), *norm.empty_gradients(), grad_x
 
 
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    save_for_gradients(ctx, inputs[:-1], *(output if inputs[-1] else (None, None)))
-
-
-def save_for_gradients(ctx: Any, inputs: tuple[Any, ...], y: Tensor | None, moments: Tensor | None) -> None:
-    """Keep what ``gradients`` reads: of the op's inputs but ``with_moments``, and of its results if it has moments."""
-    h, x, statistics, weight, _, ctx.by_batch, seed, step, indices, *ctx.settings = inputs
-    ctx.set_materialize_grads(False)
-    ctx.save_for_backward(h, statistics, weight, seed, step, indices, y, moments)
-    ctx.in_shape = list(x.shape)
-
-
-def gradients(ctx: Any, grad: Tensor | None, d_moments: Tensor | None) -> tuple[Tensor | None, ...]:
-    """Gradients of the op's inputs."""
-    h, statistics, weight, *counters, y, moments = ctx.saved_tensors
-    if moments is not None:
-        grad = moments_gradient(grad, d_moments, y, moments[0])
-    if grad is None:
-        return (None,) * 15
-    pool = ctx.in_shape[2:] != list(h.shape[2:])
-    grad_h, grad_weight, grad_bias, grad_x = torch.ops.cifarfast.shakedrop_bn_shortcut_backward(
-        grad, h, statistics, weight, ctx.in_shape if pool else None, ctx.by_batch, *counters, *ctx.settings
-    )
+@forward.backward(saves=lambda _, h, x, norm, scaling, true, *after: (h, norm, scaling, true, list(x.shape)))
+def _gradients(
+    grad: Tensor, h: Tensor, norm: Norm, scaling: Scaling, true_channels: int, in_shape: list[int]
+) -> Gradients:
+    pool = in_shape[2:] != list(h.shape[2:])
+    grad_h, grad_weight, grad_bias, grad_x = backward(grad, h, norm, scaling, true_channels, in_shape if pool else None)
     if not pool:
-        grad_x = grad if ctx.in_shape == list(h.shape) else grad[:, : ctx.in_shape[1]]
-    parameters = (None, None) if weight is None else (grad_weight, grad_bias)
-    return grad_h, grad_x, None, *parameters, *(None,) * 10
-
-
-_shakedrop_bn_shortcut.register_autograd(gradients, setup_context=_setup_context)
-_shakedrop_bn_shortcut_backward.register_autograd(double_backward)
+        grad_x = grad if in_shape[1] == h.shape[1] else grad[:, : in_shape[1]]
+    return {"h": grad_h, "x": grad_x, "weight": grad_weight, "bias": grad_bias}

@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ...batch_norm.batch_norm_act.reference import normalize
 from ..draws import Scaling
 from ..reference import scale_branch
 
@@ -48,18 +49,17 @@ def shakedrop_bn_shortcut_reference(
 
     Half precision is computed in fp32. Nothing is checked; in training with p below 1 there must be a seed.
     """
-    dtype = torch.promote_types(h.dtype, torch.float32)
-    if training and num_batches_tracked is not None:
-        num_batches_tracked.add_(1)
-        momentum = 1 / num_batches_tracked.item() if momentum is None else momentum
-    buffers = (running_mean, running_var)
-    weight, bias = (without_gradient_from(vector, true_channels) for vector in (weight, bias))
-    mean, var, w, b = [vector if vector is None else vector.to(dtype) for vector in (*buffers, weight, bias)]
-    normalized = F.batch_norm(h.to(dtype), mean, var, w, b, training or mean is None, momentum or 0.0, eps)
-    for buffer, updated in zip(buffers, (mean, var), strict=True):
-        if buffer is not None and updated is not None and updated is not buffer:
-            buffer.copy_(updated)
+    normalized = normalize(
+        h,
+        running_mean,
+        running_var,
+        *(without_gradient_from(vector, true_channels) for vector in (weight, bias)),
+        num_batches_tracked=num_batches_tracked if training else None,
+        training=training or running_mean is None,
+        momentum=momentum,
+        eps=eps,
+    )
     random = training and keep_probability != 1
     scaling = Scaling(seed if random else None, step, indices, keep_probability, layer, level, keep_level)
-    shortcut = pad_shortcut(x.to(dtype), h.shape[1], pool=x.shape[2:] != h.shape[2:])
+    shortcut = pad_shortcut(x.to(normalized.dtype), h.shape[1], pool=x.shape[2:] != h.shape[2:])
     return (shortcut + scale_branch(normalized, scaling)).to(h.dtype)

@@ -7,14 +7,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...batch_norm.batch_norm_act.op import statistics
+from ...batch_norm.batch_norm_act.statistics import input_statistics
+from ...batch_norm.norm import Norm
+from ...batch_norm.state import BatchNormState
 from ...testing.shapes import Shape, between_shapes, pyramid_shapes
 from ...testing.spec import Case, Inputs, KernelBuild, OpSpec, SampleMaker
 from ...tuning.tables import sizes
 from ..draws import KEEP_LEVELS, LEVELS
-from ..spec import SCALE_SIGNATURE, EagerScale, randomness, scale_arguments
+from ..reference import ScaleBothWays
+from ..spec import SCALE_SIGNATURE, scaling_of
 from .error_bounds import error_bounds
-from .op import shakedrop_bn_shortcut
+from .op import forward, shakedrop_bn_shortcut
 from .reference import pad_shortcut, shakedrop_bn_shortcut_reference
 
 
@@ -40,7 +43,7 @@ def _tail(
             "bias": make.randn(channels, dtype=_parameter_dtype(make)),
             "keep_probability": 0.5,
             "training": True,
-            **randomness(make, n),
+            **make.counters(n),
             **settings,
         }
 
@@ -150,19 +153,23 @@ def _eager(
         uniform = torch.rand(3, h.shape[0], 1, 1, 1, device=h.device)
         keep = uniform[0] < keep_probability
         forward_scale = torch.where(keep, 1.0, uniform[1] * 2 - 1).to(h.dtype)
-        branch = EagerScale.apply(branch, forward_scale, torch.where(keep, 1.0, uniform[2]).to(h.dtype))
+        branch = ScaleBothWays.apply(branch, forward_scale, torch.where(keep, 1.0, uniform[2]).to(h.dtype))
     else:
         branch = branch * keep_probability
     return pad_shortcut(x, h.shape[1], pool=x.shape[2:] != h.shape[2:]) + branch
 
 
 def _op_arguments(inputs: Inputs) -> tuple[Any, ...]:
-    h = inputs["h"].detach()
-    by_batch = inputs["training"] or inputs["running_mean"] is None
-    stats = statistics(h, inputs["running_mean"], inputs["running_var"], None, by_batch, 0.1, 1e-5)
-    affine = (inputs.get("weight"), inputs.get("bias"))
+    """With the statistics for a batch norm after it, where y has more than one value per channel."""
+    h, buffers = inputs["h"], (inputs["running_mean"], inputs["running_var"])
+    by_batch = inputs["training"] or buffers[0] is None
+    statistics = input_statistics(h.detach(), BatchNormState(*buffers, None, 0.1, 1e-5), by_batch)
+    norm = Norm(statistics, inputs.get("weight"), inputs.get("bias"), by_batch, "identity", 0.0)
+    running = statistics.new_zeros(h.shape[1]), statistics.new_ones(h.shape[1])
+    next_norm = BatchNormState(*running, torch.tensor(3, device=h.device), inputs.get("momentum", 0.1), 1e-5)
     channels = inputs.get("true_channels", h.shape[1])
-    return inputs["h"], inputs["x"], stats, *affine, by_batch, *scale_arguments(h, inputs), channels, False
+    wants = h.numel() > h.shape[1]
+    return forward.flatten(h, inputs["x"], norm, scaling_of(inputs, h.detach()), channels, next_norm, wants)
 
 
 def _flops(inputs: Inputs) -> int:
@@ -193,13 +200,13 @@ def _variant(dtype: str, level: int, pool: bool, channels: int) -> list[KernelBu
     device = torch.device("cpu")
     common = {"LEVEL": level, "KEEP_BATCH": False, "GROUP": triton_impl.VECTOR}
     sums = {**common, **triton_impl.sums_tile(channels, level, device)}
-    moments = {**common, **triton_impl.moments_tile(channels, level, device)}
+    statistics = {**common, **triton_impl.statistics_tile(channels, level, device)}
     lanes = {**common, "POOL": pool, **triton_impl.elementwise_tile(channels, channels // 8, level, device)}
     label = f"{LEVELS[level - 1] if level else 'constant'} {'pooled ' if pool else ''}{dtype}, C={channels}"
     builds = []
     for kernel, constexprs in (
         (kernels.shakedrop_bn_shortcut_fwd_kernel, lanes),
-        (shakedrop_bn_shortcut_fwd_stats_kernel, {**moments, "POOL": pool, "CUMULATIVE": False}),
+        (shakedrop_bn_shortcut_fwd_stats_kernel, {**statistics, "POOL": pool, "CUMULATIVE": False}),
         (kernels.shakedrop_bn_shortcut_bwd_sums_kernel, sums),
         (kernels.shakedrop_bn_shortcut_bwd_kernel, {**lanes, "BY_BATCH": True}),
     ):
@@ -214,7 +221,7 @@ def _signature(kernel: Any, dtype: str, level: int, pool: bool) -> dict[str, str
     types = dict.fromkeys(("h_ptr", "x_ptr", "out_ptr", "grad_ptr", "grad_h_ptr", "grad_x_ptr"), f"*{dtype}")
     wide = ("stats", "weight", "bias", "partials", "y_stats", "running_mean", "running_var", "sums", "sums_x")
     types |= {f"{name}_ptr": "*fp32" for name in wide} | {"counters_ptr": "*i32", "count_ptr": "*i64"}
-    types |= {"moments_ptr": "constexpr", "momentum": "fp32", "eps": "fp32"}  # what a batch norm needs is more
+    types |= {"momentum": "fp32", "eps": "fp32"}
     types |= SCALE_SIGNATURE
     if level == 0:
         types |= {"seed_ptr": "constexpr", "step_ptr": "constexpr", "indices_ptr": "constexpr", "keep": "fp32"}
@@ -230,7 +237,7 @@ SPEC = OpSpec(
     function=shakedrop_bn_shortcut,
     reference=shakedrop_bn_shortcut_reference,
     eager=_eager,
-    compiled_ops=("cifarfast::shakedrop_bn_shortcut", "cifarfast::shakedrop_bn_shortcut_backward"),
+    compiled_ops=("cifarfast::shakedrop_bn_shortcut_functional", "cifarfast::shakedrop_bn_shortcut_backward"),
     op_arguments=_op_arguments,
     differentiable=("h", "x", "weight", "bias"),
     cases={

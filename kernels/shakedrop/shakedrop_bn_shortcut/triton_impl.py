@@ -1,13 +1,14 @@
 """Launches the Triton kernels of the fused tail of a PyramidNet block."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 import triton
 from torch import Tensor
 
-from ...batch_norm.arguments import contiguous_affine
-from ...batch_norm.state import NO_NORM, BatchNormState
+from ...batch_norm.norm import Norm
+from ...batch_norm.state import BatchNormState
 from ...batch_norm.triton_sums import as_parameters
 from ...last_block import take_counters
 from ...tuning.tables import tile
@@ -26,70 +27,38 @@ VECTOR = 8
 PROGRAMS = 512
 
 
-def shakedrop_bn_shortcut_fwd(
+def shakedrop_bn_shortcut(
     h: Tensor,
     x: Tensor,
-    statistics: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
+    norm: Norm,
     scaling: Scaling,
-    with_moments: bool,
-) -> tuple[Tensor, Tensor]:
-    """``shortcut(x) + (b + α − bα) · BN(h)``, channels_last, and if asked for its moments [2, C] (else empty)."""
-    norm = contiguous_affine(statistics, weight, bias)
-    if not with_moments:
-        return _forward(h, x, norm, scaling), statistics.new_empty(0)
-    moments = statistics.new_empty(2, h.shape[1])
-    return _forward(h, x, norm, scaling, moments=moments), moments
-
-
-def shakedrop_bn_shortcut_for_norm_fwd(
-    h: Tensor,
-    x: Tensor,
-    statistics: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    scaling: Scaling,
+    true_channels: int,
     next_norm: BatchNormState,
+    wants_statistics: bool,
 ) -> tuple[Tensor, Tensor]:
-    """The output and its statistics [3, C]; the running ones of ``next_norm`` are updated."""
-    y_stats = statistics.new_empty(3, h.shape[1])
-    norm = contiguous_affine(statistics, weight, bias)
-    return _forward(h, x, norm, scaling, y_stats=y_stats, next_norm=next_norm), y_stats
-
-
-def _forward(
-    h: Tensor,
-    x: Tensor,
-    norm: tuple[Tensor, Tensor | None, Tensor | None],
-    scaling: Scaling,
-    *,
-    moments: Tensor | None = None,
-    y_stats: Tensor | None = None,
-    next_norm: BatchNormState = NO_NORM,
-) -> Tensor:
-    """The output; its moments, and its statistics as ``next_norm`` makes them, are written where they are given."""
+    """``shortcut(x) + (b + α − bα) · BN(h)``, channels_last, and its statistics if asked for (else empty); the running
+    ones of ``next_norm`` are updated.
+    """
     h, x = _channels_last(h), _channels_last(x)
     out = torch.empty_like(h, memory_format=torch.channels_last)
-    arguments = scaling_arguments(scaling)
-    pool = x.shape[2:] != h.shape[2:]
+    arguments = scaling_arguments(scaling) | {"POOL": x.shape[2:] != h.shape[2:]}
     with torch.cuda.device_of(h):
-        if moments is None and y_stats is None:
+        if not wants_statistics:
             grid, shape = _elementwise(h, x.shape, arguments["LEVEL"])
-            shakedrop_bn_shortcut_fwd_kernel[grid](h, x, *norm, out, **shape, **arguments, POOL=pool)
-            return out
+            shakedrop_bn_shortcut_fwd_kernel[grid](h, x, *norm.contiguous(), out, **shape, **arguments)
+            return out, norm.statistics.new_empty(0)
         channels, in_channels = h.shape[1], x.shape[1]
-        parts, shape = _reduction(h, moments_tile(channels, arguments["LEVEL"], h.device), in_channels)
-        partials = norm[0].new_empty(2, parts[0] * parts[1], channels)
+        statistics = norm.statistics.new_empty(3, channels)
+        parts, shape = _reduction(h, statistics_tile(channels, arguments["LEVEL"], h.device), in_channels)
+        partials = statistics.new_empty(2, parts[0] * parts[1], channels)
         counters, first_counter = take_counters(parts[2], h.device)
         shakedrop_bn_shortcut_fwd_stats_kernel[parts](
             h,
             x,
-            *norm,
+            *norm.contiguous(),
             out,
             partials,
-            moments,
-            y_stats,
+            statistics,
             counters_ptr=counters,
             n_in_groups=in_channels // shape["GROUP"],
             width=h.shape[3],
@@ -99,30 +68,22 @@ def _forward(
             **shape,
             **arguments,
             **next_norm.kernel_arguments(),
-            POOL=pool,
         )
-    return out
+    return out, statistics
 
 
-def shakedrop_bn_shortcut_bwd(
-    grad: Tensor,
-    h: Tensor,
-    statistics: Tensor,
-    weight: Tensor | None,
-    in_shape: tuple[int, ...] | None,
-    by_batch: bool,
-    scaling: Scaling,
-    true_channels: int,
+def shakedrop_bn_shortcut_backward(
+    grad: Tensor, h: Tensor, norm: Norm, scaling: Scaling, true_channels: int, in_shape: list[int] | None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of h, weight, bias (empty without a weight) and of a pooled x of ``in_shape`` (empty for None)."""
     grad, h = _channels_last(grad), _channels_last(h)
-    statistics, weight, _ = contiguous_affine(statistics, weight, None)
+    statistics, weight, _ = norm.contiguous()
     grad_h = torch.empty_like(h, memory_format=torch.channels_last)
     grad_x = h.new_empty(0)
     if in_shape is not None:
         grad_x = torch.empty(in_shape, dtype=h.dtype, device=h.device, memory_format=torch.channels_last)
     arguments = scaling_arguments(scaling)
-    grid, shape = _elementwise(h, h.shape if in_shape is None else in_shape, arguments["LEVEL"])
+    grid, shape = _elementwise(h, in_shape or h.shape, arguments["LEVEL"])
     with torch.cuda.device_of(h):
         sums, sums_x = _gradient_sums(grad, h, statistics, arguments, true_channels)
         shakedrop_bn_shortcut_bwd_kernel[grid](
@@ -137,7 +98,7 @@ def shakedrop_bn_shortcut_bwd(
             n_samples=h.shape[0],
             **shape,
             **arguments,
-            BY_BATCH=by_batch,
+            BY_BATCH=norm.training,
             POOL=in_shape is not None,
         )
     return grad_h, *as_parameters(sums, sums_x, weight), grad_x
@@ -184,7 +145,7 @@ def _reduction(
     return (triton.cdiv(n, samples), n_chunks, blocks), {**sizes, **tiles, "CHUNK": chunk}
 
 
-def _elementwise(h: Tensor, in_shape: tuple[int, ...], level: int) -> tuple[tuple[int, int], dict[str, int]]:
+def _elementwise(h: Tensor, in_shape: Sequence[int], level: int) -> tuple[tuple[int, int], dict[str, int]]:
     """Grid, sizes and tile of the elementwise kernels."""
     n, channels, height, width = h.shape
     _, in_channels, in_height, in_width = in_shape
@@ -213,8 +174,8 @@ def sums_tile(channels: int, level: int, device: torch.device) -> dict[str, int]
     return {"CHUNK": tiles["chunk"], "BLOCK_P": rows, "BLOCK_C": tiles["sum_channels"], "num_warps": tiles["num_warps"]}
 
 
-def moments_tile(channels: int, level: int, device: torch.device) -> dict[str, int]:
-    """As ``sums_tile``, of the kernel that returns moments: where channels are few, a thread keeps a count a row."""
+def statistics_tile(channels: int, level: int, device: torch.device) -> dict[str, int]:
+    """As ``sums_tile``, of the kernel that makes statistics: where channels are few, a thread keeps a count a row."""
     tiles = sums_tile(channels, level, device)
     return {**tiles, "BLOCK_P": min(tiles["BLOCK_P"], 64)}
 

@@ -25,8 +25,7 @@ def shakedrop_bn_shortcut_fwd_stats_kernel(
     bias_ptr,  # [C] or None
     out_ptr,  # [N, C, H, W]
     partials_ptr,  # [2, programs of a block of channels, C] fp32
-    moments_ptr,  # [2, C] fp32 or None: mean and biased variance
-    y_stats_ptr,  # [3, C] fp32 or None: what store_statistics stores
+    y_stats_ptr,  # [3, C] fp32: what store_statistics stores
     running_mean_ptr,  # [C] or None: of the batch norm that normalises out
     running_var_ptr,  # [C] or None
     count_ptr,  # [] int64 or None
@@ -57,8 +56,8 @@ def shakedrop_bn_shortcut_fwd_stats_kernel(
     BLOCK_P: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
-    """``out`` as ``shakedrop_bn_shortcut_fwd_kernel`` writes it, and of the rounded ``out`` mean and variance,
-    or what ``store_statistics`` makes of them.
+    """``out`` as ``shakedrop_bn_shortcut_fwd_kernel`` writes it, and what ``store_statistics`` makes of mean and
+    variance of the rounded ``out``.
 
     A program takes CHUNK pixels of each of ``samples`` samples; each row of its tile follows Welford, "Note on a method
     for calculating corrected sums of squares and products", Technometrics 1962.
@@ -128,27 +127,23 @@ def shakedrop_bn_shortcut_fwd_stats_kernel(
         all_pixels = n_samples * 1.0 * n_pixels
         col_ok = cols < n_channels
         var = squares / all_pixels
-        if moments_ptr is not None:
-            tl.store(moments_ptr + cols, joined, mask=col_ok)
-            tl.store(moments_ptr + n_channels + cols, var, mask=col_ok)
-        if y_stats_ptr is not None:
-            store_statistics(
-                joined,
-                lost,
-                var,
-                squares / (all_pixels - 1),
-                y_stats_ptr,
-                running_mean_ptr,
-                running_var_ptr,
-                count_ptr,
-                tl.program_id(2) == 0,
-                n_channels,
-                cols,
-                col_ok,
-                momentum,
-                eps,
-                CUMULATIVE,
-            )
+        store_statistics(
+            joined,
+            lost,
+            var,
+            squares / (all_pixels - 1),
+            y_stats_ptr,
+            running_mean_ptr,
+            running_var_ptr,
+            count_ptr,
+            tl.program_id(2) == 0,
+            n_channels,
+            cols,
+            col_ok,
+            momentum,
+            eps,
+            CUMULATIVE,
+        )
 
 
 @triton.jit

@@ -25,21 +25,21 @@ def spec_of(name: str) -> OpSpec:
 
 @pytest.mark.parametrize("device_name", DEVICES)
 @pytest.mark.parametrize("part", ["fwd", "dgrad", "wgrad"])
-@pytest.mark.parametrize("op", ["conv2d_stats", "bn_act_conv2d"])
+@pytest.mark.parametrize("op", ["conv2d", "bn_act_conv2d"])
 def test_a_wrong_convolution_is_not_timed(
     op: str, part: str, device_name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from cifarfast.kernels.convolution import triton_impl
-    from cifarfast.kernels.tuning.measure import PartTrial
+    from cifarfast.kernels.tuning.measure import LoadedPart
 
     spec = spec_of(op)
-    trial = PartTrial(spec, part, spec.cases["boxes"](SampleMaker(torch.float16, device_name)))
+    loaded = LoadedPart(spec, part, spec.cases["boxes"](SampleMaker(torch.float16, device_name)))
     with override({op: tile(op, 16, torch.device("cpu"))}):
-        trial.check()
-        trial.step()
+        loaded.check()
+        loaded.step()
         monkeypatch.setattr(triton_impl, f"conv_{part}", scaled(getattr(triton_impl, f"conv_{part}")))
         with pytest.raises(AssertionError, match="result 0"):
-            trial.check()
+            loaded.check()
 
 
 def scaled(launch: Callable[..., Any]) -> Callable[..., Any]:
@@ -55,21 +55,21 @@ def scaled(launch: Callable[..., Any]) -> Callable[..., Any]:
 @pytest.mark.parametrize("device_name", DEVICES)
 def test_a_wrong_op_is_not_timed(device_name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from cifarfast.kernels.flat.flat_ema import triton_impl
-    from cifarfast.kernels.tuning.measure import OpTrial
+    from cifarfast.kernels.tuning.measure import LoadedOp
 
     spec = spec_of("flat_ema")
-    trial = OpTrial(spec, spec.cases["even"](SampleMaker(torch.float32, device_name)))
+    loaded = LoadedOp(spec, spec.cases["even"](SampleMaker(torch.float32, device_name)))
     if device_name == "cpu":
         monkeypatch.setenv("CIFARFAST_BACKEND", "triton")
-    trial.check()
+    loaded.check()
     monkeypatch.setattr(triton_impl, "flat_ema", lambda ema, master, scalars: None)
     with pytest.raises(AssertionError, match="output 0"):
-        trial.check()
+        loaded.check()
 
 
 @pytest.mark.gpu
 @needs_gpu
-@pytest.mark.parametrize("op", ["batch_norm_act", "cross_entropy", "conv2d_stats"])
+@pytest.mark.parametrize("op", ["batch_norm_act", "cross_entropy", "conv2d"])
 def test_a_row_is_measured(op: str) -> None:
     from cifarfast.kernels.tuning.measure import Bench
     from cifarfast.kernels.tuning.workloads import workloads

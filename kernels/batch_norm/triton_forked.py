@@ -1,4 +1,4 @@
-"""Triton kernel of the fork's gradient, and the function that launches it."""
+"""Triton kernel of the input gradient where x has a second reader, whose gradient is added in the same pass."""
 
 # mypy: allow-untyped-defs, allow-incomplete-defs
 
@@ -7,11 +7,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ...tuning.tables import tile
-from ..arguments import contiguous_affine
-from ..triton_backward import gradient_sums, through_activation, through_batch_norm
-from ..triton_statistics import as_matrix, load_affine, normalize, schedule, share, stages
-from ..triton_sums import as_parameters, load_sums
+from ..tuning.tables import tile
+from .triton_backward import through_activation, through_batch_norm
+from .triton_statistics import as_matrix, load_affine, normalize, schedule, share, stages
+from .triton_sums import load_sums
 
 
 @triton.jit(do_not_specialize=["n_rows", "n_groups", "rows_per_program", "other_groups"])
@@ -58,25 +57,6 @@ def fork_batch_norm_act_bwd_kernel(
         tl.store(dx_ptr + offsets, dx.to(dtype), mask=ok)
 
 
-def fork_batch_norm_act_bwd(
-    grad: Tensor,
-    other: Tensor | None,
-    x: Tensor,
-    statistics: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    training: bool,
-    act: str,
-    negative_slope: float,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of x (through BN from ``grad``, plus ``other``), weight and bias; the last two may be empty."""
-    x, grad = as_matrix(x), as_matrix(grad)
-    affine = (x, *contiguous_affine(statistics, weight, bias))
-    d_bias, d_weight = gradient_sums(grad, affine, None, None, act, negative_slope)
-    dx = forked_input_gradient(grad, other, affine, d_bias, d_weight, training, act, negative_slope)
-    return dx, *as_parameters(d_bias, d_weight, weight)
-
-
 def forked_input_gradient(
     grad: Tensor,
     other: Tensor | None,
@@ -90,7 +70,7 @@ def forked_input_gradient(
     """dx, channels_last, from the sums that ``gradient_sums`` returns; grad and x are channels_last."""
     x, _, weight, _ = affine
     channels = x.shape[1]
-    tiles = tile("fork_batch_norm_act", channels, x.device)
+    tiles = tile("batch_norm_act", channels, x.device)
     plan = schedule(x.numel() // channels, channels, tiles)
     row_length = channels
     if other is not None:

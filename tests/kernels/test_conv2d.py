@@ -1,10 +1,14 @@
-"""Agreement with torch, tiles, and errors of ``conv2d_stats``, beyond what its OpSpec generates."""
+"""Statistics, tiles, and errors of ``conv2d``, beyond what its OpSpec generates."""
 
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import Tensor, nn
 
-from cifarfast.kernels import conv2d_stats
+from cifarfast.kernels import conv2d
+from cifarfast.kernels.batch_norm.state import NO_NORM
+from cifarfast.kernels.convolution.arguments import Convolution, Needed
+from cifarfast.kernels.convolution.conv2d import op
 from cifarfast.kernels.convolution.tiles import fit, geometry, pixel_box
 from cifarfast.kernels.testing.compile_report import Compiled
 from cifarfast.kernels.testing.spec import OpSpec, SampleMaker
@@ -40,47 +44,55 @@ WRONG = {
 def test_mistakes_name_the_argument(mistake: str) -> None:
     arguments, name = WRONG[mistake]
     with pytest.raises(ValueError, match=rf"^{name} "):
-        conv2d_stats(**arguments)
+        conv2d(**arguments)
 
 
 def test_takes_the_pairs_that_torch_modules_keep() -> None:
     conv = torch.nn.Conv2d(8, 8, 3, stride=2, padding=1, bias=False)
     x = torch.randn(2, 8, 5, 5)
-    y, _, _ = conv2d_stats(x, conv.weight, stride=conv.stride, padding=conv.padding)
+    y = conv2d(x, conv.weight, stride=conv.stride, padding=conv.padding)
     torch.testing.assert_close(y, conv(x))
+
+
+def with_statistics(x: Tensor, weight: Tensor, **geometry: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The output, and mean and biased variance that the op found, in fp64; checked against a batch norm's buffers."""
+    norm = nn.BatchNorm2d(weight.shape[0], eps=1e-6, momentum=1.0, device=x.device)
+    y, statistics = conv2d(x, weight, **geometry, next_norm=norm)
+    assert statistics.dtype == torch.float32
+    high, low, rstd = statistics.double()
+    var, pixels = rstd**-2 - norm.eps, y.numel() // y.shape[1]
+    assert norm.num_batches_tracked.item() == 1
+    torch.testing.assert_close(norm.running_mean.double(), high + low, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(norm.running_var.double(), var * pixels / (pixels - 1), rtol=1e-4, atol=1e-6)
+    return y.double(), high + low, var
+
+
+def test_statistics(spec: OpSpec, case: str, backend_name: str, implementation: str) -> None:
+    inputs = spec.cases[case](SampleMaker(torch.bfloat16, implementation))
+    y, mean, var = with_statistics(**inputs)
+    torch.testing.assert_close(mean, y.mean(dim=(0, 2, 3)), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(var, y.var(dim=(0, 2, 3), correction=0), rtol=1e-5, atol=1e-6)
 
 
 def test_statistics_of_a_large_mean(spec: OpSpec, backend_name: str, implementation: str) -> None:
     make = SampleMaker(torch.float32, implementation)
     x = 1 + make.randn(5, 8, 4, 5, scale=1e-4)
-    weight = torch.full((8, 8, 1, 1), 12.5, device=implementation)
-    y, mean, var = torch.ops.cifarfast.conv2d_stats(x, weight, 1, 0)[0], *conv2d_stats(x, weight)[1:]
-    wide = y.double()
-    torch.testing.assert_close(mean.double(), wide.mean(dim=(0, 2, 3)), rtol=1e-7, atol=0)
-    torch.testing.assert_close(var.double(), wide.var(dim=(0, 2, 3), correction=0), rtol=1e-3, atol=0)
+    y, mean, var = with_statistics(x, torch.full((8, 8, 1, 1), 12.5, device=implementation))
+    torch.testing.assert_close(mean, y.mean(dim=(0, 2, 3)), rtol=1e-7, atol=0)
+    torch.testing.assert_close(var, y.var(dim=(0, 2, 3), correction=0), rtol=1e-3, atol=0)
 
 
-def test_statistics_over_several_tiles(spec: OpSpec, backend_name: str, implementation: str) -> None:
-    make = SampleMaker(torch.float32, implementation)
-    x, weight = make.randn(3, 8, 9, 11), make.randn(8, 8, 1, 1)
-    y, mean, var = conv2d_stats(x, weight)
-    torch.testing.assert_close(mean, y.mean(dim=(0, 2, 3)))
-    torch.testing.assert_close(var, y.var(dim=(0, 2, 3), correction=0))
-
-
-@pytest.mark.parametrize("shape", [(3, 39, 41), (2, 32, 64), (1, 65, 65)])
+@pytest.mark.parametrize("shape", [(3, 9, 11), (3, 39, 41), (2, 32, 64), (1, 65, 65)])
 def test_statistics_over_groups_of_tiles(
     shape: tuple[int, int, int], spec: OpSpec, backend_name: str, implementation: str
 ) -> None:
-    """More tiles than one program joins: a last group and a last tile with fewer, all full, one of one tile."""
+    """Several, and more than one program joins: a last group and a last tile with fewer, all full, one of one tile."""
     n, h, w = shape
     make = SampleMaker(torch.float32, implementation)
     x = 3 + make.randn(n, 8, h, w) + torch.linspace(-9, 9, h, device=implementation)[:, None]  # tiles differ
-    weight = make.randn(24, 8, 1, 1)
-    y, mean, var = conv2d_stats(x, weight)
-    wide = y.double()
-    torch.testing.assert_close(mean.double(), wide.mean(dim=(0, 2, 3)), rtol=1e-6, atol=1e-6)
-    torch.testing.assert_close(var.double(), wide.var(dim=(0, 2, 3), correction=0), rtol=2e-6, atol=0)
+    y, mean, var = with_statistics(x, make.randn(24, 8, 1, 1))
+    torch.testing.assert_close(mean, y.mean(dim=(0, 2, 3)), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(var, y.var(dim=(0, 2, 3), correction=0), rtol=2e-6, atol=0)
 
 
 @pytest.mark.parametrize("operand", ["x", "weight", "dy"])
@@ -95,9 +107,10 @@ def test_an_operand_that_no_descriptor_can_describe(
     view = moved.new_zeros(moved.numel() + 1).as_strided(moved.shape, moved.stride(), 1).copy_(moved)
     assert view.data_ptr() % 16
 
-    def results(x: torch.Tensor, weight: torch.Tensor, dy: torch.Tensor) -> list[torch.Tensor]:
-        forward = torch.ops.cifarfast.conv2d_stats(x, weight, 1, 1)
-        return [*forward, *torch.ops.cifarfast.conv2d_backward(dy, x, weight, 1, 1, True, True)]
+    def results(x: Tensor, weight: Tensor, dy: Tensor) -> list[Tensor]:
+        conv = Convolution(1, 1)
+        forward = op.forward(x, weight, NO_NORM, True, conv)
+        return [*forward, *op.backward(x, weight, dy, conv, Needed(True, True))]
 
     for result, expected in zip(results(**{**tensors, operand: view}), results(**tensors), strict=True):
         torch.testing.assert_close(result, expected, rtol=0.01, atol=0.01)
@@ -108,14 +121,14 @@ def test_gradient_only_where_needed(spec: OpSpec, backend_name: str, implementat
     x, weight = make.randn(2, 8, 3, 3), make.randn(8, 8, 3, 3)
     for needs_x in (True, False):
         a, b = x.clone().requires_grad_(needs_x), weight.clone().requires_grad_(not needs_x)
-        torch.ops.cifarfast.conv2d_stats(a, b, 1, 1)[0].sum().backward()
+        conv2d(a, b, padding=1).sum().backward()
         assert (a.grad is not None) == needs_x
         assert (b.grad is not None) != needs_x
 
 
 def test_second_derivative(spec: OpSpec, backend_name: str, implementation: str) -> None:
     x = torch.randn(1, 8, 3, 3, device=implementation, requires_grad=True)
-    y, _ = torch.ops.cifarfast.conv2d_stats(x, torch.randn(8, 8, 1, 1, device=implementation), 1, 0)
+    y = conv2d(x, torch.randn(8, 8, 1, 1, device=implementation))
     (gradient,) = torch.autograd.grad(y.sum(), x, create_graph=True)
     with pytest.raises(RuntimeError, match="no second derivative"):
         gradient.square().sum().backward()

@@ -1,0 +1,105 @@
+"""The description of ``conv2d`` for tests, benchmarks, compile report and docs."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ...testing.spec import Case, Inputs, KernelBuild, OpSpec, SampleMaker, Tolerance
+from ..builds import convolution_builds, small_builds
+from ..sample_inputs import (
+    benchmark_convolutions,
+    channels_first,
+    convolution,
+    convolution_alone,
+    convolution_flops,
+    next_state,
+    output_channels,
+    random_convolution,
+    settings,
+    sizes,
+    sliced,
+    tuning_convolutions,
+)
+from .op import conv2d, forward
+
+
+def _timed(case: Case) -> Case:
+    """The same with a batch norm after it, whose statistics are made in the time that is measured."""
+
+    def with_norm(make: SampleMaker) -> Inputs:
+        inputs = case(make)
+        norm = nn.BatchNorm2d(sizes(inputs).k, affine=False, device=inputs["x"].device)
+        return {**inputs, "next_norm": norm}
+
+    return with_norm
+
+
+def _function(*, next_norm: Any = None, **inputs: Any) -> Tensor:
+    """The convolution's output; no gradient goes to its statistics."""
+    y: Any = conv2d(next_norm=next_norm, **inputs)
+    return y if next_norm is None else y[0]
+
+
+def _reference(x: Tensor, weight: Tensor, *, next_norm: Any = None, **geometry: Any) -> Tensor:
+    return F.conv2d(x, weight, **geometry)
+
+
+def _eager(x: Tensor, weight: Tensor, *, next_norm: Any = None, **geometry: Any) -> Tensor:
+    y = F.conv2d(x, weight, **geometry)
+    if next_norm is not None:
+        var, mean = torch.var_mean(y.detach(), dim=(0, 2, 3))
+        next_norm.running_mean.lerp_(mean.float(), next_norm.momentum)
+        next_norm.running_var.lerp_(var.float(), next_norm.momentum)
+    return y
+
+
+def _op_arguments(inputs: Inputs) -> tuple[Any, ...]:
+    wants_statistics = sizes(inputs).pixels > 1
+    return forward.flatten(inputs["x"], inputs["weight"], next_state(inputs), wants_statistics, settings(inputs))
+
+
+def _bytes_moved(inputs: Inputs) -> int:
+    """Forward reads x and weight, writes y; each gradient reads two of dy, weight and x and writes one."""
+    g, size = sizes(inputs), inputs["x"].element_size()
+    return 3 * size * (inputs["x"].numel() + inputs["weight"].numel() + g.pixels * g.k)
+
+
+def _kernels() -> list[KernelBuild]:
+    return convolution_builds("conv2d", prologue=False) + small_builds()
+
+
+SPEC = OpSpec(
+    name="conv2d",
+    summary="convolution (3×3 or 1×1, stride 1 or 2) with the statistics for the batch norm after it from its epilogue",
+    replaces="torch.nn.functional.conv2d",
+    function=_function,
+    reference=_reference,
+    eager=_eager,
+    compiled_ops=("cifarfast::conv2d_functional", "cifarfast::conv2d_backward"),
+    op_arguments=_op_arguments,
+    differentiable=("x", "weight"),
+    cases={
+        "3x3": convolution(2, 8, 5, 5, 16),
+        "boxes": convolution(2, 8, 8, 8, 24),
+        "stride 2": convolution(1, 8, 5, 7, 8, stride=2),
+        "1x1 stride 2": convolution(2, 16, 4, 3, 8, size=1, stride=2, padding=0),
+        "padding 0": convolution(1, 8, 5, 4, 8, padding=0),
+        "padding 2": convolution(1, 8, 3, 3, 8, padding=2),
+        "one pixel": convolution(4, 8, 1, 1, 16),
+        "1x1": convolution(1, 24, 3, 3, 72, size=1, padding=0),
+        "channels_first": channels_first(convolution(2, 8, 3, 4, 8)),
+        "non-contiguous": sliced,
+    },
+    random_case=random_convolution,
+    benchmark_cases={name: _timed(case) for name, case in benchmark_convolutions().items()},
+    tuning_cases={name: _timed(case) for name, case in tuning_convolutions().items()},
+    library=("cuDNN convolution alone", convolution_alone),
+    tile_size=output_channels,
+    flops=convolution_flops,
+    bytes_moved=_bytes_moved,
+    kernels=_kernels,
+    forward_tolerance=Tolerance(ulps=8.0, rms_ulps=8.0),
+    gradient_tolerance=Tolerance(ulps=8.0, rms_ulps=8.0),
+)
