@@ -11,6 +11,7 @@ import argparse
 import contextlib
 import importlib
 import os
+import shlex
 import shutil
 import signal
 import sys
@@ -140,7 +141,7 @@ def _test(folder: Path, mutation: Mutation, report: int) -> None:
         first = _FirstFailure()
         import pytest
 
-        status = int(pytest.main(["-x", "-q", "-p", "no:cacheprovider", *mutation.tests.split()], [first]))
+        status = int(pytest.main(["-x", "-q", "-p", "no:cacheprovider", *shlex.split(mutation.tests)], [first]))
         imported = sys.modules["cifarfast"].__file__
         assert imported == str(folder / "cifarfast" / "__init__.py"), imported
         os.write(report, f"{first.test}\n{first.error}".encode())
