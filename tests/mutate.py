@@ -67,7 +67,7 @@ class Checkout:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._passes: dict[tuple[str, str], Outcome] = {}
+        self._clean: dict[tuple[str, str], Outcome] = {}
         ignored = shutil.ignore_patterns("__pycache__", ".*", "*.so")
         for name in COPIED:
             if (ROOT / name).is_dir():
@@ -79,10 +79,10 @@ class Checkout:
         """Whether a test catches the mistake, a line that says which or why not, and the processor time."""
         command = (mutation.tests, mutation.environment)
         seconds = 0.0
-        if command not in self._passes:
-            self._passes[command] = self._run(mutation)
-            seconds = self._passes[command].seconds
-        clean = self._passes[command]
+        if command not in self._clean:
+            self._clean[command] = self._run(mutation)
+            seconds = self._clean[command].seconds
+        clean = self._clean[command]
         if clean.status != 0:
             return False, f"WITHOUT IT: exit status {clean.status}, {clean.failed} {clean.error}", seconds
         try:
@@ -142,6 +142,8 @@ def _test(folder: Path, mutation: Mutation, report: int) -> None:
         import pytest
 
         status = int(pytest.main(["-x", "-q", "-p", "no:cacheprovider", *shlex.split(mutation.tests)], [first]))
+        if status == 0 and not first.passed:
+            status = int(pytest.ExitCode.NO_TESTS_COLLECTED)  # all were skipped
         imported = sys.modules["cifarfast"].__file__
         assert imported == str(folder / "cifarfast" / "__init__.py"), imported
         os.write(report, f"{first.test}\n{first.error}".encode())
@@ -153,9 +155,13 @@ def _test(folder: Path, mutation: Mutation, report: int) -> None:
 
 
 class _FirstFailure:
-    """A plugin of pytest that keeps the first failure's test and error."""
+    """A plugin of pytest that keeps the first failure's test and error, and counts the tests that pass."""
 
     test = error = ""
+    passed = 0
+
+    def pytest_runtest_logreport(self, report) -> None:
+        self.passed += report.when == "call" and report.passed
 
     def pytest_exception_interact(self, node, call, report) -> None:
         if not self.test:

@@ -346,11 +346,11 @@ TRAINER = [
         DISTRIBUTIONS + " -k quantiles",
     ),
     Mutation(
-        "a policy's first operation comes twice",
-        MIXING,
-        "start + chosen * per_entry + k]",
-        "start + chosen * per_entry]",
-        "tests/augment/test_against_torchvision.py -k autoaugment",
+        "posterize takes a bit too few",
+        "cifarfast/augment/policies.py",
+        "round(position / ((bins - 1) / self.posterize_bits))",
+        "round(position / (bins / self.posterize_bits))",
+        "tests/augment/test_policies.py -k magnitudes",
     ),
     # inference, ensembling
     Mutation(
@@ -569,23 +569,29 @@ KERNELS = [
         LIBRARY,
         "torch.autograd.graph.increment_version(flat[i])",
         "pass",
-        OF_LIBRARY,
+        f"{OF_LIBRARY}::test_a_write_is_seen_by_autograd",
     ),
-    Mutation("a compiled op leaves its buffers", LIBRARY, "flat[i].copy_(value)", "pass", OF_LIBRARY),
+    Mutation(
+        "a compiled op leaves its buffers",
+        LIBRARY,
+        "flat[i].copy_(value)",
+        "pass",
+        f"{OF_LIBRARY}::test_values_gradients_and_buffer -k 'compiled and not no'",
+    ),
     Mutation(
         "a second derivative is taken for zero",
         LIBRARY,
         '        raise RuntimeError(\n            f"{self._operator.name} has no gradient',
         "        return (None,) * len(self._operator.fields)\n"
         '        raise RuntimeError(\n            f"{self._operator.name} has no gradient',
-        OF_LIBRARY,
+        f"{OF_LIBRARY}::test_second_derivative_is_an_error",
     ),
     Mutation(
         "a returned input's gradient is dropped",
         LIBRARY,
         "{self._names[0]: other}",
         "{self._names[0]: None}",
-        OF_LIBRARY,
+        f"{OF_LIBRARY}::test_returned_input[x-eager]",
     ),
     # replace
     Mutation(
