@@ -2,7 +2,7 @@
 
     python -m tests.mutate [--room ROOM …] [--only NAME …] [--jobs N]
 
-The mistakes are in ``tests/mutations.py``. Each is planted in a copy of the checkout, and the tests it names run there.
+The mistakes are in ``mutations.toml``. Each is planted in a copy of the checkout, and the tests it names run there.
 They must pass without the mistake, and one of them must fail with it. A mistake whose tests all pass is a hole in the
 tests; a mistake that breaks an import is itself wrong. The exit status is 1 unless every mistake is caught.
 """
@@ -17,6 +17,7 @@ import signal
 import sys
 import tempfile
 import time
+import tomllib
 import traceback
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -49,6 +50,11 @@ class Mutation:
     def room(self) -> str:
         """The folder of the mistake's tests."""
         return Path(self.tests.split()[0].partition("::")[0]).parts[1]
+
+
+MUTATIONS = [
+    Mutation(**entry) for entry in tomllib.loads(Path(__file__).with_name("mutations.toml").read_text())["mutation"]
+]
 
 
 @dataclass(frozen=True)
@@ -171,9 +177,6 @@ class _FirstFailure:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Try the mistakes and print a table; 1 unless all are caught."""
-    sys.path.insert(0, str(ROOT / "tests"))
-    from mutations import MUTATIONS
-
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--room", nargs="+", metavar="ROOM", choices=sorted({m.room for m in MUTATIONS}))
     parser.add_argument("--only", nargs="+", metavar="NAME", choices=[m.name for m in MUTATIONS])

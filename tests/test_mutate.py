@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from mutations import MUTATIONS
+from mutate import MUTATIONS
 
 ROOT = Path(__file__).parents[1]
 
