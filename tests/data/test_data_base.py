@@ -119,6 +119,8 @@ def test_validation_and_limit_depend_on_the_seed_alone() -> None:
     assert torch.equal(first.train.images, again.train.images)
     assert not torch.equal(first.val.images, other.val.images)
     assert len(first.train) == 40
+    limited, drawn_otherwise = (load_dataset(SMALL, limit_train=40, seed=seed).train for seed in (1, 2))
+    assert not torch.equal(limited.images, drawn_otherwise.images)
     # the limit takes from what the validation split left
     assert not set(images_as_rows(first.train)) & set(images_as_rows(first.val))
     unlimited = load_dataset(SMALL, val_split=0.2, seed=1)

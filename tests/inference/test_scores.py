@@ -59,6 +59,12 @@ def test_calibration_error_by_brute_force(predictions: tuple[np.ndarray, np.ndar
     assert expected_calibration_error(calibration(p, labels)) == pytest.approx(total, abs=1e-12)
 
 
+def test_a_calibration_bin_holds_its_upper_edge() -> None:
+    table = calibration(np.array([[0.5, 0.5], [0.75, 0.25], [0.0, 1.0]]), np.array([0, 0, 0]), bins=4)
+    assert table[:, 0].tolist() == [0, 1, 1, 1]
+    assert table[1:].tolist() == [[1, 0.5, 1], [1, 0.75, 1], [1, 1, 0]]
+
+
 def test_a_class_without_samples_does_not_count() -> None:
     logits = np.array([[2.0, 1.0, 0.0], [0.0, 1.0, 3.0], [1.0, 0.5, 0.0]])
     scores = score_predictions(logits, np.array([0, 1, 0]), "abc")

@@ -22,11 +22,11 @@ OPTIMIZERS = {
 }
 
 
-def network() -> nn.Sequential:
+def network(inner: int = 6) -> nn.Sequential:
     torch.manual_seed(0)
     # no bias before the batch norm: its gradient is rounding, which some optimizers blow up
-    layers = [nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 6, 3), nn.Flatten()]
-    return nn.Sequential(*layers, nn.Linear(6 * 16, 5)).to(memory_format=torch.channels_last)
+    layers = [nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, inner, 3), nn.Flatten()]
+    return nn.Sequential(*layers, nn.Linear(inner * 16, 5)).to(memory_format=torch.channels_last)
 
 
 def flat_with(model: nn.Module, recipe: Recipe) -> tuple[FlatParameters, FlatOptimizer]:
@@ -121,8 +121,12 @@ def test_clipping_is_torchs(max_norm: float) -> None:
 
 def test_lookahead_against_plain_steps() -> None:
     model, reference = network(), network()
-    recipe = Recipe(lr=0.1, momentum=0, weight_decay=0, lookahead_every=3, lookahead_alpha=0.4).resolved("cpu")
-    flat, optimizer = flat_with(model, recipe)
+    settings = {"momentum": 0, "weight_decay": 0, "lookahead_every": 3, "lookahead_alpha": 0.4, "ema_decay": 0.9}
+    recipe = Recipe(lr=0.1, **settings).resolved("cpu")  # type: ignore[arg-type]
+    flat = flat_parameters(model, recipe)
+    ema = flat.master.clone()
+    optimizer = FlatOptimizer(flat, recipe, ema=ema)
+    averages = [p.detach().clone() for p in reference.parameters()]
     theirs = torch.optim.SGD(reference.parameters(), lr=0.1)
     slow = [p.detach().clone() for p in reference.parameters()]
     for step in range(8):
@@ -135,8 +139,13 @@ def test_lookahead_against_plain_steps() -> None:
             for p, kept in zip(reference.parameters(), slow, strict=True):
                 kept.lerp_(p.detach(), 0.4)
                 p.data.copy_(kept)
-    for ours, expected in zip(model.parameters(), reference.parameters(), strict=True):
+        for p, average in zip(reference.parameters(), averages, strict=True):
+            average.lerp_(p.detach(), 0.1)
+    for (name, ours), expected, average in zip(
+        model.named_parameters(), reference.parameters(), averages, strict=True
+    ):
         torch.testing.assert_close(ours, expected)
+        torch.testing.assert_close(flat.views(ema)[name], average)
 
 
 @pytest.mark.parametrize("shape", [(3, 8, 20), (2, 20, 8), (1, 6, 6)])
@@ -153,8 +162,9 @@ def test_orthogonalise(shape: tuple[int, ...]) -> None:
     assert torch.equal(orthogonalise(torch.zeros(1, 3, 4), 5), torch.zeros(1, 3, 4))
 
 
-def test_muon_against_plain_steps() -> None:
-    model, reference = network(), network()
+@pytest.mark.parametrize("rows", [6, 50])
+def test_muon_against_plain_steps(rows: int) -> None:
+    model, reference = network(rows), network(rows)
     recipe = Recipe(optimizer="muon", lr=0.02, muon_rest_lr=0.1, momentum=0.9, weight_decay=0.01).resolved("cpu")
     flat, optimizer = flat_with(model, recipe)
     twins = dict(reference.named_parameters())
@@ -171,8 +181,9 @@ def test_muon_against_plain_steps() -> None:
                 p.sub_(0.1 * 0.01 * p)
             sgd.step()
             buffer.lerp_(inner.grad, 0.1)
-            direction = inner.grad.lerp(buffer, 0.9).reshape(1, 6, 36)
-            inner.sub_(0.02 * (orthogonalise(direction, 5).view_as(inner) + 0.01 * inner))
+            direction = inner.grad.lerp(buffer, 0.9).reshape(1, rows, 36)
+            update = max(1.0, rows / 36) ** 0.5 * orthogonalise(direction, 5).view_as(inner)
+            inner.sub_(0.02 * (update + 0.01 * inner))
     for ours, expected in zip(model.parameters(), reference.parameters(), strict=True):
         torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-6)
 

@@ -215,4 +215,10 @@ def test_parts_cover_everything_once(count: int, size: int) -> None:
     worlds = [World(rank, size) for rank in range(size)]
     covered = [i for world in worlds for i in range(count)[world.shard(count)]]
     assert covered == list(range(count))
-    assert sum(world.shard_weight(count) for world in worlds) == pytest.approx(size)
+    items = torch.arange(count).double()
+    shares = [items[world.shard(count)] for world in worlds]
+    weighed = [
+        world.shard_weight(count) * share.mean() for world, share in zip(worlds, shares, strict=True) if len(share)
+    ]
+    assert sum(weighed) / size == pytest.approx(items.mean().item())
+    assert all(world.shard_weight(count) == 0 for world, share in zip(worlds, shares, strict=True) if not len(share))

@@ -47,6 +47,8 @@ def assert_same_outcome(run: Path, reference: Path) -> None:
         assert ours.tensors[kind].keys() == tensors.keys()
         for name, tensor in tensors.items():
             assert torch.equal(ours.tensors[kind][name], tensor), f"{kind}: {name}"
+    for key in ("running", "schedule", "scaler"):
+        assert ours.state[key] == theirs.state[key]
     assert (run / "metrics.csv").read_bytes() == (reference / "metrics.csv").read_bytes()
     results = [json.loads((folder / "result.json").read_text()) for folder in (run, reference)]
     for key in ("test_accuracy_percent", "best_epoch", "test_loss", "epochs"):

@@ -11,7 +11,6 @@ from small_steps import BATCH, make_step, run_steps
 from torch import Tensor, nn
 
 from cifarfast.data import load_dataset
-from cifarfast.optim import ema_decay_at
 from cifarfast.random import Purpose, permutation
 from cifarfast.recipes.recipe import Recipe
 from cifarfast.runs.run_folder import RunFolder
@@ -84,7 +83,7 @@ def test_fifty_steps_are_those_of_a_plain_loop(settings: dict[str, object]) -> N
             nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_norm)
         optimizer.param_groups[0]["lr"] = rate
         optimizer.step()
-        decay = ema_decay_at(i, recipe.ema_decay, warmup=recipe.ema_warmup)
+        decay = min(recipe.ema_decay, (1 + i) / (10 + i)) if recipe.ema_warmup else recipe.ema_decay
         for ours, theirs in zip(ema.state_dict().values(), model.state_dict().values(), strict=True):
             ours.copy_(ours * decay + theirs * (1 - decay) if ours.is_floating_point() else theirs)
     pairs = [(step.model, model)] + ([(step.ema.module, ema)] if step.ema else [])
