@@ -10,8 +10,8 @@ from torch import Tensor
 from ..testing.shapes import Shape
 from ..testing.spec import Case, Inputs, SampleMaker
 from .activations import ACTIVATIONS, activate
-from .batch_norm_act import torch_impl
-from .state import BatchNormState
+from .arguments import statistics_dtype
+from .norm import Norm
 
 
 def batch_norm_inputs(make: SampleMaker, x: Tensor, **settings: Any) -> Inputs:
@@ -148,14 +148,21 @@ def largest_term(inputs: Inputs) -> float:
     return max(1.0, far.max().item() + (0.0 if residual is None else residual.detach().abs().max().item()))
 
 
-def given_statistics(inputs: Inputs) -> tuple[Tensor, bool]:
-    """The statistics [3, C] that the op normalises with, and whether they are x's own."""
-    x, training = inputs["x"].detach(), inputs.get("training", False)
-    eps = inputs.get("eps", 1e-5)
-    if training:
-        return torch_impl.batch_norm_statistics(x, BatchNormState(None, None, None, 0.0, eps)), True
+def given_statistics(inputs: Inputs) -> Tensor:
+    """The statistics [3, C] that the op normalises x with."""
+    wide = inputs["x"].detach().to(statistics_dtype(inputs["x"]))
     mean, var = inputs["running_mean"], inputs["running_var"]
-    return torch.stack([mean, torch.zeros_like(mean), 1 / (var + eps).sqrt()]), False
+    if inputs.get("training", False):
+        var, mean = torch.var_mean(wide, dim=(0, 2, 3), correction=0)
+    mean, var = mean.to(wide.dtype), var.to(wide.dtype)
+    return torch.stack([mean, torch.zeros_like(mean), 1 / (var + inputs.get("eps", 1e-5)).sqrt()])
+
+
+def given_norm(inputs: Inputs) -> Norm:
+    """The batch norm of x and its activation, as the ops take them."""
+    affine = (given_statistics(inputs), inputs.get("weight"), inputs.get("bias"))
+    training = inputs.get("training", False)
+    return Norm(*affine, training, inputs.get("act", "relu"), inputs.get("negative_slope", 0.01))
 
 
 def eager_batch_norm_act(

@@ -52,10 +52,6 @@ class BatchNormState:
         """The same where another op has updated the buffers."""
         return type(self)(None, None, None, self.momentum, self.eps)
 
-    def arguments(self) -> tuple[Tensor | None, Tensor | None, Tensor | None, float | None, float]:
-        """As the ops take them."""
-        return self.running_mean, self.running_var, self.num_batches_tracked, self.momentum, self.eps
-
     def kernel_arguments(self) -> dict[str, Any]:
         """As kernels with ``store_statistics`` take them; of a cumulative average the count is incremented here, for
         more than one program reads it."""

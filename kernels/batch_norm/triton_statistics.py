@@ -7,7 +7,6 @@ and a chunk of consecutive rows, which it walks through tile by tile with asynch
 # mypy: allow-untyped-defs, allow-incomplete-defs
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import triton
@@ -199,9 +198,8 @@ def as_matrix(x: Tensor) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last)
 
 
-def batch_norm_statistics(x: Tensor, state: Any, *rest: Any) -> Tensor:
+def batch_norm_statistics(x: Tensor, state: BatchNormState) -> Tensor:
     """Return mean, the mean's part below its rounding, and rstd as [3, C]; update the running statistics."""
-    state = state if isinstance(state, BatchNormState) else BatchNormState(state, *rest)
     x = as_matrix(x)
     channels = x.shape[1]
     tiles = tile("batch_norm_act", channels, x.device)

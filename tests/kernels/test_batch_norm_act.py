@@ -38,8 +38,7 @@ def _draw(device: str, n: int, c: int, h: int, w: int, **changes: object) -> Inp
 
 def _norm(inputs: Inputs) -> Norm:
     """As ``batch_norm_act`` hands it to its op."""
-    statistics, training = given_statistics(inputs)
-    return Norm(statistics, inputs["weight"], inputs["bias"], training, inputs.get("act", "relu"), 0.0)
+    return replace(given_norm(inputs), negative_slope=0.0)
 
 
 def _norm_of_one_channel(device: str, weight: float = 1.0, act: str = "relu") -> Norm:
@@ -313,7 +312,7 @@ def test_module_compiles_fullgraph(training: bool, spec: OpSpec, backend_name: s
 def test_given_statistics(dtype: torch.dtype, spec: OpSpec, backend_name: str, implementation: str) -> None:
     """They normalise x, gradients go through them as through x's own, and the running ones stay."""
     inputs = channels_last(2, 8, 5, 3)(SampleMaker(dtype, implementation))
-    statistics, _ = given_statistics(inputs)
+    statistics = given_statistics(inputs)
     leaves = [inputs[name].requires_grad_() for name in ("x", "weight", "bias")]
     before = [inputs[name].clone() for name in ("running_mean", "running_var")]
     count = torch.tensor(4, device=implementation)

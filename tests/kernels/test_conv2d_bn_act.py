@@ -70,7 +70,8 @@ def test_opcheck_of_the_other_ops(spec: OpSpec, backend_name: str, implementatio
     x, conv_weight, weight, bias = (inputs[name] for name in ("x", "conv_weight", "weight", "bias"))
     affine = (running_statistics(inputs), weight, bias)
     y = F.conv2d(x, conv_weight, padding=1).contiguous(memory_format=torch.channels_last)
-    buffers = next_state(inputs).arguments()[:3]
+    state = next_state(inputs)
+    buffers = (state.running_mean, state.running_var, state.num_batches_tracked)
     ops = torch.ops.cifarfast
     for tensor in (None, y):
         folded = (x, conv_weight, *affine, False, "relu", 0.0, tensor, 1, 1)

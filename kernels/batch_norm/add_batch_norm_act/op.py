@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from ...dropout.draws import NO_DROPOUT
-from ...library import Gradients, operator
-from ..arguments import check_batch_norm, check_residual, runs_plain_torch, statistics_dtype
+from ...library import Gradients, operator, runs_plain_torch
+from ..arguments import check_batch_norm, check_residual, statistics_dtype
 from ..batch_norm_act.op import backward
 from ..batch_norm_act.statistics import running_statistics
 from ..norm import Norm

@@ -54,7 +54,7 @@ def _op_arguments(inputs: Inputs) -> tuple[Any, ...]:
     state = (*(inputs.get(name) for name in names), inputs.get("momentum", 0.1), 1e-5)
     statistics = None
     if not inputs.get("training", False):
-        statistics, _ = given_statistics({**inputs, "x": inputs["a"] + inputs["b"]})
+        statistics = given_statistics({**inputs, "x": inputs["a"] + inputs["b"]})
         state = (None, None, None, 0.0, 0.0)
     norm = (inputs.get("weight"), inputs.get("bias"), inputs.get("act", "relu"), inputs.get("negative_slope", 0.01))
     return inputs["a"], inputs["b"], statistics, *state, *norm

@@ -78,7 +78,7 @@ def _both(batch_norm_act: Callable[..., Tensor]) -> Callable[..., Any]:
 
 
 def _op_arguments(inputs: Inputs) -> tuple[Any, ...]:
-    statistics, training = given_statistics(inputs)
+    statistics, training = given_statistics(inputs), inputs.get("training", False)
     settings = (training, inputs.get("act", "relu"), inputs.get("negative_slope", 0.01))
     tensors = (inputs.get(name) for name in ("residual", "seed", "step", "indices"))
     dropping = (inputs.get("dropout_p", 0.0), inputs.get("layer", 0))

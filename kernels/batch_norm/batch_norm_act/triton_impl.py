@@ -133,35 +133,3 @@ def batch_norm_act_backward(
         dx = forked_input_gradient(grad, other, affine, *sums, norm.training, act, slope)
     grad_residual = x.new_empty(0) if dz is None or not has_residual else dz
     return dx, *as_parameters(*sums, norm.weight), grad_residual
-
-
-def batch_norm_act_bwd(
-    grad: Tensor,
-    x: Tensor,
-    statistics: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    saved: Tensor | None,
-    has_residual: bool,
-    training: bool,
-    act: str,
-    negative_slope: float,
-    dropping: Dropping = NO_DROPOUT,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """``batch_norm_act_backward`` of arguments that are not yet a norm."""
-    norm = Norm(statistics, weight, bias, training, act, negative_slope)
-    return batch_norm_act_backward(grad, x, norm, saved, has_residual, dropping)
-
-
-def batch_norm_act_fwd(
-    x: Tensor,
-    statistics: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    residual: Tensor | None,
-    act: str,
-    negative_slope: float,
-    dropping: Dropping = NO_DROPOUT,
-) -> Tensor:
-    """``batch_norm_act`` of arguments that are not yet a norm."""
-    return batch_norm_act(x, Norm(statistics, weight, bias, False, act, negative_slope), residual, dropping)

@@ -5,9 +5,8 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...batch_norm.arguments import runs_plain_torch
 from ...batch_norm.state import BatchNormState
-from ...library import Gradients, operator
+from ...library import Gradients, operator, runs_plain_torch
 from ..arguments import (
     Convolution,
     Needed,

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...batch_norm.arguments import check_batch_norm, check_statistics, runs_plain_torch
+from ...batch_norm.arguments import check_batch_norm, check_statistics
 from ...batch_norm.batch_norm_act.statistics import input_statistics
 from ...batch_norm.norm import Norm
 from ...batch_norm.state import BatchNormState
-from ...library import Gradients, operator
+from ...library import Gradients, operator, runs_plain_torch
 from .reference import global_avg_pool_act_reference
 
 _OP = "global_avg_pool_act"

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...batch_norm.arguments import check_batch_norm, runs_plain_torch
+from ...batch_norm.arguments import check_batch_norm
 from ...batch_norm.batch_norm_act.statistics import input_statistics
 from ...batch_norm.norm import Norm
 from ...batch_norm.state import BatchNormState
-from ...library import Gradients, operator
+from ...library import Gradients, operator, runs_plain_torch
 from .reference import max_pool_bn_act_reference
 
 _OP = "max_pool_bn_act"

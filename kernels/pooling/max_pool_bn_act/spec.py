@@ -31,7 +31,7 @@ from .reference import max_pool_bn_act_reference
 
 
 def _op_arguments(inputs: Inputs) -> tuple[Any, ...]:
-    statistics, training = given_statistics(inputs)
+    statistics, training = given_statistics(inputs), inputs.get("training", False)
     settings = (training, inputs.get("act", "relu"), inputs.get("negative_slope", 0.01))
     return inputs["x"], statistics, inputs.get("weight"), inputs.get("bias"), *settings
 
