@@ -2,8 +2,8 @@
 
 ``python -m bench.launches [--arch wrn16_8] [--optimizer asam] [--convolutions library|triton]`` prints every kernel
 with its count and the lines of this project that it comes from; ``--save`` counts the cases that targets are for and
-writes ``bench/results/cpu/launches.json``. The step runs on the CPU as on a GPU, but where a Triton kernel would be
-launched, the launch is noted and nothing runs: what the step computes is rubbish, and no launch depends on it.
+writes ``bench/results/cpu/launches.json``. The step runs on the CPU as on a GPU, but launches of Triton kernels are
+recorded (``kernels/testing/recorder.py``): what the step computes is rubbish, and no launch depends on it.
 
 What is counted, one each:
 
@@ -42,12 +42,12 @@ from cifarfast.augment import Augment
 from cifarfast.data import load_dataset
 from cifarfast.errors import UserError
 from cifarfast.kernels import backend
-from cifarfast.kernels.backend import BACKEND_VARIABLE, Choice
+from cifarfast.kernels.testing import recorder
 from cifarfast.kernels.tuning import tables as tuning
 
 ROOT = Path(__file__).resolve().parent.parent
 IMAGES = 4
-GPU = "NVIDIA H200"  # whose tiles are taken
+GPU = tuning.MODELS["sm_90"]  # whose tiles are taken
 CONVOLUTIONS = ("bn_act_conv2d", "conv2d_bn_act", "conv2d")
 # operators that make memory or read it on the host; views say so themselves
 NO_KERNEL = {
@@ -91,26 +91,18 @@ class Launches:
         return ", ".join(found) + (", …" if len(lines) > most else "")
 
 
-_ON_CPU = torch._C.DispatchKeySet(torch._C.DispatchKey.CPU)
-
-
 class _Counting(TorchDispatchMode):
-    """Counts torch's operators, those inside this package's own operators too."""
+    """Counts torch's operators; those inside this package's own operators too, where launches are recorded."""
 
     def __init__(self, counts: Counts) -> None:
         super().__init__()
         self.counts = counts
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if function.namespace == "cifarfast":
-            with self:
-                # its implementation: a call of the operator would come here again
-                return function.redispatch(_ON_CPU, *args, **kwargs)
         name = function.overloadpacket.__name__
         if not function.is_view and name not in NO_KERNEL:
             self.counts["torch", name, _line()] += 1
-        return function(*args, **kwargs)
+        return function(*args, **(kwargs or {}))
 
 
 def _line() -> str:
@@ -118,7 +110,7 @@ def _line() -> str:
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         path = frame.f_code.co_filename
-        if path.startswith(_PACKAGES):
+        if path.startswith(_PACKAGES) and path != recorder.__file__:
             return f"{path.removeprefix(f'{ROOT}{os.sep}')}:{frame.f_lineno}"
         frame = frame.f_back
     return "?"
@@ -128,50 +120,29 @@ _PACKAGES = tuple(f"{ROOT / name}{os.sep}" for name in ("cifarfast", "kernels"))
 
 
 @contextlib.contextmanager
-def _counted(counts: Counts) -> Iterator[None]:
-    """Context in which launches are noted instead of done, and torch's operators noted and done."""
-    from triton.runtime.jit import JITFunction
-
+def _counted(convolutions: Convolutions) -> Iterator[Counts]:
+    """Context in which launches are noted instead of done as on a GPU, and torch's operators noted and done."""
+    counts: Counts = Counter()
     augment = Augment.__call__
-
-    def launch(self: Any, *args: Any, grid: Any, warmup: bool, **settings: Any) -> None:
-        counts["triton", self.fn.__name__, _line()] += 1
 
     def augment_uncounted(self: Augment, *args: Any, **settings: Any) -> Any:
         counts["cuda", "augment", _line()] += 1
         with torch.utils._python_dispatch._disable_current_modes():
             return augment(self, *args, **settings)
 
+    rows = tuning.load(GPU)
+    library = {op: {**rows[op][0], "library": 1} for op in CONVOLUTIONS}
     with (
-        mock.patch.object(JITFunction, "run", launch),
         mock.patch.object(Augment, "__call__", augment_uncounted),
-        _Counting(counts),
-    ):
-        yield
-
-
-@contextlib.contextmanager
-def _as_on_a_gpu(convolutions: Convolutions) -> Iterator[None]:
-    """Context in which ops choose as they would on a GPU, and convolutions as they are told."""
-
-    def choose(op: str, device: torch.device) -> Choice:
-        has_kernels = "triton" in backend.registered()[op]
-        return Choice("triton" if has_kernels else "torch", "what a GPU runs")
-
-    tables = tuning.load(GPU)
-    library = {op: {**tables[op][0], "library": 1} for op in CONVOLUTIONS}
-    forced = {BACKEND_VARIABLE: "triton"} if convolutions == "triton" else {}
-    with (
-        mock.patch.object(backend, "choose", choose),
         # what reads the labels' values, which on a GPU is left out
         mock.patch.object(import_module("cifarfast.kernels.cross_entropy.target").Target, "check_labels"),
-        mock.patch.dict(os.environ, forced),
-        tuning.assume(GPU),
         tuning.override(library if convolutions == "library" else {}),
+        _Counting(counts),
+        recorder.record(convolutions=convolutions) as launches,
     ):
-        if not forced:
-            os.environ.pop(BACKEND_VARIABLE, None)
-        yield
+        yield counts
+    for launch in launches:
+        counts["triton", launch.name, launch.line.removeprefix(f"{ROOT}{os.sep}")] += 1
 
 
 def count_step(case: Case, convolutions: Convolutions) -> Launches:
@@ -181,15 +152,13 @@ def count_step(case: Case, convolutions: Convolutions) -> Launches:
         case: its batch does not matter.
         convolutions: "library": cuDNN's, "triton": this package's own.
     """
-    counts: Counts = Counter()
     splits = load_dataset(f"synthetic:train={4 * IMAGES},test={IMAGES}")
     contender = Ours(replace(case, batch=IMAGES), splits, precision="bf16", **dict(OURS.settings))
-    with _as_on_a_gpu(convolutions):
-        with _counted(Counter()):  # what only a first step launches
-            contender.begin(contender.weights())
-            contender.trainer.train_step(IMAGES, 0)
-        with _counted(counts):
-            contender.trainer.train_step(IMAGES, 1)
+    with _counted(convolutions):  # what only a first step launches
+        contender.begin(contender.weights())
+        contender.trainer.train_step(IMAGES, 0)
+    with _counted(convolutions) as counts:
+        contender.trainer.train_step(IMAGES, 1)
     return Launches(counts)
 
 

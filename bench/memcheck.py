@@ -21,6 +21,8 @@ from cifarfast.augment import Augment, AutoAugment, CutMix, Cutout, RandomCrop, 
 from cifarfast.kernels import batch_norm_act, bn_act_conv2d, conv2d, global_avg_pool_act, shakedrop_bn_shortcut
 from cifarfast.kernels.backend import BACKEND_VARIABLE
 from cifarfast.kernels.testing.check import run
+from cifarfast.kernels.testing.compile_report import builds
+from cifarfast.kernels.testing.recorder import names
 from cifarfast.kernels.testing.spec import OpSpec, SampleMaker, all_specs
 
 
@@ -30,7 +32,7 @@ class Checked:
 
     op: str
     kernels: set[str]
-    """Its kernels, by its OpSpec."""
+    """Its kernels, by the compile report."""
     cases: list[str] = field(default_factory=list)
     launched: set[str] = field(default_factory=set)
 
@@ -52,9 +54,9 @@ def by_size(spec: OpSpec) -> list[str]:
     return sorted(spec.cases, key=elements)
 
 
-def check_op(spec: OpSpec, run_case: Callable[[str], set[str]]) -> Checked:
-    """Run cases until every kernel has been launched; ``run_case`` returns the names of those that one launches."""
-    checked = Checked(spec.name, {build.kernel.__name__ for build in spec.kernels()})
+def check_op(spec: OpSpec, kernels: set[str], run_case: Callable[[str], set[str]]) -> Checked:
+    """Run cases until each of the kernels was launched; ``run_case`` returns the names of those that one launches."""
+    checked = Checked(spec.name, kernels)
     for case in by_size(spec):
         new = run_case(case) & checked.kernels - checked.launched
         if new or not checked.cases:
@@ -70,15 +72,15 @@ def launches() -> Iterator[set[str]]:
     """The names of the Triton kernels that are launched inside."""
     import triton
 
-    names: set[str] = set()
+    launched: set[str] = set()
 
     def note(metadata: Any) -> None:
-        names.add(metadata.get()["name"])
+        launched.add(metadata.get()["name"])
 
     hooks = triton.knobs.runtime.launch_enter_hook
     hooks.add(note)
     try:
-        yield names
+        yield launched
     finally:
         hooks.remove(note)
 
@@ -88,12 +90,17 @@ def run_on_gpu(spec: OpSpec) -> Callable[[str], set[str]]:
     dtype = torch.bfloat16 if torch.bfloat16 in spec.dtypes else spec.dtypes[0]
 
     def run_case(case: str) -> set[str]:
-        with launches() as names:
+        with launches() as launched:
             run(spec, spec.function, spec.cases[case](SampleMaker(dtype, "cuda")))
             torch.cuda.synchronize()
-        return set(names)
+        return set(launched)
 
     return run_case
+
+
+def check_on_gpu(spec: OpSpec) -> Checked:
+    """``check_op`` of all kernels that the compile report has of an op."""
+    return check_op(spec, names(build.launch for build in builds([spec.name], ["sm_90"])), run_on_gpu(spec))
 
 
 def augment_once() -> None:
@@ -147,7 +154,7 @@ def main() -> int:
     for spec in all_specs():
         # also where the tuning table says that a library is faster
         os.environ[BACKEND_VARIABLE] = "triton" if "triton" in spec.backends else spec.backends[0]
-        failed |= not _succeeds(spec.name, lambda spec=spec: print(check_op(spec, run_on_gpu(spec)).line(), flush=True))
+        failed |= not _succeeds(spec.name, lambda spec=spec: print(check_on_gpu(spec).line(), flush=True))
     os.environ[BACKEND_VARIABLE] = "triton"
     failed |= not _succeeds("statistics handed on", lambda: hand_statistics_on("cuda"))
     os.environ.pop(BACKEND_VARIABLE)

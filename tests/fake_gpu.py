@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import dataclasses
+import functools
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -17,8 +18,8 @@ from torch.utils._pytree import tree_leaves
 from cifarfast import augment, optim
 from cifarfast.augment import native
 from cifarfast.data import load_dataset
-from cifarfast.kernels import backend
-from cifarfast.kernels.tuning import tables as tuning
+from cifarfast.kernels import last_block
+from cifarfast.kernels.testing import recorder
 from cifarfast.recipes.build import build_augment, build_model
 from cifarfast.recipes.recipe import Recipe
 from cifarfast.runtime.distributed import World
@@ -30,19 +31,31 @@ BATCH, IMAGES = 8, 40
 
 
 class NothingFromTheHost(TorchDispatchMode):
-    """Context in which an operation on a tensor in the host's memory, such as ``torch.tensor(1)`` makes, is an error.
+    """While it watches, an operation on a tensor in the host's memory, such as ``torch.tensor(1)`` makes, is an error.
 
-    Reading a value is one already, as a fake tensor has none. ``operations`` counts those that compute.
+    Reading a value is one always, as a fake tensor has none. ``operations`` counts those that compute.
     """
 
-    NO_WORK = ("prim::", "aten::empty", "aten::_unsafe_view")
+    NO_WORK = ("prim::", "aten::empty", "aten::new_empty", "aten::_unsafe_view")
 
     def __init__(self) -> None:
         super().__init__()
         self.operations = 0
+        self._watching = False
+
+    @contextlib.contextmanager
+    def watching(self) -> Iterator[None]:
+        """Context in which it watches."""
+        self._watching = True
+        try:
+            yield
+        finally:
+            self._watching = False
 
     def __torch_dispatch__(self, operation: Any, types: Any, arguments: Any = (), named: Any = None) -> Any:
         result = operation(*arguments, **(named or {}))
+        if not self._watching:
+            return result
         hosts = [leaf for leaf in tree_leaves((arguments, named, result)) if isinstance(leaf, Tensor) and leaf.is_cpu]
         assert not hosts, f"{operation} uses a tensor in the host's memory"
         self.operations += not (operation.is_view or operation.name().startswith(self.NO_WORK))
@@ -82,8 +95,12 @@ def _move(model: nn.Module) -> nn.Module:
 
 
 @contextlib.contextmanager
-def pretended(patch: pytest.MonkeyPatch, *, compiled: bool) -> Iterator[FakeTensorMode]:
-    """Context in which torch makes fake tensors and this package believes in a GPU.
+def pretended(
+    patch: pytest.MonkeyPatch, *, compiled: bool
+) -> Iterator[tuple[NothingFromTheHost, list[recorder.Launch]]]:
+    """Context in which torch makes fake tensors, this package believes in a GPU and Triton's launches are recorded.
+
+    Yields what can watch, also what this package's own ops do, and the launches.
 
     Args:
         patch: undoes it afterwards.
@@ -93,19 +110,20 @@ def pretended(patch: pytest.MonkeyPatch, *, compiled: bool) -> Iterator[FakeTens
     for name in ("device", "device_of"):
         patch.setattr(torch.cuda, name, lambda *_: contextlib.nullcontext())
     patch.setattr(torch.cuda, "current_stream", lambda: SimpleNamespace(cuda_stream=0))
+    patch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
     patch.setattr(torch.cuda, "is_bf16_supported", lambda *_: True)
-    patch.setattr(torch.cuda, "get_device_capability", lambda *_: (9, 0))
     patch.setattr(torch.cuda.amp.common, "amp_definitely_not_available", lambda: False)
     # the engine wants a real device for its threads
     patch.setattr(torch.autograd, "grad", lambda _, leaves, *args, **named: [torch.empty_like(leaf) for leaf in leaves])
     patch.setattr(native, "usable", lambda _: _Kernel if compiled else None)
-    patch.setattr(backend, "_choose", lambda *_: backend.Choice("triton", "there seems to be a GPU"))
+    # fake tensors must not outlive their mode
+    patch.setattr(last_block, "_of_device", functools.cache(last_block._Counters))
     # the mode itself is not to be copied with the tensors
     patch.setattr(step, "copy", SimpleNamespace(deepcopy=lambda model: copy.deepcopy(model, {id(mode): mode})))
     _with_values(patch, augment.augmenter, "compile_program")
     _with_values(patch, optim.flat, "flat_table")
-    with mode, tuning.assume("NVIDIA H200"):
-        yield mode
+    with mode, NothingFromTheHost() as watch, recorder.record(convolutions="library") as launches:
+        yield watch, launches
 
 
 def _with_values(patch: pytest.MonkeyPatch, module: Any, name: str) -> None:
@@ -123,12 +141,14 @@ def _with_values(patch: pytest.MonkeyPatch, module: Any, name: str) -> None:
 
 
 def operations_of_a_step(patch: pytest.MonkeyPatch, *, compiled: bool = True, **settings: Any) -> int:
-    """Run a step on synthetic images as on a GPU, without the network's backward; return how many operations it has."""
+    """Run a step on synthetic images as on a GPU, without the network's backward; return how many operations it has,
+    those of this package's ops and the launches of its kernels among them.
+    """
     base = {"arch": "wrn10_1", "dataset": f"synthetic:classes=10,train={IMAGES},test=6", "batch_size": BATCH}
     recipe = Recipe(**base | {"precision": "bf16", "backend": "fused"} | settings).resolved("cuda")  # type: ignore[arg-type]
     train = load_dataset(recipe.dataset).train
     model = build_model(recipe, train)
-    with pretended(patch, compiled=compiled):
+    with pretended(patch, compiled=compiled) as (watch, launches):
         train = dataclasses.replace(train, images=_empty(train.images), labels=_empty(train.labels))
         augmentation = build_augment(recipe, (0.5,) * 3, (0.25,) * 3, training=True)
         taken = TrainStep(
@@ -140,7 +160,9 @@ def operations_of_a_step(patch: pytest.MonkeyPatch, *, compiled: bool = True, **
         model.train()
         indices = torch.zeros(1, dtype=torch.int64, device=GPU)
         augmentation(train.images, train.labels, indices, 0)  # its tables
-        with NothingFromTheHost() as watch:
+        last_block.take_counters(1, GPU)  # the first makes them
+        launches.clear()
+        with watch.watching():
             taken.run(BATCH, recipe.sam != "none")
         assert taken.flat.master.device == GPU
-    return watch.operations
+    return watch.operations + len(launches)

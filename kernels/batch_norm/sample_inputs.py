@@ -77,14 +77,22 @@ def not_affine(case: Case) -> Case:
     }
 
 
-def cumulative(case: Case) -> Case:
-    """The running statistics as the mean of all batches, this one being the third."""
-    count = {"momentum": None}
+def counted(case: Case) -> Case:
+    """The same with the count of batches, as a module has it."""
     return lambda make: {
         **case(make),
-        **count,
         "num_batches_tracked": torch.tensor(2, dtype=torch.int64, device=make.device),
     }
+
+
+def cumulative(case: Case) -> Case:
+    """The running statistics as the mean of all batches, this one being the third."""
+    return lambda make: {**counted(case)(make), "momentum": None}
+
+
+def compiled(c: int, **settings: Any) -> Case:
+    """What the compile report has of c channels."""
+    return counted(channels_last(16, c, 8, 8, **settings))
 
 
 def timed(n: int, c: int, h: int, w: int, *, residual: bool = False, **settings: Any) -> Case:

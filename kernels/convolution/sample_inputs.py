@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..batch_norm.arguments import statistics_dtype
 from ..batch_norm.norm import Norm
-from ..batch_norm.sample_inputs import eager_batch_norm_act
+from ..batch_norm.sample_inputs import counted, eager_batch_norm_act
 from ..batch_norm.state import BatchNormState
 from ..testing.shapes import between_shapes, pyramid_shapes, wide_shapes
 from ..testing.spec import Case, Inputs, SampleMaker
@@ -65,6 +65,27 @@ def with_norm(case: Case, *, norm_first: bool, **settings: Any) -> Case:
         }
 
     return normed
+
+
+def compiled(
+    c: int, *, norm_first: bool, size: int = 3, stride: int = 1, next_norm: bool = False, **settings: Any
+) -> Case:
+    """What the compile report has of a convolution from c to c channels: a network's, so with parameters in fp32."""
+    side = 32 * stride
+    case = with_norm(
+        convolution(128, c, side, side, c, size=size, stride=stride, padding=size // 2),
+        norm_first=norm_first,
+        **settings,
+    )
+
+    def with_fp32_parameters(make: SampleMaker) -> Inputs:
+        inputs = counted(case)(make)
+        parameters = {name: inputs[name].float() for name in ("running_mean", "running_var", "weight", "bias")}
+        if next_norm:
+            parameters["next_norm"] = torch.nn.BatchNorm2d(c, device=make.device)
+        return {**inputs, **parameters}
+
+    return with_fp32_parameters
 
 
 def without_parameters(case: Case) -> Case:

@@ -8,18 +8,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..testing.shapes import between_shapes, wide_shapes
-from ..testing.spec import Case, Inputs, KernelBuild, OpSpec, SampleMaker
+from ..testing.spec import Case, Inputs, OpSpec, SampleMaker, in_fp32
 from ..tuning.tables import sizes
 from .draws import GROUP, Dropping
 from .op import dropout, forward
 from .reference import dropout_reference
-
-# kernel arguments that describe what is dropped
-DROPPING_SIGNATURE = {
-    **dict.fromkeys(("seed_ptr", "step_ptr", "indices_ptr"), "*i64"),
-    **dict.fromkeys(("draw_stream", "threshold"), "i32"),
-    "keep_scale": "fp32",
-}
 
 
 def _inputs(*shape: int, p: float = 0.3, **settings: Any) -> Case:
@@ -75,28 +68,15 @@ def _bytes_moved(inputs: Inputs) -> int:
     return 4 * inputs["x"].nbytes
 
 
-def _kernels() -> list[KernelBuild]:
-    """Both layouts, whole groups and not, at every tile."""
-    from . import triton_impl
-
-    builds = []
-    counts = dict.fromkeys(("channels", "groups", "pixels"), "i32")
+def _compile_cases() -> dict[str, Case]:
+    """Both layouts, whole groups of channels and not, at every tile."""
+    cases: dict[str, Case] = {}
     for elements in sizes(SPEC.name, 128 * 32 * 32):
-        tiles = triton_impl.tile(SPEC.name, elements, torch.device("cpu"))
-        for dtype, last, whole in (("bf16", True, True), ("fp32", True, False), ("bf16", False, True)):
-            signature = {"x_ptr": f"*{dtype}", "out_ptr": f"*{dtype}", **counts}
-            constexprs = {"CHANNELS_LAST": last, "WHOLE": whole, "BLOCK": tiles["elements"] // GROUP}
-            label = f"{dtype} {'channels_last' if last else 'channels_first'}, {elements} a sample"
-            builds.append(
-                KernelBuild(
-                    triton_impl.dropout_fwd_kernel,
-                    label,
-                    {**signature, **DROPPING_SIGNATURE},
-                    constexprs,
-                    num_warps=tiles["num_warps"],
-                )
-            )
-    return builds
+        channels = elements // 64
+        cases[f"channels_last, {elements} a sample"] = _channels_last(16, channels, 8, 8)
+        cases[f"fp32 odd channels, {elements} a sample"] = in_fp32(_channels_last(16, channels - 1, 8, 8))
+        cases[f"channels_first, {elements} a sample"] = _inputs(16, channels, 8, 8)
+    return cases
 
 
 SPEC = OpSpec(
@@ -128,5 +108,5 @@ SPEC = OpSpec(
     tile_size=lambda inputs: -(-inputs["x"].shape[1] // GROUP) * GROUP * prod(inputs["x"].shape[2:]),
     flops=_flops,
     bytes_moved=_bytes_moved,
-    kernels=_kernels,
+    compile_cases=_compile_cases,
 )

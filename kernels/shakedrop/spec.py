@@ -6,14 +6,11 @@ import torch
 from torch import Tensor
 
 from ..testing.shapes import between_shapes, pyramid_shapes
-from ..testing.spec import Case, Inputs, KernelBuild, OpSpec, SampleMaker
+from ..testing.spec import Case, Inputs, OpSpec, SampleMaker, in_fp32
 from ..tuning.tables import sizes
 from .draws import KEEP_LEVELS, LEVELS, Scaling
 from .op import forward, shakedrop
 from .reference import ScaleBothWays, shakedrop_reference
-
-# kernel arguments that describe a drawn coefficient
-SCALE_SIGNATURE = {"seed_ptr": "*i64", "step_ptr": "*i64", "indices_ptr": "*i64", "keep": "i32", "draw_stream": "i32"}
 
 
 def _branch(*shape: int, keep_probability: float = 0.5, **settings: Any) -> Case:
@@ -90,25 +87,15 @@ def _bytes_moved(inputs: Inputs) -> int:
     return 5 * inputs["branch"].nbytes
 
 
-def _kernels() -> list[KernelBuild]:
-    """Both kernels at the levels that differ in code, at every tile."""
-    from . import triton_impl
-
-    builds = []
-    counts = dict.fromkeys(("n_groups", "n_channels", "n_pixels"), "i32")
+def _compile_cases() -> dict[str, Case]:
+    """The levels that differ in code, at every tile."""
+    cases: dict[str, Case] = {}
     for elements in sizes(SPEC.name, 64 * 32 * 32):
-        for dtype, level in (("bf16", 2), ("fp32", 3), ("bf16", 4)):
-            block, num_warps = triton_impl.tile_of(elements, level, torch.device("cpu"))
-            constexprs = {"LEVEL": level, "KEEP_BATCH": False, "CHANNELS_LAST": True}
-            constexprs |= {"GROUP": triton_impl.VECTOR, "BLOCK": block // triton_impl.VECTOR}
-            for kernel, names in (
-                (triton_impl.shakedrop_fwd_kernel, ("shortcut_ptr", "branch_ptr", "out_ptr")),
-                (triton_impl.shakedrop_bwd_kernel, ("grad_ptr", "out_ptr")),
-            ):
-                signature = {**dict.fromkeys(names, f"*{dtype}"), **SCALE_SIGNATURE, **counts}
-                label = f"{LEVELS[level - 1]} {dtype}, {elements} a sample"
-                builds.append(KernelBuild(kernel, label, signature, constexprs, num_warps=num_warps))
-    return builds
+        shape = (16, elements // 64, 8, 8)
+        cases[f"image, {elements} a sample"] = _channels_last(*shape)
+        cases[f"fp32 channel, {elements} a sample"] = in_fp32(_channels_last(*shape, level="channel"))
+        cases[f"pixel, {elements} a sample"] = _channels_last(*shape, level="pixel")
+    return cases
 
 
 SPEC = OpSpec(
@@ -140,6 +127,6 @@ SPEC = OpSpec(
     tile_size=lambda inputs: inputs["branch"].numel() // inputs["branch"].shape[0],
     flops=_flops,
     bytes_moved=_bytes_moved,
-    kernels=_kernels,
+    compile_cases=_compile_cases,
     surrogate_gradient=lambda inputs: inputs.get("training", True) and inputs["keep_probability"] != 1,
 )

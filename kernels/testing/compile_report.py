@@ -17,14 +17,15 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from functools import cache
+from itertools import product
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+
+import torch
 
 from .. import backend
-from ..tuning import tables as tuning
-from .spec import KernelBuild, all_specs
+from .recorder import Launch, record
+from .spec import Inputs, OpSpec, SampleMaker, all_specs
 
 # shared memory that one block may use, from the CUDA C++ programming guide's table of compute capabilities
 _KIB = 1024
@@ -34,6 +35,18 @@ _TENSOR_INSTRUCTIONS = (
     ("tcgen05", re.compile(r"\bUTC[A-Z]*MMA\b")),
     ("mma", re.compile(r"\b[HQI]MMA\b")),
 )
+# of the kernels that must use wgmma on sm_90: the argument that says how many channels a program computes. With fewer
+# than so many they do not fill the instruction.
+_CHANNELS_OF_A_TILE = {"conv_fwd_kernel": "BLOCK_K", "conv_dgrad_kernel": "BLOCK_C", "conv_wgrad_kernel": "BLOCK_K"}
+_LEAST_WGMMA_CHANNELS = 64
+
+
+@dataclass(frozen=True)
+class Build:
+    """A launch to compile; ``label`` says what launches it."""
+
+    label: str
+    launch: Launch
 
 
 @dataclass(frozen=True)
@@ -67,33 +80,20 @@ class Compiled:
         ).rstrip()
 
 
-def compile_kernel(build: KernelBuild, arch: str) -> Compiled:
-    """Compile one kernel for ``sm_80``, ``sm_90`` or ``sm_100`` and read its machine code."""
-    import triton
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
-
-    types = {name: build.signature.get(name, "constexpr") for name in build.kernel.arg_names}
-    # torch allocates tensors at multiples of 16 bytes, which is what a launch would tell the compiler
-    aligned: dict[tuple[int, ...], Any] = {
-        (index,): [["tt.divisibility", 16]] for index, kind in enumerate(types.values()) if kind.startswith("*")
-    }
-    source = ASTSource(build.kernel, types, dict(build.constexprs), aligned)
-    target = GPUTarget("cuda", int(arch.removeprefix("sm_")), 32)
-    options = {"num_warps": build.num_warps, "num_stages": build.num_stages, "maxnreg": build.max_registers}
-    compiled = triton.compile(source, target=target, options=options)
-    registers, spilled, sass = _inspect(compiled.asm["cubin"])
+def compile_kernel(build: Build) -> Compiled:
+    """Compile a kernel as it is launched and read its machine code."""
+    launch = build.launch
+    kernel = launch.compile()
+    registers, spilled, sass = _inspect(kernel.asm["cubin"])
     instruction = next((name for name, pattern in _TENSOR_INSTRUCTIONS if pattern.search(sass)), "-")
-    return Compiled(
-        build.kernel.__name__,
-        build.label,
-        arch,
-        registers,
-        spilled,
-        compiled.metadata.shared,
-        instruction,
-        build.needs_wgmma,
-    )
+    shared = kernel.metadata.shared
+    needs = needs_wgmma(launch)
+    return Compiled(launch.name, build.label, launch.arch, registers, spilled, shared, instruction, needs)
+
+
+def needs_wgmma(launch: Launch) -> bool:
+    """Whether a kernel must use Hopper's wgmma on sm_90."""
+    return launch.settings.get(_CHANNELS_OF_A_TILE.get(launch.name, ""), 0) >= _LEAST_WGMMA_CHANNELS
 
 
 def _inspect(cubin: bytes) -> tuple[int, int, str]:
@@ -112,49 +112,40 @@ def _inspect(cubin: bytes) -> tuple[int, int, str]:
     return int(counts["REG"]), int(counts["STACK"]) + int(counts["LOCAL"]), sass
 
 
-@dataclass(frozen=True)
-class Job:
-    """A kernel to compile, by what another process can find it with."""
-
-    op: str
-    index: int
-    arch: str
-
-
-def jobs(ops: Sequence[str], archs: Sequence[str]) -> list[Job]:
-    """Every kernel of the ops at the tiles of each architecture's table; one that recurs is compiled once."""
-    found: list[Job] = []
-    for arch in archs:
-        seen = set()
-        for op in ops:
-            for index, build in enumerate(_builds(op, arch)):
-                settings = (build.kernel, build.num_warps, build.num_stages, build.needs_wgmma)
-                key = (*settings, *build.signature.items(), *build.constexprs.items())
-                if key not in seen and arch in (build.archs or (arch,)):
-                    seen.add(key)
-                    found.append(Job(op, index, arch))
-    return found
+def builds(ops: Sequence[str], archs: Sequence[str]) -> list[Build]:
+    """What the ops launch at the tiles of each architecture's table; a variant that recurs is there once."""
+    found: dict[str, Build] = {}
+    for arch, op in product(archs, ops):
+        spec = next(spec for spec in all_specs() if spec.name == op)
+        with record(arch) as launches:
+            for label, case in spec.compile_cases().items():
+                first = len(launches)
+                _run(spec, case(SampleMaker(torch.bfloat16, "meta")))
+                for launch in launches[first:]:
+                    found.setdefault(launch.variant, Build(label, launch))
+    return list(found.values())
 
 
-@cache
-def _builds(op: str, arch: str) -> list[KernelBuild]:
-    with tuning.assume(tuning.MODELS[arch]):
-        return next(spec for spec in all_specs() if spec.name == op).kernels()
+def _run(spec: OpSpec, inputs: Inputs) -> None:
+    """Forward and backward, or with ``backward=False`` among the inputs the forward that needs no gradient."""
+    if not inputs.pop("backward", True):
+        spec.function(**inputs)
+        return
+    leaves = {name: inputs[name].detach().requires_grad_() for name in spec.differentiable if name in inputs}
+    results = spec.function(**{**inputs, **leaves})
+    outputs = [out for out in (results if isinstance(results, tuple) else [results]) if leaves and out.requires_grad]
+    if outputs:
+        torch.autograd.grad(outputs, list(leaves.values()), [torch.empty_like(out) for out in outputs])
 
 
-def run_job(job: Job) -> Compiled:
-    """Compile one kernel."""
-    return compile_kernel(_builds(job.op, job.arch)[job.index], job.arch)
-
-
-def compiled(todo: Sequence[Job], processes: int) -> Iterator[Compiled]:
+def compiled(todo: Sequence[Build], processes: int) -> Iterator[Compiled]:
     """The compiled kernels, in order."""
     if processes == 1:
-        yield from map(run_job, todo)
+        yield from map(compile_kernel, todo)
         return
     # spawned: a fork of a process whose threads compile may hang
     with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
-        yield from pool.map(run_job, todo)
+        yield from pool.map(compile_kernel, todo)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -175,7 +166,7 @@ def main(arguments: list[str] | None = None) -> int:
         print("TRITON_INTERPRET is set: interpreted kernels cannot be compiled", file=sys.stderr)
         return 2
     start = time.monotonic()
-    todo = jobs(options.op or sorted(backend.registered()), options.arch)
+    todo = builds(options.op or sorted(backend.registered()), options.arch)
     print(f"{'arch':7} {'kernel':36} {'variant':36} {'regs':>4} {'spills':>6} {'shared':>7}  tensor")
     problems = 0
     for kernel in compiled(todo, min(options.jobs, len(todo))):

@@ -23,6 +23,8 @@ def normal(
     shape: Sequence[int], generator: torch.Generator, device: torch.device, dtype: torch.dtype, scale: float = 1.0
 ) -> Tensor:
     """Normal values drawn on the CPU; past about a million they repeat, as drawing more takes longer than any op."""
+    if device.type == "meta":
+        return torch.empty(tuple(shape), device=device, dtype=dtype)
     n = math.prod(shape)
     drawn = torch.randn(min(n, _PERIOD), generator=generator, dtype=torch.float64) * scale
     drawn = drawn.to(device, dtype)
@@ -32,6 +34,8 @@ def normal(
 
 class SampleMaker:
     """Draws sample tensors, the same ones on every device: a CPU generator with a fixed seed, then a copy.
+
+    On the meta device, where tensors have no values, it draws no normal ones.
 
     Args:
         dtype: what ``randn`` makes unless told otherwise.
@@ -53,8 +57,8 @@ class SampleMaker:
         return torch.rand(shape, generator=self._generator, dtype=torch.float64).to(self.device, dtype)
 
     def images(self, n: int) -> int:
-        """A benchmark's batch: n on a GPU, elsewhere 2."""
-        return n if self.device.type == "cuda" else 2
+        """A benchmark's batch: n, but 2 on a CPU."""
+        return 2 if self.device.type == "cpu" else n
 
     def integers(self, high: int, *shape: int) -> Tensor:
         """int64, uniform in [0, high)."""
@@ -70,6 +74,13 @@ class SampleMaker:
 
 
 Case = Callable[[SampleMaker], Inputs]
+
+
+def in_fp32(case: Case) -> Case:
+    """The same in fp32."""
+    return lambda make: case(SampleMaker(torch.float32, make.device))
+
+
 # draw_int(low, high) returns a number of [low, high]; a property test supplies the numbers
 RandomCase = Callable[[SampleMaker, Callable[[int, int], int]], Inputs]
 
@@ -95,31 +106,6 @@ class Tolerance:
         """Ulps element by element, and of the RMS, for an output of this dtype."""
         half = dtype in HALF_DTYPES
         return (self.half_ulps, self.half_rms_ulps) if half else (self.ulps, self.rms_ulps)
-
-
-@dataclass(frozen=True)
-class KernelBuild:
-    """A Triton kernel as it is launched, for compiling it without a GPU.
-
-    Args:
-        kernel: the jitted function.
-        label: tells two builds of one kernel apart.
-        signature: type of every runtime argument (``*bf16``, ``i32``, ``fp32``), in order.
-        constexprs: value of every compile-time argument, and None for a pointer that is not passed.
-        num_warps, num_stages, max_registers: launch settings.
-        archs: the architectures that it is launched on; all if empty.
-        needs_wgmma: whether it must use Hopper's wgmma on sm_90.
-    """
-
-    kernel: Any
-    label: str
-    signature: Mapping[str, str]
-    constexprs: Mapping[str, Any]
-    num_warps: int = 4
-    num_stages: int = 3
-    max_registers: int | None = None
-    archs: tuple[str, ...] = ()
-    needs_wgmma: bool = False
 
 
 @dataclass(frozen=True)
@@ -149,7 +135,9 @@ class OpSpec:
             times its own relative error. A judge that is neither too strict nor too lax where sums cancel.
         tuning_cases: named inputs for the tuner, beside ``benchmark_cases``.
         flops, bytes_moved: of forward and backward together, for given inputs.
-        kernels: the Triton kernels to compile for a report; imports triton when called.
+        compile_cases: named inputs whose launches the compile report compiles, in bf16 unless they say otherwise: every
+            tile of the table in use, and what takes the most registers. A batch norm ``next_norm`` among them goes to
+            the form of the op that makes its statistics; with ``backward=False`` only the forward is launched.
         dtypes: the compute dtypes it is tested in.
         forward_tolerance, gradient_tolerance: see ``Tolerance``.
         mutates: the inputs that an op writes in place: outputs too, after those that the function returns, if any.
@@ -171,7 +159,7 @@ class OpSpec:
     benchmark_cases: Mapping[str, Case]
     flops: Callable[[Inputs], int]
     bytes_moved: Callable[[Inputs], int]
-    kernels: Callable[[], list[KernelBuild]]
+    compile_cases: Callable[[], Mapping[str, Case]]
     dtypes: tuple[torch.dtype, ...] = (torch.float32, *HALF_DTYPES)
     forward_tolerance: Tolerance = field(default_factory=Tolerance)
     gradient_tolerance: Tolerance = field(default_factory=Tolerance)

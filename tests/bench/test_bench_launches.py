@@ -11,6 +11,7 @@ from bench import launches
 from bench.launches import Launches, count_step
 from bench.train_step.cases import Case
 from cifarfast.kernels import backend
+from cifarfast.kernels.testing.recorder import record
 from cifarfast.models import create_model
 
 pytest.importorskip("triton")
@@ -97,7 +98,7 @@ def test_what_is_counted() -> None:
         return torch.empty_like(x).copy_(x).mul_(2)
 
     counts: launches.Counts = Counter()
-    with launches._Counting(counts):
+    with launches._Counting(counts), record():
         x = torch.empty(4, 3).view(2, 6)[0].detach()
         assert not counts
         op(x.new_zeros(5)).sum().item()

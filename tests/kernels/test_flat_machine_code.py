@@ -4,25 +4,25 @@ import re
 
 import pytest
 
+from cifarfast.kernels import backend
 from cifarfast.kernels.testing import compile_report as report
-from cifarfast.kernels.testing.spec import KernelBuild, all_specs
 
 triton = pytest.importorskip("triton")
 
+INTERPRETED = triton.knobs.runtime.interpret
 # the partial sums end in a reduction, so they are no pure stream
+OPS = [op for op in backend.registered() if op.startswith("flat_") and op != "flat_norm"]
 STREAMS = [
-    pytest.param(build, id=f"{spec.name}-{build.label}")
-    for spec in all_specs()
-    if spec.name.startswith("flat_") and spec.name != "flat_norm"
-    for build in spec.kernels()
-    if build.constexprs.get("EVEN")
+    pytest.param(build, id=f"{build.launch.name}-{build.label}")
+    for build in ([] if INTERPRETED else report.builds(OPS, ["sm_90"]))
+    if build.launch.settings.get("EVEN") and build.launch.name != "flat_norm_kernel"
 ]
 
 
-@pytest.mark.skipif(triton.knobs.runtime.interpret, reason="interpreted kernels cannot be compiled")
+@pytest.mark.skipif(INTERPRETED, reason="interpreted kernels cannot be compiled")
 @pytest.mark.parametrize("build", STREAMS)
 def test_every_fp32_access_is_a_vector_and_nothing_goes_through_shared_memory(
-    build: KernelBuild, monkeypatch: pytest.MonkeyPatch
+    build: report.Build, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     codes: list[str] = []
     inspect = report._inspect
@@ -33,7 +33,7 @@ def test_every_fp32_access_is_a_vector_and_nothing_goes_through_shared_memory(
         return registers, spilled, code
 
     monkeypatch.setattr(report, "_inspect", keep_code)
-    compiled = report.compile_kernel(build, "sm_90")
+    compiled = report.compile_kernel(build)
     assert compiled.problem is None
     assert compiled.shared_bytes == 0
     assert compiled.registers <= 64

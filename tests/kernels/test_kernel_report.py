@@ -2,11 +2,14 @@
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 
 import pytest
 
+from cifarfast import kernels
 from cifarfast.kernels.testing import compile_report as report
+from cifarfast.kernels.testing.recorder import names
 from cifarfast.kernels.testing.spec import all_specs
 from cifarfast.kernels.tuning import tables as tuning
 
@@ -16,14 +19,13 @@ GOOD = report.Compiled("k", "", "sm_80", 255, 0, 160 * 1024, "mma")
 
 
 def test_report_of_an_op(capsys: pytest.CaptureFixture[str]) -> None:
-    assert report.main(["--arch", "sm_90", "--op", "flat_norm", "global_avg_pool_act", "--jobs", "2"]) == 0
+    assert report.main(["--arch", "sm_90", "--op", "flat_norm", "flat_perturb", "--jobs", "2"]) == 0
     out, err = capsys.readouterr()
     lines = out.splitlines()
-    for spec in all_specs():
-        if spec.name in ("flat_norm", "global_avg_pool_act"):
-            kernels = {build.kernel.__name__ for build in spec.kernels() if "sm_90" in (build.archs or ("sm_90",))}
-            assert kernels
-            assert all(any(f" {kernel} " in line for line in lines) for kernel in kernels), spec.name
+    for op, kernel in (("flat_norm", "flat_norm_kernel"), ("flat_perturb", "flat_perturb_kernel")):
+        kernels = names(build.launch for build in report.builds([op], ["sm_90"]))
+        assert kernel in kernels
+        assert all(any(f" {kernel} " in line for line in lines) for kernel in kernels), op
     assert f"{len(lines) - 1} kernels, 0 with problems" in err
 
 
@@ -32,8 +34,20 @@ def test_report_of_an_op(capsys: pytest.CaptureFixture[str]) -> None:
 def test_report_of_every_kernel(arch: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert report.main(["--arch", arch]) == 0
     out = capsys.readouterr().out
-    for spec in all_specs():
-        assert any(f" {build.kernel.__name__} " in out for build in spec.kernels()), spec.name
+    assert all(f" {kernel} " in out for kernel in all_kernels())
+
+
+def test_every_kernel_is_in_the_report() -> None:
+    launched = {build.launch.kernel for build in report.builds([spec.name for spec in all_specs()], ["sm_90"])}
+    assert {kernel.rpartition(":")[2] for kernel in launched} == all_kernels()
+
+
+def all_kernels() -> set[str]:
+    """The names of the kernels that are defined in this library."""
+    sources = Path(kernels.__file__).parent.rglob("*.py")
+    return {
+        name for source in sources for name in re.findall(r"^@.+\ndef (\w+_kernel)\(", source.read_text(), re.MULTILINE)
+    }
 
 
 def test_what_is_a_problem() -> None:
@@ -61,7 +75,7 @@ def test_exit_code(
     fault: dict[str, object], message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     faulty = dataclasses.replace(GOOD, arch="sm_90", **fault)
-    monkeypatch.setattr(report, "compile_kernel", lambda build, arch: faulty)
+    monkeypatch.setattr(report, "compile_kernel", lambda build: faulty)
     assert report.main(["--arch", "sm_90", "--op", "flat_ema", "--jobs", "1"]) == 1
     out, err = capsys.readouterr()
     assert message in out
@@ -69,13 +83,13 @@ def test_exit_code(
 
 
 def test_every_wide_convolution_tile_must_have_wgmma() -> None:
-    builds = [build for spec in all_specs() for build in spec.kernels() if build.kernel.__name__.startswith("conv_")]
-    tiles = [build for build in builds if "PIXELS_RIGHT" in build.constexprs or "TAPS" in build.constexprs]
-    wide = [build for build in tiles if build.needs_wgmma]
-    assert wide
-    for build in tiles:
-        written = build.constexprs["BLOCK_C" if "KERNEL_H" in build.constexprs else "BLOCK_K"]
-        assert build.needs_wgmma == (written >= 64 and "reduce" not in build.kernel.__name__), build.label
+    convolutions = ["bn_act_conv2d", "conv2d_bn_act", "conv2d"]
+    launches = [build.launch for build in report.builds(convolutions, ["sm_90"]) if "conv_" in build.launch.name]
+    tiles = [launch for launch in launches if {"PIXELS_RIGHT", "TAPS"} & set(launch.settings)]
+    assert any(report.needs_wgmma(launch) for launch in tiles)
+    for launch in tiles:
+        written = launch.settings["BLOCK_C" if "KERNEL_H" in launch.settings else "BLOCK_K"]
+        assert report.needs_wgmma(launch) == (written >= 64 and "reduce" not in launch.name), launch
 
 
 def test_a_models_own_tiles_are_compiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,15 +99,13 @@ def test_a_models_own_tiles_are_compiled(tmp_path: Path, monkeypatch: pytest.Mon
     (tmp_path / "nvidia-h200.json").write_text(json.dumps(own))
     monkeypatch.setattr(tuning, "_FOLDER", tmp_path)
     tuning.clear()
-    report._builds.cache_clear()
     try:
         blocks = {}
         for arch in ("sm_80", "sm_90"):
-            (job,) = report.jobs(["flat_ema"], [arch])
-            blocks[arch] = report._builds(job.op, arch)[job.index].constexprs["BLOCK"]
+            (build,) = report.builds(["flat_ema"], [arch])
+            blocks[arch] = build.launch.settings["BLOCK"]
     finally:
         tuning.clear()
-        report._builds.cache_clear()
     assert blocks == {"sm_80": table["flat_ema"][0]["block"], "sm_90": 512}
 
 

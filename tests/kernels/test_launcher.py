@@ -1,6 +1,7 @@
 """Every op, and whole training steps, through Triton's real launcher on a GPU that is not there."""
 
 import os
+from functools import cache
 from typing import Any
 
 import pytest
@@ -8,9 +9,10 @@ import torch
 
 pytest.importorskip("triton")
 
-from launcher import launches
-
+from cifarfast.kernels import backend
 from cifarfast.kernels.testing.check import run
+from cifarfast.kernels.testing.compile_report import SHARED_LIMITS, builds
+from cifarfast.kernels.testing.recorder import names, record
 from cifarfast.kernels.testing.spec import OpSpec, SampleMaker
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -20,20 +22,29 @@ pytestmark = pytest.mark.skipif(INTERPRETED, reason="the interpreter is in the l
 def test_arguments_of_every_case(spec: OpSpec, dtype: torch.dtype) -> None:
     if dtype not in spec.dtypes:
         pytest.skip(f"{spec.name} does not run in {dtype}")
-    with launches(compiles=False) as names:
+    with record() as launches:
         for case in spec.cases.values():
             run(spec, spec.function, case(SampleMaker(dtype)))
-    known = {build.kernel.fn.__name__ for build in spec.kernels()}
-    assert names & known
+    known = _known_kernels(spec.name)
+    of_its_folder = {kernel for kernel in known if kernel.startswith(backend.package(spec.name))}
+    assert {launch.kernel for launch in launches} & (of_its_folder or known)
+
+
+@cache
+def _known_kernels(op: str) -> set[str]:
+    return {build.launch.kernel for build in builds([op], ["sm_90"])}
 
 
 @pytest.mark.slow
 def test_every_case_compiles_as_launched(spec: OpSpec) -> None:
     dtype = torch.bfloat16 if torch.bfloat16 in spec.dtypes else spec.dtypes[0]
-    with launches(compiles=True) as names:
+    with record() as launches:
         for case in spec.cases.values():
             run(spec, spec.function, case(SampleMaker(dtype)))
-    assert names
+    distinct = {launch.code: launch for launch in launches}
+    assert distinct
+    for launch in distinct.values():
+        assert launch.compile().metadata.shared <= SHARED_LIMITS["sm_90"], launch.name
 
 
 STEPS: list[dict[str, Any]] = [
@@ -57,7 +68,7 @@ def test_a_training_step(settings: dict[str, Any]) -> None:
     from cifarfast.inference import build_augment, predict_logits
 
     step = make_step(backend="fused", **{"precision": "bf16", **settings})
-    with launches(compiles=False) as names:
+    with record() as launches:
         step.model.train()
         step.begin(0, 0, [0.02] * 5, set())
         for perturbed in {False, step.sharpness is not None}:
@@ -65,13 +76,15 @@ def test_a_training_step(settings: dict[str, Any]) -> None:
         model = step.ema.module if step.ema else step.model
         prepare = build_augment(step.recipe, (0.5,) * 3, (0.25,) * 3, training=False)
         predict_logits(model.eval(), step.data, prepare, batch_size=BATCH, precision=step.recipe.precision)
-    assert {"batch_norm_act_fwd_kernel", "cross_entropy_fwd_kernel"} <= names
-    assert any(name.startswith(("flat_optimizer", "flat_sgd")) for name in names)
+    launched = names(launches)
+    assert {"batch_norm_act_fwd_kernel", "cross_entropy_fwd_kernel"} <= launched
+    assert any(name.startswith(("flat_optimizer", "flat_sgd")) for name in launched)
 
 
 def test_statistics_handed_on() -> None:
     from bench.memcheck import hand_statistics_on
 
-    with launches(compiles=False) as names:
+    with record() as launches:
         hand_statistics_on("cpu")
-    assert {"conv_running_kernel", "running_statistics_kernel", "shakedrop_bn_shortcut_fwd_stats_kernel"} <= names
+    known = {"conv_running_kernel", "running_statistics_kernel", "shakedrop_bn_shortcut_fwd_stats_kernel"}
+    assert known <= names(launches)

@@ -1,10 +1,10 @@
 """What a step allocates: nothing that stays; the kernels over flat buffers and the augmentation only their results.
 
-Counted by torch's allocator on the CPU. The Triton kernels' own host code is run with launches that do nothing: what it
+Counted by torch's allocator on the CPU. The Triton kernels' own host code is run while launches are recorded: what it
 allocates on a CPU it would on a GPU. There, test_step.py counts whole captured steps.
 """
 
-from typing import Any
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -15,38 +15,17 @@ from torch import Tensor
 from cifarfast.augment import Augment, CutMix
 from cifarfast.kernels import FLAT_BLOCK, flat_scalars, flat_table
 from cifarfast.kernels.flat.flat_optimizer.rule import RULES, Buffers, Rule
+from cifarfast.kernels.testing.recorder import Launch, record
 
 pytest.importorskip("triton")
 
 ELEMENTS = 300 * FLAT_BLOCK
 
 
-class Launches:
-    """Stands for a kernel; counts its launches."""
-
-    def __init__(self) -> None:
-        self.count = 0
-
-    def __getitem__(self, grid: Any) -> "Launches":
-        return self
-
-    def __call__(self, *args: Any, **kwargs: Any) -> None:
-        self.count += 1
-
-
 @pytest.fixture
-def launches(monkeypatch: pytest.MonkeyPatch) -> Launches:
-    from cifarfast.kernels.flat.flat_ema import triton_impl as ema
-    from cifarfast.kernels.flat.flat_lookahead import triton_impl as lookahead
-    from cifarfast.kernels.flat.flat_norm import triton_impl as norm
-    from cifarfast.kernels.flat.flat_optimizer import triton_impl as optimizer
-    from cifarfast.kernels.flat.flat_perturb import triton_impl as perturb
-
-    stub = Launches()
-    for module in (ema, lookahead, norm, optimizer, perturb):
-        for name in [name for name in vars(module) if name.endswith("_kernel")]:
-            monkeypatch.setattr(module, name, stub)
-    return stub
+def launches() -> Iterator[list[Launch]]:
+    with record() as launches:
+        yield launches
 
 
 def buffers(count: int) -> list[Tensor]:
@@ -54,16 +33,16 @@ def buffers(count: int) -> list[Tensor]:
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_optimizer_kernels_allocate_nothing(rule: str, launches: Launches) -> None:
+def test_optimizer_kernels_allocate_nothing(rule: str, launches: list[Launch]) -> None:
     from cifarfast.kernels.flat.flat_optimizer import triton_impl
 
     settings, scalars = flat_table([ELEMENTS]).settings, flat_scalars(lr=0.1)
     arguments = (Buffers(*buffers(6)), settings, scalars, Rule(rule, 0.9, 0.99))
     assert allocations(lambda: triton_impl.flat_optimizer(*arguments)) == []
-    assert launches.count == 2
+    assert len(launches) == 2
 
 
-def test_other_flat_kernels_allocate_their_results(launches: Launches) -> None:
+def test_other_flat_kernels_allocate_their_results(launches: list[Launch]) -> None:
     from cifarfast.kernels.flat.flat_ema import triton_impl as ema
     from cifarfast.kernels.flat.flat_lookahead import triton_impl as lookahead
     from cifarfast.kernels.flat.flat_norm import triton_impl as norm
@@ -79,7 +58,7 @@ def test_other_flat_kernels_allocate_their_results(launches: Launches) -> None:
     partial_sums, result = (n for n in allocations(lambda: norm.flat_norm(grad, master, settings, 0.0)) if n > 0)
     assert partial_sums < master.nbytes / 100
     assert result == 4
-    assert launches.count == 4
+    assert len(launches) == 4
 
 
 def test_augmentation_allocates_its_results() -> None:

@@ -7,12 +7,12 @@ import torch
 from torch import Tensor
 
 from ...testing.shapes import between_shapes, wide_shapes
-from ...testing.spec import Case, Inputs, KernelBuild, OpSpec, SampleMaker, Tolerance
-from ...tuning.tables import sizes, tile
-from ..builds import kernel_build
+from ...testing.spec import Case, Inputs, OpSpec, SampleMaker, Tolerance, in_fp32
+from ...tuning.tables import sizes
 from ..sample_inputs import (
     channels_first,
     channels_last,
+    compiled,
     cudnn_batch_norm_act,
     cumulative,
     eager_batch_norm_act,
@@ -80,20 +80,15 @@ def _bytes_moved(inputs: Inputs) -> int:
     return (11 if inputs.get("training", False) else 10) * inputs["a"].nbytes
 
 
-def _kernels() -> list[KernelBuild]:
-    """Both kernels; the backward's are other ops'."""
-    from ..triton_statistics import stages
-    from . import triton_impl
+def _compile_cases() -> dict[str, Case]:
+    """relu at every tile and with unaligned channels, and the heaviest settings, in training and eval."""
+    cases = {f"relu, C={c}": split(compiled(c)) for c in (*sizes(SPEC.name, 512), 510)}
+    cases["fp32 gelu, C=512"] = in_fp32(split(compiled(512, act="gelu")))
+    return {**cases, **{f"eval {name}": _evaluation(case) for name, case in cases.items()}}
 
-    variants = [(channels, "bf16", "relu") for channels in (*sizes(SPEC.name, 512), 510)]
-    builds = []
-    for channels, dtype, act in [*variants, (512, "fp32", "gelu")]:
-        tiles = tile(SPEC.name, channels, torch.device("cpu"))
-        settings: dict[str, Any] = {"CUMULATIVE": False, "HAS_AFFINE": True, "ACT": act}
-        settings["STAGES"] = stages({"bf16": 2, "fp32": 4}[dtype], tiles)
-        for kernel in (triton_impl.add_batch_norm_act_stats_kernel, triton_impl.add_batch_norm_act_fwd_kernel):
-            builds.append(kernel_build(kernel, f"{dtype} {act}, C={channels}", channels, dtype, tiles, settings))
-    return builds
+
+def _evaluation(case: Case) -> Case:
+    return lambda make: {**case(make), "training": False}
 
 
 SPEC = OpSpec(
@@ -131,7 +126,7 @@ SPEC = OpSpec(
     flops=_flops,
     bytes_moved=_bytes_moved,
     tile_size=lambda inputs: inputs["a"].shape[1],
-    kernels=_kernels,
+    compile_cases=_compile_cases,
     forward_tolerance=Tolerance(ulps=4.0, rms_ulps=4.0),
     gradient_tolerance=Tolerance(ulps=8.0, rms_ulps=8.0),
     mutates=("running_mean", "running_var"),

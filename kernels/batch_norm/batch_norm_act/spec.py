@@ -7,13 +7,13 @@ import torch
 from torch import Tensor
 
 from ...testing.shapes import between_shapes, pyramid_shapes, wide_shapes
-from ...testing.spec import Case, Inputs, KernelBuild, OpSpec, SampleMaker, Tolerance
-from ...tuning.tables import sizes, tile
-from ..builds import kernel_build
+from ...testing.spec import Case, Inputs, OpSpec, SampleMaker, Tolerance, in_fp32
+from ...tuning.tables import sizes
 from ..sample_inputs import (
     channels_first,
     channels_last,
     channels_of,
+    compiled,
     cudnn_batch_norm_act,
     cumulative,
     eager_batch_norm_act,
@@ -99,65 +99,23 @@ def _bytes_moved(inputs: Inputs) -> int:
     return passes * inputs["x"].nbytes
 
 
-def _kernels() -> list[KernelBuild]:
-    """bf16 with relu at every tile; fp32 with the heaviest settings, and unaligned channels, at the widest tile."""
-    from ..triton_statistics import RUNNING_BLOCK, running_statistics_kernel
-
-    builds = []
-    for channels in sizes(SPEC.name, 512):
-        builds += _builds(channels, "bf16", act="relu", residual=False)
-        builds += _builds(channels, "bf16", act="relu", residual=False, drops=True)
-    builds += _builds(512, "fp32", act="gelu", residual=True)
-    builds += _builds(512, "fp32", act="gelu", residual=True, drops=True)
-    builds += _builds(510, "bf16", act="relu", residual=True)
-    tiles = {"block_c": RUNNING_BLOCK, "num_warps": 4}
-    return [*builds, kernel_build(running_statistics_kernel, "fp32", 512, "fp32", tiles, {}), *_forked_builds()]
-
-
-def _forked_builds() -> list[KernelBuild]:
-    """The backward's second pass where another gradient is added."""
-    from ..triton_forked import fork_batch_norm_act_bwd_kernel
-    from ..triton_statistics import stages
-
-    variants = [(channels, "bf16", "identity", True) for channels in sizes(SPEC.name, 512)]
-    variants += [(512, "bf16", "relu", False), (510, "bf16", "relu", True), (512, "fp32", "gelu", True)]
-    builds = []
-    for channels, dtype, act, has_other in variants:
-        tiles = tile(SPEC.name, channels, torch.device("cpu"))
-        settings = {"HAS_AFFINE": True, "HAS_OTHER": has_other, "TRAINING": True, "ACT": act}
-        settings |= {"STAGES": stages({"bf16": 2, "fp32": 4}[dtype], tiles)}
-        label = f"{dtype} {act}{'' if has_other else ' alone'}, C={channels}"
-        absent = () if has_other else ("other_ptr",)
-        builds.append(kernel_build(fork_batch_norm_act_bwd_kernel, label, channels, dtype, tiles, settings, absent))
-    return builds
-
-
-def _builds(channels: int, dtype: str, *, act: str, residual: bool, drops: bool = False) -> list[KernelBuild]:
-    """The kernels of one forward and backward in training."""
-    from .. import triton_backward, triton_statistics
-    from . import triton_impl
-
-    tiles = tile(SPEC.name, channels, torch.device("cpu"))
-    settings = {
-        "CUMULATIVE": False,
-        "HAS_AFFINE": True,
-        "HAS_RESIDUAL": residual,
-        "SAVED": "none" if not residual else "output" if act == "relu" else "residual",
-        "STORE": residual,
-        "AVERAGED": False,
-        "TRAINING": True,
-        "ACT": act,
-        "STAGES": triton_statistics.stages({"bf16": 2, "fp32": 4}[dtype], tiles),
+def _compile_cases() -> dict[str, Case]:
+    """relu without and with dropout at every tile; the heaviest settings, unaligned channels and eval at the widest."""
+    widths = sizes(SPEC.name, 512)
+    gelu = compiled(512, act="gelu")
+    others = {"gelu": gelu, "gelu residual": _residual(gelu)}
+    return {
+        **{f"relu, C={c}": compiled(c) for c in widths},
+        **{f"dropout, C={c}": _dropout(compiled(c)) for c in widths},
+        **{f"fp32 {name}, C=512": in_fp32(case) for name, case in others.items()},
+        **{f"fp32 {name} dropout, C=512": in_fp32(_dropout(case)) for name, case in others.items()},
+        "relu, C=510": compiled(510),
+        "relu residual, C=510": _residual(compiled(510)),
+        "relu eval, C=512": compiled(512, training=False),
+        **{f"return_input, C={c}": compiled(c, act="identity", return_input=True) for c in widths},
+        "return_input relu, C=510": compiled(510, return_input=True),
+        "fp32 return_input gelu, C=512": in_fp32(compiled(512, act="gelu", return_input=True)),
     }
-    absent = () if residual else ("residual_ptr", "saved_ptr", "dz_ptr")
-    label = f"{dtype} {act}{' residual' if residual else ''}{' dropout' if drops else ''}, C={channels}"
-    kernels = [
-        triton_statistics.batch_norm_act_stats_kernel,
-        triton_impl.batch_norm_act_fwd_kernel,
-        triton_backward.batch_norm_act_bwd_sums_kernel,
-        triton_backward.batch_norm_act_bwd_kernel,
-    ]
-    return [kernel_build(kernel, label, channels, dtype, tiles, settings, absent, drops=drops) for kernel in kernels]
 
 
 SPEC = OpSpec(
@@ -235,7 +193,7 @@ SPEC = OpSpec(
     flops=_flops,
     bytes_moved=_bytes_moved,
     tile_size=channels_of,
-    kernels=_kernels,
+    compile_cases=_compile_cases,
     forward_tolerance=Tolerance(ulps=4.0, rms_ulps=4.0),
     gradient_tolerance=Tolerance(ulps=8.0, rms_ulps=8.0),
     mutates=("running_mean", "running_var"),

@@ -2,11 +2,12 @@
 
 from typing import Any
 
-from ...testing.spec import Case, Inputs, KernelBuild, OpSpec, SampleMaker, Tolerance
-from ..builds import activation_builds, convolution_builds, pointwise_and_frozen_builds
+from ...testing.spec import Case, Inputs, OpSpec, SampleMaker, Tolerance
+from ...tuning.tables import sizes as sizes_of_rows
 from ..sample_inputs import (
     benchmark_convolutions,
     channels_first,
+    compiled,
     convolution,
     convolution_alone,
     convolution_flops,
@@ -56,9 +57,22 @@ def _bytes_moved(inputs: Inputs) -> int:
     return size * (8 * inputs["x"].numel() + 3 * inputs["conv_weight"].numel() + 3 * g.pixels * g.k)
 
 
-def _kernels() -> list[KernelBuild]:
-    op = "bn_act_conv2d"
-    return convolution_builds(op, prologue=True) + activation_builds(op) + pointwise_and_frozen_builds(op)
+def _compile_cases() -> dict[str, Case]:
+    """At every row relu with a batch norm after, and the activations that take the most registers; at the widest row
+    1×1, and the input's gradient in eval.
+    """
+    cases: dict[str, Case] = {}
+    widths = sizes_of_rows(SPEC.name, 512)
+    for c in widths:
+        for stride in (1, 2):
+            cases[f"relu stride {stride}, C={c}"] = compiled(c, norm_first=True, stride=stride, next_norm=True)
+        for act in ("silu", "tanh", "gelu"):
+            settings: dict[str, Any] = {"act": act, "backward": act != "tanh"}
+            cases[f"{act}, C={c}"] = compiled(c, norm_first=True, next_norm=True, **settings)
+    cases[f"1x1, C={widths[-1]}"] = compiled(widths[-1], norm_first=True, next_norm=True, size=1)
+    for act in ("relu", "gelu"):
+        cases[f"eval {act}, C={widths[-1]}"] = compiled(widths[-1], norm_first=True, act=act, training=False)
+    return cases
 
 
 SPEC = OpSpec(
@@ -92,7 +106,7 @@ SPEC = OpSpec(
     library=("cuDNN convolution alone", convolution_alone),
     tile_size=output_channels,
     tuning_cases={name: _normed(case) for name, case in tuning_convolutions().items()},
-    kernels=_kernels,
+    compile_cases=_compile_cases,
     forward_tolerance=Tolerance(ulps=8.0, rms_ulps=8.0),
     gradient_tolerance=Tolerance(ulps=16.0, rms_ulps=16.0),
     mutates=("running_mean", "running_var"),

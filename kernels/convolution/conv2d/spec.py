@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...testing.spec import Case, Inputs, KernelBuild, OpSpec, SampleMaker, Tolerance
-from ..builds import convolution_builds, small_builds
+from ...testing.spec import Case, Inputs, OpSpec, SampleMaker, Tolerance
+from ...tuning.tables import sizes as sizes_of_rows
 from ..sample_inputs import (
     benchmark_convolutions,
     channels_first,
@@ -66,8 +66,9 @@ def _bytes_moved(inputs: Inputs) -> int:
     return 3 * size * (inputs["x"].numel() + inputs["weight"].numel() + g.pixels * g.k)
 
 
-def _kernels() -> list[KernelBuild]:
-    return convolution_builds("conv2d", prologue=False) + small_builds()
+def _compile_cases() -> dict[str, Case]:
+    """At every row, stride 1, with a batch norm after."""
+    return {f"C={c}": _timed(convolution(128, c, 32, 32, c)) for c in sizes_of_rows(SPEC.name, 512)}
 
 
 SPEC = OpSpec(
@@ -99,7 +100,7 @@ SPEC = OpSpec(
     tile_size=output_channels,
     flops=convolution_flops,
     bytes_moved=_bytes_moved,
-    kernels=_kernels,
+    compile_cases=_compile_cases,
     forward_tolerance=Tolerance(ulps=8.0, rms_ulps=8.0),
     gradient_tolerance=Tolerance(ulps=8.0, rms_ulps=8.0),
 )

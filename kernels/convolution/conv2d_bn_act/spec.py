@@ -5,11 +5,12 @@ from typing import Any
 import torch
 
 from ...batch_norm.arguments import statistics_dtype
-from ...testing.spec import Case, Inputs, KernelBuild, OpSpec, SampleMaker, Tolerance
-from ..builds import convolution_builds, folded_builds
+from ...testing.spec import Case, Inputs, OpSpec, SampleMaker, Tolerance
+from ...tuning.tables import sizes as sizes_of_rows
 from ..sample_inputs import (
     benchmark_convolutions,
     channels_first,
+    compiled,
     convolution,
     convolution_alone,
     convolution_flops,
@@ -96,8 +97,18 @@ def _bytes_moved(inputs: Inputs) -> int:
     return size * (3 * inputs["x"].numel() + 3 * inputs["conv_weight"].numel() + passes * g.pixels * g.k)
 
 
-def _kernels() -> list[KernelBuild]:
-    return convolution_builds("conv2d_bn_act", prologue=False) + folded_builds("conv2d_bn_act")
+def _compile_cases() -> dict[str, Case]:
+    """At every row both strides, and in eval without and with a residual; gelu at the widest row."""
+    cases: dict[str, Case] = {}
+    evaluation: dict[str, Any] = {"training": False, "backward": False}
+    widths = sizes_of_rows(SPEC.name, 512)
+    for c in widths:
+        for stride in (1, 2):
+            cases[f"relu stride {stride}, C={c}"] = compiled(c, norm_first=False, stride=stride)
+        cases[f"eval, C={c}"] = compiled(c, norm_first=False, **evaluation)
+        cases[f"eval residual, C={c}"] = _residual(compiled(c, norm_first=False, **evaluation))
+    widest = compiled(widths[-1], norm_first=False, act="gelu", **evaluation)
+    return {**cases, f"eval residual gelu, C={widths[-1]}": _residual(widest)}
 
 
 SPEC = OpSpec(
@@ -141,7 +152,7 @@ SPEC = OpSpec(
     library=("cuDNN convolution alone", convolution_alone),
     tile_size=output_channels,
     tuning_cases={name: _timed(case) for name, case in tuning_convolutions().items()},
-    kernels=_kernels,
+    compile_cases=_compile_cases,
     forward_tolerance=Tolerance(ulps=8.0, rms_ulps=8.0),
     gradient_tolerance=Tolerance(ulps=16.0, rms_ulps=16.0),
     mutates=("running_mean", "running_var"),

@@ -5,8 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...testing.spec import Case, Inputs, KernelBuild, OpSpec, SampleMaker, Tolerance
-from ...tuning.tables import tile
+from ...testing.spec import Case, Inputs, OpSpec, SampleMaker, Tolerance
 from .. import FlatScalar, flat_scalars, flat_table
 from ..sample_inputs import buffer_size, large_normal, master_dtype
 from ..sizes import pyramidnet110_lengths, wrn16_8_lengths
@@ -45,13 +44,8 @@ def _eager(ema: Tensor, master: Tensor, scalars: Tensor) -> None:
     torch._foreach_lerp_([ema], [master], 0.001)
 
 
-def _kernels() -> list[KernelBuild]:
-    from . import triton_impl
-
-    tiles = tile("flat_ema", 1 << 20, torch.device("cpu"))
-    types = {"ema_ptr": "*fp32", "master_ptr": "*fp32", "scalars_ptr": "*fp64", "n": "i32"}
-    constexprs = {"EVEN": True, "BLOCK": tiles["block"]}
-    return [KernelBuild(triton_impl.flat_ema_kernel, "", types, constexprs, num_warps=tiles["num_warps"])]
+def _compile_cases() -> dict[str, Case]:
+    return {"even": _case(1 << 20, 0.9)}
 
 
 SPEC = OpSpec(
@@ -80,6 +74,6 @@ SPEC = OpSpec(
     flops=lambda inputs: 3 * inputs["master"].shape[0],
     bytes_moved=lambda inputs: 2 * inputs["ema"].nbytes + inputs["master"].nbytes,
     tile_size=buffer_size,
-    kernels=_kernels,
+    compile_cases=_compile_cases,
     forward_tolerance=Tolerance(ulps=4.0, rms_ulps=4.0),
 )

@@ -5,8 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...testing.spec import Case, Inputs, KernelBuild, OpSpec, SampleMaker, Tolerance
-from ...tuning.tables import tile
+from ...testing.spec import Case, Inputs, OpSpec, SampleMaker, Tolerance
 from .. import FlatScalar, flat_scalars, flat_table
 from ..sample_inputs import buffer_size, large_normal, master_dtype
 from ..sizes import pyramidnet110_lengths, wrn16_8_lengths
@@ -67,15 +66,8 @@ def _bytes_moved(inputs: Inputs) -> int:
     return 2 * (inputs["master"].nbytes + inputs["slow"].nbytes) + copy
 
 
-def _kernels() -> list[KernelBuild]:
-    from . import triton_impl
-
-    tiles = tile("flat_lookahead", 1 << 20, torch.device("cpu"))
-    pointers = {"master_ptr": "*fp32", "slow_ptr": "*fp32", "scalars_ptr": "*fp64", "copy_ptr": "*bf16"}
-    numbers = {"n": "i32", "alpha": "fp32", "one_minus_alpha": "fp32", "every": "i32"}
-    constexprs = {"EVEN": True, "BLOCK": tiles["block"]}
-    types = {**pointers, **numbers}
-    return [KernelBuild(triton_impl.flat_lookahead_kernel, "bf16", types, constexprs, num_warps=tiles["num_warps"])]
+def _compile_cases() -> dict[str, Case]:
+    return {"copy": _case(1 << 20, 5)}
 
 
 SPEC = OpSpec(
@@ -107,6 +99,6 @@ SPEC = OpSpec(
     flops=lambda inputs: 3 * inputs["master"].shape[0],
     bytes_moved=_bytes_moved,
     tile_size=buffer_size,
-    kernels=_kernels,
+    compile_cases=_compile_cases,
     forward_tolerance=Tolerance(ulps=4.0, rms_ulps=4.0),
 )

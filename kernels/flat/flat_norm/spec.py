@@ -5,8 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...testing.spec import Case, Inputs, KernelBuild, OpSpec, SampleMaker, Tolerance
-from ...tuning.tables import tile
+from ...testing.spec import Case, Inputs, OpSpec, SampleMaker, Tolerance, in_fp32
 from .. import FlatTable
 from ..sample_inputs import (
     buffer_size,
@@ -71,27 +70,13 @@ def _eager(grad: Tensor, master: Tensor | None, table: FlatTable) -> Tensor:
     return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(x)))
 
 
-def _kernels() -> list[KernelBuild]:
-    from . import triton_impl
-
-    tiles = tile("flat_norm", 1 << 20, torch.device("cpu"))
-    constexprs = {"EVEN": True, "BLOCK": tiles["block"], "REPEATS": tiles["repeats"]}
-    types = {"partial_ptr": "*fp32", "norm_ptr": "*fp32", "counters_ptr": "*i32"}
-    types |= {"n": "i32", "first_counter": "i32", "eta": "fp32"}
-    return [
-        KernelBuild(
-            triton_impl.flat_norm_kernel,
-            label,
-            {"grad_ptr": grad, **given, **types},
-            {**constexprs, **{name: None for name in ("weight_ptr", "settings_ptr") if name not in given}},
-            num_warps=tiles["num_warps"],
-        )
-        for label, grad, given in (
-            ("gradient bf16", "*bf16", {}),
-            ("gradient fp32", "*fp32", {"settings_ptr": "*fp32"}),
-            ("ASAM bf16", "*bf16", {"weight_ptr": "*fp32", "settings_ptr": "*fp32"}),
-        )
-    ]
+def _compile_cases() -> dict[str, Case]:
+    even = [1 << 20]
+    return {
+        "gradient": _case(1 << 20),
+        "fp32 gradient, frozen": in_fp32(_case(1 << 20, lengths=even)),
+        "ASAM, frozen": _case(1 << 20, lengths=even, asam=True),
+    }
 
 
 SPEC = OpSpec(
@@ -127,6 +112,6 @@ SPEC = OpSpec(
     flops=lambda inputs: inputs["grad"].shape[0] * (2 if inputs["master"] is None else 5),
     bytes_moved=lambda inputs: inputs["grad"].nbytes + (0 if inputs["master"] is None else inputs["master"].nbytes),
     tile_size=buffer_size,
-    kernels=_kernels,
+    compile_cases=_compile_cases,
     forward_tolerance=Tolerance(ulps=4.0, rms_ulps=4.0),
 )

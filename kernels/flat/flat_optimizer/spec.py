@@ -7,8 +7,7 @@ from torch import Tensor
 from torch.optim.adam import adam
 from torch.optim.sgd import sgd
 
-from ...testing.spec import Case, Inputs, KernelBuild, OpSpec, SampleMaker, Tolerance
-from ...tuning.tables import tile
+from ...testing.spec import Case, Inputs, OpSpec, SampleMaker, Tolerance, in_fp32
 from .. import FlatScalar, FlatTable, flat_scalars, flat_table
 from ..sample_inputs import buffer_size, large, master_dtype, segments
 from ..sizes import pyramidnet110_lengths, wrn16_8_lengths
@@ -149,45 +148,18 @@ def _bytes_moved(inputs: Inputs) -> int:
     return 2 * sum(both) + inputs["grad"].nbytes + (0 if inputs["copy"] is None else inputs["copy"].nbytes)
 
 
-def _kernels() -> list[KernelBuild]:
-    """Every rule with EMA and a bf16 gradient and copy, and plain SGD in fp32 over a length that needs masks."""
-    from . import triton_impl
-
-    tiles = tile("flat_optimizer", 1 << 20, torch.device("cpu"))
-    builds = []
-    for name, settings in _RULES.items():
-        rule, half = settings["name"], name != "sgd"
-        pointers = {"master_ptr": "*fp32", "grad_ptr": "*bf16" if half else "*fp32", "scalars_ptr": "*fp64"}
-        present = {
-            "momentum_ptr": "decay1" in settings,
-            "second_moment_ptr": rule != "sgd",
-            "ema_ptr": half,
-            "copy_ptr": half,
-        }
-        pointers |= {pointer: "*fp32" for pointer, is_there in present.items() if is_there}
-        pointers |= {"settings_ptr": "*fp32"} | ({"copy_ptr": "*bf16"} if half else {})
-        numbers = dict.fromkeys(("decay1", "rate1", "decay2", "rate2", "eps"), "fp32")
-        absent = {pointer: None for pointer, is_there in present.items() if not is_there}
-        flags = {"NESTEROV": settings.get("nesterov", False), "DECOUPLED": settings.get("decoupled", False)}
-        builds.append(
-            KernelBuild(
-                triton_impl.flat_optimizer_step_kernel,
-                f"{name}, bf16, EMA" if half else f"{name}, fp32, masked",
-                {**pointers, "n": "i32", **numbers},
-                {"RULE": rule, **flags, "EVEN": half, "BLOCK": tiles["block"], **absent},
-                num_warps=tiles["num_warps"],
-            )
-        )
-    betas = {"BETA1": 0.9, "LOG_BETA1": -0.105, "LOG_BETA2": -0.001, "EXTRA": 0.004}
-    return builds + [
-        KernelBuild(
-            triton_impl.flat_optimizer_advance_kernel, rule, {"scalars_ptr": "*fp64"}, {"RULE": rule, **betas}, 1
-        )
-        for rule in ("sgd", "adam", "nadam", "adagrad")
-    ]
-
-
 _LENGTHS = [700, 1500, 5]
+
+
+def _compile_cases() -> dict[str, Case]:
+    """Every rule with EMA and compute copy, and plain SGD in fp32 without them over a length that needs masks."""
+    plain = in_fp32(_case(_RULES["sgd"], [1 << 20], missing_tail=37, ema=False))
+    others = {name: settings for name, settings in _RULES.items() if name != "sgd"}
+    return {
+        "fp32 sgd, masked": lambda make: {**plain(make), "copy": None},
+        **{name: _case(settings, [1 << 20]) for name, settings in others.items()},
+    }
+
 
 SPEC = OpSpec(
     name="flat_optimizer",
@@ -219,6 +191,6 @@ SPEC = OpSpec(
     flops=_flops,
     bytes_moved=_bytes_moved,
     tile_size=buffer_size,
-    kernels=_kernels,
+    compile_cases=_compile_cases,
     forward_tolerance=Tolerance(ulps=4.0, rms_ulps=4.0),
 )

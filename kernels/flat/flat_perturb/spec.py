@@ -5,8 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...testing.spec import Case, Inputs, KernelBuild, OpSpec, SampleMaker, Tolerance
-from ...tuning.tables import tile
+from ...testing.spec import Case, Inputs, OpSpec, SampleMaker, Tolerance, in_fp32
 from .. import FlatTable
 from ..flat_norm.op import flat_norm
 from ..sample_inputs import (
@@ -83,21 +82,12 @@ def _eager(
     torch._foreach_copy_(segments(copy, table), e)
 
 
-def _kernels() -> list[KernelBuild]:
-    from . import triton_impl
-
-    tiles = tile("flat_perturb", 1 << 20, torch.device("cpu"))
-    types = {"master_ptr": "*fp32", "norm_ptr": "*fp32", "settings_ptr": "*fp32", "n": "i32"}
-    return [
-        KernelBuild(
-            triton_impl.flat_perturb_kernel,
-            f"{'ASAM' if adaptive else 'SAM'} {dtype.removeprefix('*')}",
-            {"copy_ptr": dtype, "grad_ptr": dtype, **types, "rho": "fp32", "eta": "fp32"},
-            {"ADAPTIVE": adaptive, "EVEN": True, "BLOCK": tiles["block"]},
-            num_warps=tiles["num_warps"],
-        )
-        for adaptive, dtype in ((True, "*bf16"), (False, "*fp32"))
-    ]
+def _compile_cases() -> dict[str, Case]:
+    even = [1 << 20]
+    return {
+        "ASAM": _case(1 << 20, lengths=even, adaptive=True),
+        "fp32 SAM": in_fp32(_case(1 << 20, lengths=even)),
+    }
 
 
 SPEC = OpSpec(
@@ -133,6 +123,6 @@ SPEC = OpSpec(
     flops=lambda inputs: 6 * inputs["master"].shape[0],
     bytes_moved=lambda inputs: sum(inputs[name].nbytes for name in ("copy", "master", "grad")),
     tile_size=buffer_size,
-    kernels=_kernels,
+    compile_cases=_compile_cases,
     forward_tolerance=Tolerance(ulps=4.0, rms_ulps=4.0),
 )

@@ -2,13 +2,11 @@
 
 from typing import Any
 
-import torch
-
-from ...batch_norm.builds import kernel_build
 from ...batch_norm.sample_inputs import (
     channels_first,
     channels_last,
     channels_of,
+    compiled,
     cudnn_batch_norm_act,
     cumulative,
     eager_batch_norm_act,
@@ -22,8 +20,8 @@ from ...batch_norm.sample_inputs import (
     with_gaps,
 )
 from ...testing.shapes import PYRAMIDNET110, WRN16_8, shapes
-from ...testing.spec import Inputs, KernelBuild, OpSpec, Tolerance
-from ...tuning.tables import sizes, tile
+from ...testing.spec import Case, Inputs, OpSpec, Tolerance
+from ...tuning.tables import sizes
 from .error_bounds import error_bounds
 from .op import global_avg_pool_act
 from .reference import global_avg_pool_act_reference
@@ -45,24 +43,9 @@ def _bytes_moved(inputs: Inputs) -> int:
     return (5 if inputs.get("training", False) else 4) * inputs["x"].nbytes
 
 
-def _kernels() -> list[KernelBuild]:
-    """The forward at every tile in bf16, and the backward where it differs from ``batch_norm_act``'s."""
-    from ...batch_norm import triton_backward, triton_statistics
-    from . import triton_impl
-
-    builds = []
-    settings = {"HAS_AFFINE": True, "ACT": "relu"}
-    for channels in sizes(SPEC.name, 512):
-        tiles = tile(SPEC.name, channels, torch.device("cpu"))
-        kernel = triton_impl.global_avg_pool_act_fwd_kernel
-        builds.append(kernel_build(kernel, f"bf16 relu, C={channels}", channels, "bf16", tiles, settings))
-    tiles = tile("batch_norm_act", 512, torch.device("cpu"))
-    settings |= {"SAVED": "none", "STORE": False, "AVERAGED": True, "TRAINING": True}
-    settings |= {"STAGES": triton_statistics.stages(2, tiles)}
-    absent = ("saved_ptr", "dz_ptr")
-    for kernel in (triton_backward.batch_norm_act_bwd_sums_kernel, triton_backward.batch_norm_act_bwd_kernel):
-        builds.append(kernel_build(kernel, "bf16 relu averaged, C=512", 512, "bf16", tiles, settings, absent))
-    return builds
+def _compile_cases() -> dict[str, Case]:
+    """relu at every tile."""
+    return {f"relu, C={c}": compiled(c) for c in sizes(SPEC.name, 512)}
 
 
 SPEC = OpSpec(
@@ -97,7 +80,7 @@ SPEC = OpSpec(
     bytes_moved=_bytes_moved,
     tile_size=channels_of,
     library=("cuDNN batch norm", lambda **inputs: cudnn_batch_norm_act(**inputs).mean(dim=(2, 3))),
-    kernels=_kernels,
+    compile_cases=_compile_cases,
     forward_tolerance=Tolerance(ulps=4.0, rms_ulps=4.0),
     gradient_tolerance=Tolerance(ulps=8.0, rms_ulps=8.0),
     error_bounds=error_bounds,

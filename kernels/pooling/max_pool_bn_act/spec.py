@@ -3,14 +3,13 @@
 from collections.abc import Callable
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 
-from ...batch_norm.builds import kernel_build
 from ...batch_norm.sample_inputs import (
     channels_first,
     channels_last,
     channels_of,
+    compiled,
     cudnn_batch_norm_act,
     cumulative,
     eager_batch_norm_act,
@@ -24,8 +23,8 @@ from ...batch_norm.sample_inputs import (
     with_gaps,
 )
 from ...testing.shapes import shapes
-from ...testing.spec import Inputs, KernelBuild, OpSpec, SampleMaker, Tolerance
-from ...tuning.tables import sizes, tile
+from ...testing.spec import Case, Inputs, OpSpec, SampleMaker, Tolerance, in_fp32
+from ...tuning.tables import sizes
 from .op import max_pool_bn_act
 from .reference import max_pool_bn_act_reference
 
@@ -53,22 +52,10 @@ def _random(make: SampleMaker, draw_int: Callable[[int, int], int]) -> Inputs:
     return random_batch_norm(make, draw_int, smallest=2)
 
 
-def _kernels() -> list[KernelBuild]:
-    """Every kernel at every tile in bf16; the widest in fp32 with gelu."""
-    from . import triton_impl
-
-    builds = []
-    variants = [*((channels, "bf16", "relu") for channels in sizes(SPEC.name, 512)), (512, "fp32", "gelu")]
-    for channels, dtype, act in variants:
-        tiles = tile(SPEC.name, channels, torch.device("cpu"))
-        settings = {"HAS_AFFINE": True, "TRAINING": True, "ACT": act}
-        for kernel in (
-            triton_impl.max_pool_bn_act_fwd_kernel,
-            triton_impl.max_pool_bn_act_bwd_sums_kernel,
-            triton_impl.max_pool_bn_act_bwd_kernel,
-        ):
-            builds.append(kernel_build(kernel, f"{dtype} {act}, C={channels}", channels, dtype, tiles, settings))
-    return builds
+def _compile_cases() -> dict[str, Case]:
+    """relu at every tile, and the heaviest settings."""
+    cases = {f"relu, C={c}": compiled(c) for c in sizes(SPEC.name, 512)}
+    return {**cases, "fp32 gelu, C=512": in_fp32(compiled(512, act="gelu"))}
 
 
 SPEC = OpSpec(
@@ -104,7 +91,7 @@ SPEC = OpSpec(
     bytes_moved=_bytes_moved,
     tile_size=channels_of,
     library=("cuDNN batch norm", lambda **inputs: F.max_pool2d(cudnn_batch_norm_act(**inputs), 2)),
-    kernels=_kernels,
+    compile_cases=_compile_cases,
     forward_tolerance=Tolerance(ulps=4.0, rms_ulps=4.0),
     gradient_tolerance=Tolerance(ulps=8.0, rms_ulps=8.0),
     mutates=("running_mean", "running_var"),

@@ -5,17 +5,17 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from ...batch_norm.batch_norm_act.statistics import input_statistics
 from ...batch_norm.norm import Norm
 from ...batch_norm.state import BatchNormState
 from ...testing.shapes import Shape, between_shapes, pyramid_shapes
-from ...testing.spec import Case, Inputs, KernelBuild, OpSpec, SampleMaker
+from ...testing.spec import Case, Inputs, OpSpec, SampleMaker, in_fp32
 from ...tuning.tables import sizes
 from ..draws import KEEP_LEVELS, LEVELS
 from ..reference import ScaleBothWays
-from ..spec import SCALE_SIGNATURE, scaling_of
+from ..spec import scaling_of
 from .error_bounds import error_bounds
 from .op import forward, shakedrop_bn_shortcut
 from .reference import pad_shortcut, shakedrop_bn_shortcut_reference
@@ -184,50 +184,24 @@ def _bytes_moved(inputs: Inputs) -> int:
     return 8 * h.nbytes + (2 if pooled else 1) * x.nbytes
 
 
-def _kernels() -> list[KernelBuild]:
-    """Every kernel at each tile, drawn for an image; with what else changes the code at one tile."""
+def _compile_cases() -> dict[str, Case]:
+    """Drawn for an image at each tile; what else changes the code at one tile. Without and with a batch norm after."""
     # whole groups of 8 channels, as the kernels read them
-    variants = [("bf16", 2, False, -(-channels // 8) * 8) for channels in sizes(SPEC.name, 2048)]
-    variants += [("bf16", 2, True, 72), ("fp32", 0, True, 72), ("bf16", 3, False, 72), ("bf16", 4, False, 72)]
-    return [build for variant in variants for build in _variant(*variant)]
+    cases = {f"image, C={c}": _tail(128, -(-c // 8) * 8, (32, 32)) for c in sizes(SPEC.name, 2048)}
+    pooled = (128, 72, (32, 32), 72, (64, 64))
+    cases["image pooled, C=72"] = _tail(*pooled)
+    cases["fp32 constant pooled, C=72"] = in_fp32(_plain(*pooled))
+    cases["channel, C=72"] = _tail(128, 72, (32, 32), level="channel")
+    cases["pixel, C=72"] = _tail(128, 72, (32, 32), level="pixel")
+    return {**cases, **{f"{name}, next norm": _next_norm(case) for name, case in cases.items()}}
 
 
-def _variant(dtype: str, level: int, pool: bool, channels: int) -> list[KernelBuild]:
-    from . import triton_impl
-    from . import triton_kernels as kernels
-    from .triton_moments import shakedrop_bn_shortcut_fwd_stats_kernel
+def _next_norm(case: Case) -> Case:
+    def with_next_norm(make: SampleMaker) -> Inputs:
+        inputs = case(make)
+        return {**inputs, "next_norm": nn.BatchNorm2d(inputs["h"].shape[1], device=make.device)}
 
-    device = torch.device("cpu")
-    common = {"LEVEL": level, "KEEP_BATCH": False, "GROUP": triton_impl.VECTOR}
-    sums = {**common, **triton_impl.sums_tile(channels, level, device)}
-    statistics = {**common, **triton_impl.statistics_tile(channels, level, device)}
-    lanes = {**common, "POOL": pool, **triton_impl.elementwise_tile(channels, channels // 8, level, device)}
-    label = f"{LEVELS[level - 1] if level else 'constant'} {'pooled ' if pool else ''}{dtype}, C={channels}"
-    builds = []
-    for kernel, constexprs in (
-        (kernels.shakedrop_bn_shortcut_fwd_kernel, lanes),
-        (shakedrop_bn_shortcut_fwd_stats_kernel, {**statistics, "POOL": pool, "CUMULATIVE": False}),
-        (kernels.shakedrop_bn_shortcut_bwd_sums_kernel, sums),
-        (kernels.shakedrop_bn_shortcut_bwd_kernel, {**lanes, "BY_BATCH": True}),
-    ):
-        constexprs = dict(constexprs)
-        num_warps = constexprs.pop("num_warps")
-        builds.append(KernelBuild(kernel, label, _signature(kernel, dtype, level, pool), constexprs, num_warps))
-    return builds
-
-
-def _signature(kernel: Any, dtype: str, level: int, pool: bool) -> dict[str, str]:
-    """Types of the runtime arguments, in order."""
-    types = dict.fromkeys(("h_ptr", "x_ptr", "out_ptr", "grad_ptr", "grad_h_ptr", "grad_x_ptr"), f"*{dtype}")
-    wide = ("stats", "weight", "bias", "partials", "y_stats", "running_mean", "running_var", "sums", "sums_x")
-    types |= {f"{name}_ptr": "*fp32" for name in wide} | {"counters_ptr": "*i32", "count_ptr": "*i64"}
-    types |= {"momentum": "fp32", "eps": "fp32"}
-    types |= SCALE_SIGNATURE
-    if level == 0:
-        types |= {"seed_ptr": "constexpr", "step_ptr": "constexpr", "indices_ptr": "constexpr", "keep": "fp32"}
-    if not pool:
-        types["grad_x_ptr"] = "constexpr"
-    return {name: types.get(name, "i32") for name in kernel.arg_names if not name.isupper()}
+    return with_next_norm
 
 
 SPEC = OpSpec(
@@ -271,7 +245,7 @@ SPEC = OpSpec(
     tile_size=lambda inputs: inputs["h"].shape[1],
     flops=_flops,
     bytes_moved=_bytes_moved,
-    kernels=_kernels,
+    compile_cases=_compile_cases,
     error_bounds=error_bounds,
     surrogate_gradient=lambda inputs: inputs["training"] and inputs["keep_probability"] != 1,
 )
