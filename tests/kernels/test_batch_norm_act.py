@@ -4,6 +4,7 @@ With ``return_input``: the two gradients of x, in any layout.
 """
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -18,7 +19,13 @@ from cifarfast.kernels.batch_norm.activations import ACTIVATIONS, activate
 from cifarfast.kernels.batch_norm.batch_norm_act.op import backward, forward
 from cifarfast.kernels.batch_norm.batch_norm_act.statistics import batch_norm_statistics
 from cifarfast.kernels.batch_norm.norm import Norm
-from cifarfast.kernels.batch_norm.sample_inputs import channels_first, channels_last, given_statistics, offset
+from cifarfast.kernels.batch_norm.sample_inputs import (
+    channels_first,
+    channels_last,
+    given_norm,
+    given_statistics,
+    offset,
+)
 from cifarfast.kernels.batch_norm.state import BatchNormState
 from cifarfast.kernels.dropout.draws import NO_DROPOUT
 from cifarfast.kernels.testing.check import assert_matches
