@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..testing.shapes import Shape
-from ..testing.spec import Case, Inputs, SampleMaker
+from ..testing.spec import Case, Inputs, SampleMaker, Tolerance
 from .activations import ACTIVATIONS, activate
 from .arguments import statistics_dtype
 from .norm import Norm
@@ -69,12 +69,13 @@ def with_gaps(case: Case) -> Case:
 
 def not_affine(case: Case) -> Case:
     """The same without parameters and running statistics."""
-    dropped = ("weight", "bias")
-    return lambda make: {
-        **{name: value for name, value in case(make).items() if name not in dropped},
-        "running_mean": None,
-        "running_var": None,
-    }
+
+    def bare(make: SampleMaker) -> Inputs:
+        inputs = {**case(make), "running_mean": None, "running_var": None}
+        del inputs["weight"], inputs["bias"]
+        return inputs
+
+    return bare
 
 
 def counted(case: Case) -> Case:
@@ -209,3 +210,13 @@ def cudnn_batch_norm_act(
     z = torch.cudnn_batch_norm(x, weight, bias, running_mean, running_var, training, 0.1, 1e-5)[0]
     y = activate(z if residual is None else z + residual, act, 0.01)
     return F.dropout(y, dropout_p) if dropout_p else y
+
+
+# what the specs of these ops have in common
+NORM_OP: dict[str, Any] = {
+    "random_floor": largest_term,
+    "forward_tolerance": Tolerance(ulps=4.0, rms_ulps=4.0),
+    "gradient_tolerance": Tolerance(ulps=8.0, rms_ulps=8.0),
+    "mutates": ("running_mean", "running_var"),
+    "advances": ("num_batches_tracked",),
+}
