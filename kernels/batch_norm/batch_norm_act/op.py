@@ -107,27 +107,10 @@ def batch_norm_act(
         check_residual(residual, x)
     dropping = Dropping(seed, step, indices, dropout_p, layer).checked(x, "dropout_p").seeded(x)
     if runs_plain_torch(_OP, x):
-        return batch_norm_act_reference(
-            x,
-            running_mean,
-            running_var,
-            weight,
-            bias,
-            residual,
-            statistics=statistics,
-            num_batches_tracked=num_batches_tracked,
-            training=training,
-            momentum=momentum,
-            eps=eps,
-            act=act,
-            negative_slope=negative_slope,
-            dropout_p=dropout_p,
-            seed=dropping.seed,
-            step=step,
-            layer=layer,
-            indices=indices,
-            return_input=return_input,
-        )
+        settings: dict[str, Any] = {"training": training, "act": act, "negative_slope": negative_slope}
+        settings |= {"weight": weight, "bias": bias, "residual": residual, "statistics": statistics}
+        settings |= {"dropout_p": dropout_p, "seed": dropping.seed, "step": step, "layer": layer, "indices": indices}
+        return batch_norm_act_reference(x, return_input=return_input, **state.arguments(), **settings)
     x = x.contiguous(memory_format=torch.channels_last)
     norm = Norm(input_statistics(x, state, training, statistics), weight, bias, training, act, negative_slope)
     return (forward.returning_input if return_input else forward)(x, norm, residual, dropping)
