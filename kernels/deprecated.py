@@ -5,9 +5,8 @@ the statistics for the batch norm after it, ``next_norm``; ``fork_…`` its inpu
 """
 
 import warnings
+from collections.abc import Callable
 from typing import Any
-
-from torch import Tensor
 
 from .batch_norm.arguments import statistics_dtype
 from .batch_norm.batch_norm_act import batch_norm_act
@@ -16,64 +15,30 @@ from .convolution.conv2d import conv2d
 from .shakedrop.shakedrop_bn_shortcut import shakedrop_bn_shortcut
 
 
-def fork_batch_norm_act(*args: Any, **settings: Any) -> tuple[Tensor, Tensor]:
-    """``batch_norm_act(…, return_input=True)``."""
-    _warn("fork_batch_norm_act", "batch_norm_act(…, return_input=True)")
-    x, y = batch_norm_act(*args, **settings, return_input=True)
-    return x, y
+def _former(name: str, op: Callable[..., Any], options: str, **fixed: Any) -> Callable[..., tuple[Any, ...]]:
+    """The function of a former name: ``op`` with ``options``, of which the caller gives those that are not fixed."""
+    call = f"{op.__name__}(…, {options})"
+
+    def function(*args: Any, **settings: Any) -> tuple[Any, ...]:
+        warnings.warn(f"{name} is deprecated; call {call}", DeprecationWarning, stacklevel=2)
+        results = op(*args, **settings, **fixed)
+        results = results if isinstance(results, tuple) else (results,)
+        if not name.endswith("_stats"):
+            return results
+        y = results[-1].to(statistics_dtype(results[-1]))
+        return *results, y.mean(dim=(0, 2, 3)), y.var(dim=(0, 2, 3), correction=0)
+
+    function.__name__ = function.__qualname__ = name
+    function.__doc__ = f"``{call}``."
+    return function
 
 
-def conv2d_stats(*args: Any, **settings: Any) -> tuple[Tensor, Tensor, Tensor]:
-    """``conv2d(…)``, and mean and variance of its result."""
-    _warn("conv2d_stats", "conv2d(…, next_norm=…)")
-    return _with_moments(conv2d(*args, **settings))
-
-
-def bn_act_conv2d_stats(*args: Any, **settings: Any) -> tuple[Tensor, Tensor, Tensor]:
-    """``bn_act_conv2d(…)``, and mean and variance of its result."""
-    _warn("bn_act_conv2d_stats", "bn_act_conv2d(…, next_norm=…)")
-    return _with_moments(bn_act_conv2d(*args, **settings))
-
-
-def bn_act_conv2d_for_norm(*args: Any, **settings: Any) -> tuple[Tensor, Tensor | None]:
-    """``bn_act_conv2d(…, next_norm=…)``."""
-    _warn("bn_act_conv2d_for_norm", "bn_act_conv2d(…, next_norm=…)")
-    y, statistics = bn_act_conv2d(*args, **settings)
-    return y, statistics
-
-
-def fork_bn_act_conv2d_stats(*args: Any, **settings: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """``bn_act_conv2d(…, return_input=True)``, and mean and variance of its result."""
-    _warn("fork_bn_act_conv2d_stats", "bn_act_conv2d(…, return_input=True, next_norm=…)")
-    x, y = bn_act_conv2d(*args, **settings, return_input=True)
-    return x, *_with_moments(y)
-
-
-def fork_bn_act_conv2d_for_norm(*args: Any, **settings: Any) -> tuple[Tensor, Tensor, Tensor | None]:
-    """``bn_act_conv2d(…, return_input=True, next_norm=…)``."""
-    _warn("fork_bn_act_conv2d_for_norm", "bn_act_conv2d(…, return_input=True, next_norm=…)")
-    x, y, statistics = bn_act_conv2d(*args, **settings, return_input=True)
-    return x, y, statistics
-
-
-def shakedrop_bn_shortcut_stats(*args: Any, **settings: Any) -> tuple[Tensor, Tensor, Tensor]:
-    """``shakedrop_bn_shortcut(…)``, and mean and variance of its result."""
-    _warn("shakedrop_bn_shortcut_stats", "shakedrop_bn_shortcut(…, next_norm=…)")
-    return _with_moments(shakedrop_bn_shortcut(*args, **settings))
-
-
-def shakedrop_bn_shortcut_for_norm(*args: Any, **settings: Any) -> tuple[Tensor, Tensor | None]:
-    """``shakedrop_bn_shortcut(…, next_norm=…)``."""
-    _warn("shakedrop_bn_shortcut_for_norm", "shakedrop_bn_shortcut(…, next_norm=…)")
-    y, statistics = shakedrop_bn_shortcut(*args, **settings)
-    return y, statistics
-
-
-def _warn(name: str, instead: str) -> None:
-    warnings.warn(f"{name} is deprecated; call {instead}", DeprecationWarning, stacklevel=3)
-
-
-def _with_moments(y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """y, and mean and biased variance of its channels."""
-    wide = y.to(statistics_dtype(y))
-    return y, wide.mean(dim=(0, 2, 3)), wide.var(dim=(0, 2, 3), correction=0)
+_FORK, _BOTH = "return_input=True", "return_input=True, next_norm=…"
+fork_batch_norm_act = _former("fork_batch_norm_act", batch_norm_act, _FORK, return_input=True)
+conv2d_stats = _former("conv2d_stats", conv2d, "next_norm=…")
+bn_act_conv2d_stats = _former("bn_act_conv2d_stats", bn_act_conv2d, "next_norm=…")
+bn_act_conv2d_for_norm = _former("bn_act_conv2d_for_norm", bn_act_conv2d, "next_norm=…")
+fork_bn_act_conv2d_stats = _former("fork_bn_act_conv2d_stats", bn_act_conv2d, _BOTH, return_input=True)
+fork_bn_act_conv2d_for_norm = _former("fork_bn_act_conv2d_for_norm", bn_act_conv2d, _BOTH, return_input=True)
+shakedrop_bn_shortcut_stats = _former("shakedrop_bn_shortcut_stats", shakedrop_bn_shortcut, "next_norm=…")
+shakedrop_bn_shortcut_for_norm = _former("shakedrop_bn_shortcut_for_norm", shakedrop_bn_shortcut, "next_norm=…")

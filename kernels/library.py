@@ -86,6 +86,21 @@ def runs_on(op: str, x: Tensor, *others: Any) -> str:
     return backend.choose(op, x.device).backend
 
 
+def runs_plain_torch(op: str, x: Tensor) -> bool:
+    """Whether the plain reference runs, with torch's autograd, and not the op.
+
+    It does on a CPU where no backend is forced: there the op's dispatch would only cost time. Under torch.compile it
+    does for fp64.
+    """
+    if torch.compiler.is_compiling():
+        return x.dtype == torch.float64
+    # a subclass may be a fake tensor
+    if not x.is_cpu or type(x) is not Tensor:
+        return False
+    choice = backend.choose(op, x.device)
+    return choice.backend == "torch" and not choice.forced
+
+
 class Operator:
     """An op that was declared. Called with the declared arguments it runs; ``flatten`` makes of these the arguments of
     the op of torch.library."""

@@ -1,8 +1,8 @@
-"""``python -m cifarfast.kernels.tune``: see ``tuning/command.py``."""
+"""``python -m cifarfast.kernels.tune``: see ``tuner/command.py``."""
 
 import sys
 
-from .tuning.command import main
+from .tuner.command import main
 
 if __name__ == "__main__":
     sys.exit(main())

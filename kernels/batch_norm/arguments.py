@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from .. import backend
 from ..layout import check_strided
 from .activations import ACTIVATIONS
 
@@ -13,35 +12,6 @@ if TYPE_CHECKING:
     from .state import BatchNormState
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
-
-
-def runs_plain_torch(op: str, x: Tensor) -> bool:
-    """Whether the plain reference runs, with torch's autograd, and not the op.
-
-    It does on a CPU where no backend is forced: there the op's dispatch would only cost time. Under torch.compile it
-    does for fp64.
-    """
-    if torch.compiler.is_compiling():
-        return x.dtype == torch.float64
-    # a subclass may be a fake tensor
-    if not x.is_cpu or type(x) is not Tensor:
-        return False
-    choice = backend.choose(op, x.device)
-    return choice.backend == "torch" and not choice.forced
-
-
-def runs_torch(op: str, x: Tensor) -> bool:
-    """Whether the torch implementation handles ``x``: no kernel has fp64, and nothing to do needs none."""
-    return x.dtype == torch.float64 or x.numel() == 0 or backend.choose(op, x.device).backend == "torch"
-
-
-def contiguous_affine(
-    statistics: Tensor, weight: Tensor | None, bias: Tensor | None
-) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """What the batch norm of each channel is made of, with unit stride as kernels read it; copied only where needed."""
-    weight = weight if weight is None else weight.contiguous()
-    bias = bias if bias is None else bias.contiguous()
-    return statistics.contiguous(), weight, bias
 
 
 def statistics_dtype(x: Tensor) -> torch.dtype:
@@ -92,28 +62,6 @@ def check_statistics(statistics: Tensor | None, x: Tensor, training: bool) -> No
         raise ValueError(f"statistics must be {list(shape)} {dtype} on {x.device}, got {found}")
     if statistics.requires_grad:
         raise ValueError("statistics must not require a gradient: x's goes through them")
-
-
-def check_arguments(
-    x: Tensor,
-    running_mean: Tensor | None,
-    running_var: Tensor | None,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    num_batches_tracked: Tensor | None,
-    *,
-    training: bool,
-    momentum: float | None,
-    eps: float,
-    act: str,
-    negative_slope: float,
-    name: str = "x",
-) -> None:
-    """``check_batch_norm`` of arguments that are not yet a state."""
-    from .state import BatchNormState
-
-    state = BatchNormState(running_mean, running_var, num_batches_tracked, momentum, eps)
-    check_batch_norm(x, state, weight, bias, training, act, negative_slope, name)
 
 
 def check_residual(residual: Tensor, x: Tensor, name: str = "residual", of: str = "x") -> None:

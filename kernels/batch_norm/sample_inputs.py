@@ -8,10 +8,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..testing.shapes import Shape
-from ..testing.spec import Case, Inputs, SampleMaker
+from ..testing.spec import Case, Inputs, SampleMaker, Tolerance
 from .activations import ACTIVATIONS, activate
-from .batch_norm_act import torch_impl
-from .state import BatchNormState
+from .arguments import statistics_dtype
+from .norm import Norm
 
 
 def batch_norm_inputs(make: SampleMaker, x: Tensor, **settings: Any) -> Inputs:
@@ -69,12 +69,13 @@ def with_gaps(case: Case) -> Case:
 
 def not_affine(case: Case) -> Case:
     """The same without parameters and running statistics."""
-    dropped = ("weight", "bias")
-    return lambda make: {
-        **{name: value for name, value in case(make).items() if name not in dropped},
-        "running_mean": None,
-        "running_var": None,
-    }
+
+    def bare(make: SampleMaker) -> Inputs:
+        inputs = {**case(make), "running_mean": None, "running_var": None}
+        del inputs["weight"], inputs["bias"]
+        return inputs
+
+    return bare
 
 
 def counted(case: Case) -> Case:
@@ -156,14 +157,21 @@ def largest_term(inputs: Inputs) -> float:
     return max(1.0, far.max().item() + (0.0 if residual is None else residual.detach().abs().max().item()))
 
 
-def given_statistics(inputs: Inputs) -> tuple[Tensor, bool]:
-    """The statistics [3, C] that the op normalises with, and whether they are x's own."""
-    x, training = inputs["x"].detach(), inputs.get("training", False)
-    eps = inputs.get("eps", 1e-5)
-    if training:
-        return torch_impl.batch_norm_statistics(x, BatchNormState(None, None, None, 0.0, eps)), True
+def given_statistics(inputs: Inputs) -> Tensor:
+    """The statistics [3, C] that the op normalises x with."""
+    wide = inputs["x"].detach().to(statistics_dtype(inputs["x"]))
     mean, var = inputs["running_mean"], inputs["running_var"]
-    return torch.stack([mean, torch.zeros_like(mean), 1 / (var + eps).sqrt()]), False
+    if inputs.get("training", False):
+        var, mean = torch.var_mean(wide, dim=(0, 2, 3), correction=0)
+    mean, var = mean.to(wide.dtype), var.to(wide.dtype)
+    return torch.stack([mean, torch.zeros_like(mean), 1 / (var + inputs.get("eps", 1e-5)).sqrt()])
+
+
+def given_norm(inputs: Inputs) -> Norm:
+    """The batch norm of x and its activation, as the ops take them."""
+    affine = (given_statistics(inputs), inputs.get("weight"), inputs.get("bias"))
+    training = inputs.get("training", False)
+    return Norm(*affine, training, inputs.get("act", "relu"), inputs.get("negative_slope", 0.01))
 
 
 def eager_batch_norm_act(
@@ -202,3 +210,13 @@ def cudnn_batch_norm_act(
     z = torch.cudnn_batch_norm(x, weight, bias, running_mean, running_var, training, 0.1, 1e-5)[0]
     y = activate(z if residual is None else z + residual, act, 0.01)
     return F.dropout(y, dropout_p) if dropout_p else y
+
+
+# what the specs of these ops have in common
+NORM_OP: dict[str, Any] = {
+    "random_floor": largest_term,
+    "forward_tolerance": Tolerance(ulps=4.0, rms_ulps=4.0),
+    "gradient_tolerance": Tolerance(ulps=8.0, rms_ulps=8.0),
+    "mutates": ("running_mean", "running_var"),
+    "advances": ("num_batches_tracked",),
+}

@@ -52,9 +52,15 @@ class BatchNormState:
         """The same where another op has updated the buffers."""
         return type(self)(None, None, None, self.momentum, self.eps)
 
-    def arguments(self) -> tuple[Tensor | None, Tensor | None, Tensor | None, float | None, float]:
-        """As the ops take them."""
-        return self.running_mean, self.running_var, self.num_batches_tracked, self.momentum, self.eps
+    def arguments(self) -> dict[str, Any]:
+        """As the public functions and the references take them."""
+        return {
+            "running_mean": self.running_mean,
+            "running_var": self.running_var,
+            "num_batches_tracked": self.num_batches_tracked,
+            "momentum": self.momentum,
+            "eps": self.eps,
+        }
 
     def kernel_arguments(self) -> dict[str, Any]:
         """As kernels with ``store_statistics`` take them; of a cumulative average the count is incremented here, for
@@ -73,6 +79,7 @@ class BatchNormState:
         }
 
 
+BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
 NO_NORM = BatchNormState(None, None, None, 0.0, 0.0)
 
 

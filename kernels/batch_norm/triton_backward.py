@@ -10,9 +10,10 @@ from torch import Tensor
 from ..dropout.draws import NO_DROPOUT, Dropping
 from ..dropout.triton_draws import drop_tile, dropping_arguments, load_counters
 from ..last_block import take_counters
-from ..tuning.tables import tile
 from .activations_triton import derivative
+from .norm import Norm
 from .triton_statistics import (
+    Schedule,
     as_matrix,
     column_block,
     load_affine,
@@ -20,10 +21,11 @@ from .triton_statistics import (
     per_size,
     schedule,
     share,
-    stages,
     standardize,
 )
 from .triton_sums import finish_sums, load_sums
+
+Sums = tuple[Tensor, Tensor]
 
 
 @triton.jit
@@ -179,95 +181,67 @@ def batch_norm_act_bwd_kernel(
 
 
 def gradient_sums(
-    grad: Tensor,
-    affine: tuple[Tensor, Tensor, Tensor | None, Tensor | None],
-    saved: Tensor | None,
-    dz: Tensor | None,
-    act: str,
-    negative_slope: float,
-    dropping: Dropping = NO_DROPOUT,
-) -> tuple[Tensor, Tensor]:
+    grad: Tensor, x: Tensor, norm: Norm, saved: Tensor | None, dz: Tensor | None, dropping: Dropping = NO_DROPOUT
+) -> Sums:
     """``Σ dz`` and ``Σ dz·x̂``, both [C] fp32; writes dz where there is a tensor for it.
 
     x is channels_last, and so is grad if it has its shape.
     """
-    x, _, weight, _ = affine
-    channels = x.shape[1]
-    tiles = tile("batch_norm_act", channels, x.device)
-    plan = schedule(x.numel() // channels, channels, tiles)
-    partials = x.new_empty(2, plan.n_chunks, channels, dtype=torch.float32)
-    d_bias, d_weight = partials.new_empty(channels), partials.new_empty(channels)
-    counters, first_counter = take_counters(plan.column_blocks, x.device)
-    kind = "none" if saved is None else "output" if act == "relu" else "residual"
+    plan = schedule("batch_norm_act", x)
+    partials, sums, counters, first_counter = room_for_sums(x, plan)
+    kind = "none" if saved is None else "output" if norm.act == "relu" else "residual"
     with torch.cuda.device_of(x):
         batch_norm_act_bwd_sums_kernel[(plan.programs,)](
             grad,
-            *affine,
+            x,
+            *norm.contiguous(),
             saved if saved is None else as_matrix(saved),
             dz,
             partials,
-            d_bias,
-            d_weight,
+            *sums,
             counters,
-            plan.n_rows,
-            plan.n_groups,
-            plan.rows_per_program,
+            *plan.sizes,
             plan.n_chunks,
             plan.n_rows // x.shape[0],
             first_counter,
-            negative_slope,
+            norm.negative_slope,
             **dropping_arguments(dropping),
-            HAS_AFFINE=weight is not None,
+            HAS_AFFINE=norm.weight is not None,
             SAVED=kind,
             STORE=dz is not None,
             AVERAGED=grad.dim() == 2,
-            ACT=act,
-            ALIGN=plan.align,
-            BLOCK_M=tiles["block_m"],
-            BLOCK_C=tiles["block_c"],
-            STAGES=stages(x.element_size(), tiles),
-            num_warps=tiles["num_warps"],
+            ACT=norm.act,
+            **plan.pipelined(x),
         )
-    return d_bias, d_weight
+    return sums
 
 
-def input_gradient(
-    grad: Tensor,
-    affine: tuple[Tensor, Tensor, Tensor | None, Tensor | None],
-    d_bias: Tensor,
-    d_weight: Tensor,
-    training: bool,
-    act: str,
-    negative_slope: float,
-    dropping: Dropping = NO_DROPOUT,
-) -> Tensor:
+def room_for_sums(x: Tensor, plan: Schedule) -> tuple[Tensor, Sums, Tensor, int]:
+    """The partial sums, the sums, and the counters by which they are finished, with the first of these."""
+    partials = x.new_empty(2, plan.n_chunks, x.shape[1], dtype=torch.float32)
+    sums = partials.new_empty(x.shape[1]), partials.new_empty(x.shape[1])
+    return partials, sums, *take_counters(plan.column_blocks, x.device)
+
+
+def input_gradient(grad: Tensor, x: Tensor, norm: Norm, sums: Sums, dropping: Dropping = NO_DROPOUT) -> Tensor:
     """dx, channels_last."""
-    x, _, weight, _ = affine
-    channels = x.shape[1]
-    tiles = tile("batch_norm_act", channels, x.device)
-    plan = schedule(x.numel() // channels, channels, tiles)
+    plan = schedule("batch_norm_act", x)
     dx = torch.empty_like(x, memory_format=torch.channels_last)
     with torch.cuda.device_of(x):
         batch_norm_act_bwd_kernel[(plan.programs,)](
             grad,
-            *affine,
-            d_bias,
-            d_weight,
+            x,
+            *norm.contiguous(),
+            *sums,
             dx,
-            plan.n_rows,
-            plan.n_groups,
-            plan.rows_per_program,
+            *plan.sizes,
             plan.n_rows // x.shape[0],
-            negative_slope,
+            norm.negative_slope,
             **dropping_arguments(dropping),
-            HAS_AFFINE=weight is not None,
-            TRAINING=training,
+            HAS_AFFINE=norm.weight is not None,
+            TRAINING=norm.training,
             AVERAGED=grad.dim() == 2,
-            ACT=act,
-            ALIGN=plan.align,
-            BLOCK_M=tiles["block_m"],
-            BLOCK_C=tiles["block_c"],
-            STAGES=stages(x.element_size(), tiles),
-            num_warps=tiles["num_warps"],
+            ACT=norm.act,
+            **plan.pipelined(x),
         )
     return dx

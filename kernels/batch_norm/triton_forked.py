@@ -7,9 +7,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..tuning.tables import tile
-from .triton_backward import through_activation, through_batch_norm
-from .triton_statistics import as_matrix, load_affine, normalize, schedule, share, stages
+from .norm import Norm
+from .triton_backward import Sums, through_activation, through_batch_norm
+from .triton_statistics import as_matrix, load_affine, normalize, schedule, share
 from .triton_sums import load_sums
 
 
@@ -57,47 +57,29 @@ def fork_batch_norm_act_bwd_kernel(
         tl.store(dx_ptr + offsets, dx.to(dtype), mask=ok)
 
 
-def forked_input_gradient(
-    grad: Tensor,
-    other: Tensor | None,
-    affine: tuple[Tensor, Tensor, Tensor | None, Tensor | None],
-    d_bias: Tensor,
-    d_weight: Tensor,
-    training: bool,
-    act: str,
-    negative_slope: float,
-) -> Tensor:
+def forked_input_gradient(grad: Tensor, other: Tensor, x: Tensor, norm: Norm, sums: Sums) -> Tensor:
     """dx, channels_last, from the sums that ``gradient_sums`` returns; grad and x are channels_last."""
-    x, _, weight, _ = affine
-    channels = x.shape[1]
-    tiles = tile("batch_norm_act", channels, x.device)
-    plan = schedule(x.numel() // channels, channels, tiles)
-    row_length = channels
-    if other is not None:
-        other, row_length = _as_rows(other, plan.align)
+    plan = schedule("batch_norm_act", x)
+    other, row_length = _as_rows(other, plan.align)
     dx = torch.empty_like(x, memory_format=torch.channels_last)
     with torch.cuda.device_of(x):
         fork_batch_norm_act_bwd_kernel[(plan.programs,)](
             grad,
             other,
-            *affine,
-            d_bias,
-            d_weight,
+            x,
+            *norm.contiguous(),
+            *sums,
             dx,
             plan.n_rows,
             plan.n_groups,
             row_length // plan.align,
             plan.rows_per_program,
-            negative_slope,
-            HAS_AFFINE=weight is not None,
-            HAS_OTHER=other is not None,
-            TRAINING=training,
-            ACT=act,
-            ALIGN=plan.align,
-            BLOCK_M=tiles["block_m"],
-            BLOCK_C=tiles["block_c"],
-            STAGES=stages(x.element_size(), tiles),
-            num_warps=tiles["num_warps"],
+            norm.negative_slope,
+            HAS_AFFINE=norm.weight is not None,
+            HAS_OTHER=True,
+            TRAINING=norm.training,
+            ACT=norm.act,
+            **plan.pipelined(x),
         )
     return dx
 

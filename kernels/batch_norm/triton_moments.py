@@ -187,6 +187,5 @@ def moments_arguments(x: Tensor, plan: "Schedule", norm: BatchNormState) -> tupl
         "rows_per_program": plan.rows_per_program,
         "n_chunks": plan.n_chunks,
         "first_counter": first_counter,
-        "ALIGN": plan.align,
         **norm.kernel_arguments(),
     }

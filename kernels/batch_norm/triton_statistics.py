@@ -7,7 +7,6 @@ and a chunk of consecutive rows, which it walks through tile by tile with asynch
 # mypy: allow-untyped-defs, allow-incomplete-defs
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import triton
@@ -167,7 +166,7 @@ def running_statistics_kernel(
 @dataclass(frozen=True)
 class Schedule:
     """How a matrix [n_rows, n_groups · align] is shared out: programs of ``rows_per_program`` rows by a block of
-    channels, in ``n_chunks`` chunks of rows."""
+    channels, in ``n_chunks`` chunks of rows; ``tiles`` is the row of the tuning table."""
 
     n_rows: int
     n_groups: int
@@ -176,22 +175,39 @@ class Schedule:
     n_chunks: int
     column_blocks: int
     programs: int
+    tiles: Tile
+
+    @property
+    def sizes(self) -> tuple[int, int, int]:
+        """As kernels take them: rows, groups of channels, rows of a program."""
+        return self.n_rows, self.n_groups, self.rows_per_program
+
+    @property
+    def blocks(self) -> dict[str, int]:
+        """The compile-time settings of a kernel whose loop is not pipelined."""
+        tiles = self.tiles
+        blocks = {"BLOCK_M": tiles["block_m"], "BLOCK_C": tiles["block_c"], "num_warps": tiles["num_warps"]}
+        return {"ALIGN": self.align, **blocks}
+
+    def pipelined(self, x: Tensor) -> dict[str, int]:
+        """``blocks`` and the stages of a pipelined loop over x: the table's are for 2-byte elements, wider ones need
+        the same memory."""
+        return {**self.blocks, "STAGES": max(2, self.tiles["stages"] * 2 // x.element_size())}
 
 
-def schedule(n_rows: int, channels: int, tiles: Tile) -> Schedule:
-    """Share a matrix out to at most about ``tiles["programs"]`` programs, in whole tiles."""
+def schedule(op: str, x: Tensor, n_rows: int | None = None) -> Schedule:
+    """Share x [N, C, H, W], or ``n_rows`` rows of C channels, out by ``op``'s row of the tuning table: to at most about
+    as many programs as that says, in whole tiles."""
+    channels = x.shape[1]
+    tiles = tile(op, channels, x.device)
+    n_rows = x.numel() // channels if n_rows is None else n_rows
     column_blocks = triton.cdiv(channels, tiles["block_c"])
     row_tiles = triton.cdiv(n_rows, tiles["block_m"])
     rows = tiles["block_m"] * triton.cdiv(row_tiles * column_blocks, tiles["programs"])
     # 8 channels of 2 bytes are the 16 bytes that a thread loads at once
     align = 8 if channels % 8 == 0 else 1
     n_chunks = triton.cdiv(n_rows, rows)
-    return Schedule(n_rows, channels // align, align, rows, n_chunks, column_blocks, n_chunks * column_blocks)
-
-
-def stages(element_size: int, tiles: Tile) -> int:
-    """Stages of the pipelined loops: the table's number is for 2-byte elements, wider ones need the same memory."""
-    return max(2, tiles["stages"] * 2 // element_size)
+    return Schedule(n_rows, channels // align, align, rows, n_chunks, column_blocks, n_chunks * column_blocks, tiles)
 
 
 def as_matrix(x: Tensor) -> Tensor:
@@ -199,23 +215,13 @@ def as_matrix(x: Tensor) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last)
 
 
-def batch_norm_statistics(x: Tensor, state: Any, *rest: Any) -> Tensor:
+def batch_norm_statistics(x: Tensor, state: BatchNormState) -> Tensor:
     """Return mean, the mean's part below its rounding, and rstd as [3, C]; update the running statistics."""
-    state = state if isinstance(state, BatchNormState) else BatchNormState(state, *rest)
     x = as_matrix(x)
-    channels = x.shape[1]
-    tiles = tile("batch_norm_act", channels, x.device)
-    plan = schedule(x.numel() // channels, channels, tiles)
+    plan = schedule("batch_norm_act", x)
     stats, arguments = moments_arguments(x, plan, state)
     with torch.cuda.device_of(x):
-        batch_norm_act_stats_kernel[(plan.programs,)](
-            x,
-            **arguments,
-            BLOCK_M=tiles["block_m"],
-            BLOCK_C=tiles["block_c"],
-            STAGES=stages(x.element_size(), tiles),
-            num_warps=tiles["num_warps"],
-        )
+        batch_norm_act_stats_kernel[(plan.programs,)](x, **arguments, **plan.pipelined(x))
     return stats
 
 

@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +11,7 @@ from .. import backend
 from ..batch_norm.arguments import statistics_dtype
 from ..batch_norm.state import NO_NORM, BatchNormState
 from ..layout import check_strided
-from ..library import runs_on
+from ..library import operator, runs_on
 from ..tuning.tables import tile
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
@@ -44,6 +45,10 @@ def convolution_backend(op: str, x: Tensor, conv_weight: Tensor, *_: object) -> 
         return chosen
     channels = min(conv_weight.shape[:2])
     return "torch" if x.dtype == torch.float32 or tile(op, channels, x.device)["library"] else chosen
+
+
+convolution_operator = partial(operator, implementations=__package__, runs=convolution_backend)
+"""An op of a convolution: ``implementations`` are this package's."""
 
 
 def check_convolution(x: Tensor, name: str, weight: Tensor, stride: object, padding: object) -> Convolution:

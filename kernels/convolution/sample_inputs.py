@@ -8,11 +8,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..batch_norm.arguments import statistics_dtype
-from ..batch_norm.norm import Norm
 from ..batch_norm.sample_inputs import counted, eager_batch_norm_act
 from ..batch_norm.state import BatchNormState
 from ..testing.shapes import between_shapes, pyramid_shapes, wide_shapes
-from ..testing.spec import Case, Inputs, SampleMaker
+from ..testing.spec import Case, Inputs, SampleMaker, Tolerance
 from .arguments import Convolution
 from .tiles import Geometry, geometry
 
@@ -86,16 +85,6 @@ def compiled(
         return {**inputs, **parameters}
 
     return with_fp32_parameters
-
-
-def without_parameters(case: Case) -> Case:
-    """The same without weight, bias and running statistics."""
-    dropped = ("weight", "bias")
-    return lambda make: {
-        **{name: value for name, value in case(make).items() if name not in dropped},
-        "running_mean": None,
-        "running_var": None,
-    }
 
 
 def random_convolution(make: SampleMaker, draw_int: Callable[[int, int], int]) -> Inputs:
@@ -172,20 +161,11 @@ def settings(inputs: Inputs) -> Convolution:
     return Convolution(inputs.get("stride", 1), inputs.get("padding", 0))
 
 
-def norm(inputs: Inputs, statistics: Tensor) -> Norm:
-    """The batch norm with these statistics, and its activation."""
-    affine = (statistics, inputs.get("weight"), inputs.get("bias"))
-    return Norm(*affine, inputs["training"], inputs.get("act", "relu"), inputs.get("negative_slope", 0.01))
-
-
-def statistics(x: Tensor, eps: float) -> Tensor:
-    """BN's statistics [3, C] of x."""
-    x = x.to(statistics_dtype(x))
-    mean, var = x.mean(dim=(0, 2, 3)), x.var(dim=(0, 2, 3), correction=0)
-    return torch.stack([mean, torch.zeros_like(mean), 1 / (var + eps).sqrt()])
-
-
-def running_statistics(inputs: Inputs) -> Tensor:
-    """BN's statistics [3, C] in eval."""
-    mean, var = (inputs[name].to(statistics_dtype(inputs["x"])) for name in ("running_mean", "running_var"))
-    return torch.stack([mean, torch.zeros_like(mean), 1 / (var + inputs.get("eps", 1e-5)).sqrt()])
+# what the specs of these ops have in common
+CONVOLUTION_OP: dict[str, Any] = {
+    "replaces": "torch.nn.functional.conv2d",
+    "flops": convolution_flops,
+    "library": ("cuDNN convolution alone", convolution_alone),
+    "tile_size": output_channels,
+    "forward_tolerance": Tolerance(ulps=8.0, rms_ulps=8.0),
+}

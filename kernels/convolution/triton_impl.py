@@ -56,11 +56,11 @@ def bn_act_conv2d_backward(
         assert sum_da is not None
         assert sum_da_x is not None
         sums = (sum_da, sum_da_x)
-        affine = (channels_last(x), *norm.contiguous())
+        rest = replace(norm, act="identity", negative_slope=0.0)
         if other is not None:
-            dx = forked_input_gradient(dx, other, affine, *sums, norm.training, "identity", 0.0)
+            dx = forked_input_gradient(dx, other, channels_last(x), rest, sums)
         elif norm.training:
-            dx = input_gradient(dx, affine, *sums, norm.training, "identity", 0.0)
+            dx = input_gradient(dx, channels_last(x), rest, sums)
         d_weight, d_bias = as_parameters(*sums, norm.weight)
     dw = conv_wgrad(x, dy, g, norm) if needed.dw else x.new_empty(0)
     return dx, dw, d_weight, d_bias

@@ -9,8 +9,7 @@ before the mean's 1/N, so that in fp16 they do not underflow.
 import torch
 from torch import Tensor, nn
 
-from ..batch_norm.arguments import runs_plain_torch
-from ..library import Gradients, operator, runs_on
+from ..library import Gradients, operator, runs_on, runs_plain_torch
 from .reference import cross_entropy_reference
 from .target import Target, check_settings
 

@@ -66,14 +66,14 @@ class Dropping:
         check_counters("x", x, self.seed, self.step, self.layer, self.indices)
         return self
 
-    def seeded(self, x: Tensor) -> Self:
+    def seeded(self, x: Tensor) -> "Dropping":
         """Itself, with a seed from torch's generator where none is given; what drops nothing if p is 0."""
         if not self.p:
-            return type(self)()
+            return NO_DROPOUT
         if self.seed is not None:
             return self
         seed = torch.randint(2**62, (), dtype=torch.int64, device=x.device)
-        return type(self)(seed, self.step, self.indices, self.p, self.layer)
+        return Dropping(seed, self.step, self.indices, self.p, self.layer)
 
 
 NO_DROPOUT = Dropping()

@@ -10,7 +10,7 @@ from bench import measure
 from bench.measure import seconds_a_call
 from bench.test_ops import MOST_CALLS, graphed
 from bench.train_step.timing import Watch
-from cifarfast.kernels.tuning.measure import seconds_a_step
+from cifarfast.kernels.tuner.measure import seconds_a_step
 
 CUDA = torch.device("cuda")
 

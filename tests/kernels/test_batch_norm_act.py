@@ -4,6 +4,7 @@ With ``return_input``: the two gradients of x, in any layout.
 """
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -18,7 +19,13 @@ from cifarfast.kernels.batch_norm.activations import ACTIVATIONS, activate
 from cifarfast.kernels.batch_norm.batch_norm_act.op import backward, forward
 from cifarfast.kernels.batch_norm.batch_norm_act.statistics import batch_norm_statistics
 from cifarfast.kernels.batch_norm.norm import Norm
-from cifarfast.kernels.batch_norm.sample_inputs import channels_first, channels_last, given_statistics, offset
+from cifarfast.kernels.batch_norm.sample_inputs import (
+    channels_first,
+    channels_last,
+    given_norm,
+    given_statistics,
+    offset,
+)
 from cifarfast.kernels.batch_norm.state import BatchNormState
 from cifarfast.kernels.dropout.draws import NO_DROPOUT
 from cifarfast.kernels.testing.check import assert_matches
@@ -38,8 +45,7 @@ def _draw(device: str, n: int, c: int, h: int, w: int, **changes: object) -> Inp
 
 def _norm(inputs: Inputs) -> Norm:
     """As ``batch_norm_act`` hands it to its op."""
-    statistics, training = given_statistics(inputs)
-    return Norm(statistics, inputs["weight"], inputs["bias"], training, inputs.get("act", "relu"), 0.0)
+    return replace(given_norm(inputs), negative_slope=0.0)
 
 
 def _norm_of_one_channel(device: str, weight: float = 1.0, act: str = "relu") -> Norm:
@@ -313,7 +319,7 @@ def test_module_compiles_fullgraph(training: bool, spec: OpSpec, backend_name: s
 def test_given_statistics(dtype: torch.dtype, spec: OpSpec, backend_name: str, implementation: str) -> None:
     """They normalise x, gradients go through them as through x's own, and the running ones stay."""
     inputs = channels_last(2, 8, 5, 3)(SampleMaker(dtype, implementation))
-    statistics, _ = given_statistics(inputs)
+    statistics = given_statistics(inputs)
     leaves = [inputs[name].requires_grad_() for name in ("x", "weight", "bias")]
     before = [inputs[name].clone() for name in ("running_mean", "running_var")]
     count = torch.tensor(4, device=implementation)

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from cifarfast.kernels import ConvBNAct2d, conv2d_bn_act
 from cifarfast.kernels.batch_norm.norm import Norm
-from cifarfast.kernels.batch_norm.sample_inputs import with_gaps
+from cifarfast.kernels.batch_norm.sample_inputs import given_statistics, with_gaps
 from cifarfast.kernels.convolution.arguments import Convolution
 from cifarfast.kernels.convolution.conv2d_bn_act import op
-from cifarfast.kernels.convolution.sample_inputs import next_state, running_statistics
+from cifarfast.kernels.convolution.sample_inputs import next_state
 from cifarfast.kernels.testing.check import assert_matches
 from cifarfast.kernels.testing.spec import OpSpec, SampleMaker
 
@@ -58,7 +58,7 @@ def test_fold_in_half_precision(shape: tuple[int, ...], spec: OpSpec, backend_na
     make = SampleMaker(torch.float16, implementation)
     inputs = spec.cases["eval"](make) | {"x": make.randn(*shape)}
     inputs["residual"] = make.randn(shape[0], inputs["conv_weight"].shape[0], *shape[2:])
-    norm = Norm(running_statistics(inputs), inputs["weight"], inputs["bias"], False, "sigmoid", 0.0)
+    norm = Norm(given_statistics(inputs), inputs["weight"], inputs["bias"], False, "sigmoid", 0.0)
     folded = op.folded(inputs["x"], inputs["conv_weight"], norm, inputs["residual"], Convolution(1, 1))
     exact = {name: value.double() for name, value in inputs.items() if isinstance(value, torch.Tensor)}
     expected = spec.reference(**exact, training=False, padding=1, act="sigmoid")
@@ -68,9 +68,10 @@ def test_fold_in_half_precision(shape: tuple[int, ...], spec: OpSpec, backend_na
 def test_opcheck_of_the_other_ops(spec: OpSpec, backend_name: str, implementation: str) -> None:
     inputs = spec.cases["eval"](SampleMaker(torch.float32, implementation))
     x, conv_weight, weight, bias = (inputs[name] for name in ("x", "conv_weight", "weight", "bias"))
-    affine = (running_statistics(inputs), weight, bias)
+    affine = (given_statistics(inputs), weight, bias)
     y = F.conv2d(x, conv_weight, padding=1).contiguous(memory_format=torch.channels_last)
-    buffers = next_state(inputs).arguments()[:3]
+    state = next_state(inputs)
+    buffers = (state.running_mean, state.running_var, state.num_batches_tracked)
     ops = torch.ops.cifarfast
     for tensor in (None, y):
         folded = (x, conv_weight, *affine, False, "relu", 0.0, tensor, 1, 1)

@@ -11,17 +11,17 @@ import pytest
 import torch
 
 from cifarfast.kernels.testing.spec import all_specs
-from cifarfast.kernels.tuning import command as tune
-from cifarfast.kernels.tuning import precompiler
+from cifarfast.kernels.tuner import command as tune
+from cifarfast.kernels.tuner import precompiler
+from cifarfast.kernels.tuner.candidates import candidates, label
+from cifarfast.kernels.tuner.command import main
+from cifarfast.kernels.tuner.precompiler import Precompiler
+from cifarfast.kernels.tuner.record import Measurements, write_whole
+from cifarfast.kernels.tuner.search import Search
+from cifarfast.kernels.tuner.select import as_text, fastest, merged_rows
+from cifarfast.kernels.tuner.workloads import PARTS_OF, Workload, by_importance, workloads
 from cifarfast.kernels.tuning import tables as tuning
-from cifarfast.kernels.tuning.candidates import candidates, label
-from cifarfast.kernels.tuning.command import main
-from cifarfast.kernels.tuning.precompiler import Precompiler
-from cifarfast.kernels.tuning.record import Measurements, write_whole
-from cifarfast.kernels.tuning.search import Search
-from cifarfast.kernels.tuning.select import as_text, fastest, merged_rows
 from cifarfast.kernels.tuning.tables import Tile
-from cifarfast.kernels.tuning.workloads import PARTS_OF, Workload, by_importance, workloads
 
 ABOUT = {"gpu": "NVIDIA Example", "torch": "2"}
 TUNED = [spec for spec in all_specs() if spec.tile_size]

@@ -30,7 +30,7 @@ def test_a_wrong_convolution_is_not_timed(
     op: str, part: str, device_name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from cifarfast.kernels.convolution import triton_impl
-    from cifarfast.kernels.tuning.measure import LoadedPart
+    from cifarfast.kernels.tuner.measure import LoadedPart
 
     spec = spec_of(op)
     loaded = LoadedPart(spec, part, spec.cases["boxes"](SampleMaker(torch.float16, device_name)))
@@ -55,7 +55,7 @@ def scaled(launch: Callable[..., Any]) -> Callable[..., Any]:
 @pytest.mark.parametrize("device_name", DEVICES)
 def test_a_wrong_op_is_not_timed(device_name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from cifarfast.kernels.flat.flat_ema import triton_impl
-    from cifarfast.kernels.tuning.measure import LoadedOp
+    from cifarfast.kernels.tuner.measure import LoadedOp
 
     spec = spec_of("flat_ema")
     loaded = LoadedOp(spec, spec.cases["even"](SampleMaker(torch.float32, device_name)))
@@ -71,8 +71,8 @@ def test_a_wrong_op_is_not_timed(device_name: str, monkeypatch: pytest.MonkeyPat
 @needs_gpu
 @pytest.mark.parametrize("op", ["batch_norm_act", "cross_entropy", "conv2d"])
 def test_a_row_is_measured(op: str) -> None:
-    from cifarfast.kernels.tuning.measure import Bench
-    from cifarfast.kernels.tuning.workloads import workloads
+    from cifarfast.kernels.tuner.measure import Bench
+    from cifarfast.kernels.tuner.workloads import workloads
 
     workload = workloads(op)[0]
     row = tile(op, workload.size, torch.device("cpu"))
@@ -85,7 +85,7 @@ def test_spills_are_seen() -> None:
     import triton
     import triton.language as tl
 
-    from cifarfast.kernels.tuning.measure import spilled_bytes
+    from cifarfast.kernels.tuner.measure import spilled_bytes
 
     @triton.jit
     def greedy_kernel(x_ptr, out_ptr, BLOCK: tl.constexpr):

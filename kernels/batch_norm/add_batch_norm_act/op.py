@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 
 from ...dropout.draws import NO_DROPOUT
-from ...library import Gradients, operator
-from ..arguments import check_batch_norm, check_residual, runs_plain_torch, statistics_dtype
+from ...library import Gradients, operator, runs_plain_torch
+from ..arguments import check_batch_norm, check_residual, statistics_dtype
 from ..batch_norm_act.op import backward
 from ..batch_norm_act.statistics import running_statistics
 from ..norm import Norm
-from ..state import NO_NORM, BatchNormState
+from ..state import BUFFERS, NO_NORM, BatchNormState
 from .reference import add_batch_norm_act_reference
 
 _OP = "add_batch_norm_act"
@@ -65,9 +65,8 @@ def add_batch_norm_act(
     check_batch_norm(a, state, weight, bias, training, act, negative_slope, name="a")
     check_residual(b, a, "b", "a")
     if runs_plain_torch(_OP, a):
-        settings: dict[str, Any] = {"training": training, "momentum": momentum, "eps": eps}
-        settings |= {"num_batches_tracked": num_batches_tracked, "act": act, "negative_slope": negative_slope}
-        return add_batch_norm_act_reference(a, b, running_mean, running_var, weight, bias, **settings)
+        settings = {**state.arguments(), "training": training, "act": act, "negative_slope": negative_slope}
+        return add_batch_norm_act_reference(a, b, weight=weight, bias=bias, **settings)
     statistics = None
     if not training:
         assert running_mean is not None
@@ -77,7 +76,7 @@ def add_batch_norm_act(
     return s, y
 
 
-@operator(_OP, mutates=("running_mean", "running_var", "num_batches_tracked"), differentiable=2)
+@operator(_OP, mutates=BUFFERS, differentiable=2)
 def forward(
     a: Tensor,
     b: Tensor,

@@ -7,15 +7,7 @@ from torch import Tensor
 from ..batch_norm_act.reference import batch_norm_act_reference
 
 
-def add_batch_norm_act_reference(
-    a: Tensor,
-    b: Tensor,
-    running_mean: Tensor | None,
-    running_var: Tensor | None,
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
-    **settings: Any,
-) -> tuple[Tensor, Tensor]:
+def add_batch_norm_act_reference(a: Tensor, b: Tensor, *norm: Tensor | None, **settings: Any) -> tuple[Tensor, Tensor]:
     """``(s, act(BN(s)))`` with ``s = a + b`` rounded; arguments and results are those of ``add_batch_norm_act``."""
     s = a + b
-    return s, batch_norm_act_reference(s, running_mean, running_var, weight, bias, **settings)
+    return s, batch_norm_act_reference(s, *norm, **settings)

@@ -7,24 +7,9 @@ import torch
 from torch import Tensor
 
 from ...testing.shapes import between_shapes, wide_shapes
-from ...testing.spec import Case, Inputs, OpSpec, SampleMaker, Tolerance, in_fp32
+from ...testing.spec import Case, Inputs, OpSpec, SampleMaker, in_fp32
 from ...tuning.tables import sizes
-from ..sample_inputs import (
-    channels_first,
-    channels_last,
-    compiled,
-    cudnn_batch_norm_act,
-    cumulative,
-    eager_batch_norm_act,
-    given_statistics,
-    largest_term,
-    not_affine,
-    offset,
-    random_batch_norm,
-    sliced,
-    timed_shapes,
-    with_gaps,
-)
+from .. import sample_inputs as sample
 from .op import add_batch_norm_act
 from .reference import add_batch_norm_act_reference
 
@@ -46,7 +31,7 @@ def split(case: Case, b_layout: torch.memory_format | None = None) -> Case:
 
 def _random(make: SampleMaker, draw_int: Callable[[int, int], int]) -> Inputs:
     layout = (None, torch.contiguous_format, torch.channels_last)[draw_int(0, 2)]
-    return split(lambda make: random_batch_norm(make, draw_int), layout)(make)
+    return split(lambda make: sample.random_batch_norm(make, draw_int), layout)(make)
 
 
 def _op_arguments(inputs: Inputs) -> tuple[Any, ...]:
@@ -54,7 +39,7 @@ def _op_arguments(inputs: Inputs) -> tuple[Any, ...]:
     state = (*(inputs.get(name) for name in names), inputs.get("momentum", 0.1), 1e-5)
     statistics = None
     if not inputs.get("training", False):
-        statistics, _ = given_statistics({**inputs, "x": inputs["a"] + inputs["b"]})
+        statistics = sample.given_statistics({**inputs, "x": inputs["a"] + inputs["b"]})
         state = (None, None, None, 0.0, 0.0)
     norm = (inputs.get("weight"), inputs.get("bias"), inputs.get("act", "relu"), inputs.get("negative_slope", 0.01))
     return inputs["a"], inputs["b"], statistics, *state, *norm
@@ -82,8 +67,8 @@ def _bytes_moved(inputs: Inputs) -> int:
 
 def _compile_cases() -> dict[str, Case]:
     """relu at every tile and with unaligned channels, and the heaviest settings, in training and eval."""
-    cases = {f"relu, C={c}": split(compiled(c)) for c in (*sizes(SPEC.name, 512), 510)}
-    cases["fp32 gelu, C=512"] = in_fp32(split(compiled(512, act="gelu")))
+    cases = {f"relu, C={c}": split(sample.compiled(c)) for c in (*sizes(SPEC.name, 512), 510)}
+    cases["fp32 gelu, C=512"] = in_fp32(split(sample.compiled(512, act="gelu")))
     return {**cases, **{f"eval {name}": _evaluation(case) for name, case in cases.items()}}
 
 
@@ -97,38 +82,34 @@ SPEC = OpSpec(
     replaces="torch.nn.functional.batch_norm",
     function=add_batch_norm_act,
     reference=add_batch_norm_act_reference,
-    eager=_apart(eager_batch_norm_act),
+    eager=_apart(sample.eager_batch_norm_act),
     compiled_ops=("cifarfast::add_batch_norm_act_functional", "cifarfast::add_batch_norm_act"),
     op_arguments=_op_arguments,
     differentiable=("a", "b", "weight", "bias"),
     cases={
-        "relu": split(channels_last(2, 8, 5, 5)),
-        "three channels": split(channels_last(3, 3, 7, 5)),
-        "several tiles": split(channels_last(1, 72, 9, 9)),
-        "batch 1": split(channels_last(1, 17, 4, 4, act="leaky_relu", negative_slope=0.2)),
-        "one pixel": split(channels_last(6, 10, 1, 1, act="silu")),
-        "channels_first": split(channels_first(2, 12, 3, 5, act="gelu")),
-        "mixed layouts": split(channels_last(2, 8, 4, 3, act="elu"), torch.contiguous_format),
-        "non-contiguous": split(sliced, torch.channels_last),
-        "offset": split(offset(4, 8, 4, 4, act="identity")),
-        "parameters with gaps": split(with_gaps(channels_last(2, 8, 4, 3))),
-        "eval, parameters with gaps": split(with_gaps(channels_last(2, 8, 4, 3, training=False))),
-        "bare": split(not_affine(channels_last(2, 9, 4, 3, act="selu"))),
-        "cumulative": split(cumulative(channels_last(2, 5, 4, 3, act="softsign"))),
-        "eval": split(channels_last(2, 8, 4, 3, training=False)),
-        "eval bare": split(channels_first(1, 7, 1, 1, training=False, act="identity")),
+        "relu": split(sample.channels_last(2, 8, 5, 5)),
+        "three channels": split(sample.channels_last(3, 3, 7, 5)),
+        "several tiles": split(sample.channels_last(1, 72, 9, 9)),
+        "batch 1": split(sample.channels_last(1, 17, 4, 4, act="leaky_relu", negative_slope=0.2)),
+        "one pixel": split(sample.channels_last(6, 10, 1, 1, act="silu")),
+        "channels_first": split(sample.channels_first(2, 12, 3, 5, act="gelu")),
+        "mixed layouts": split(sample.channels_last(2, 8, 4, 3, act="elu"), torch.contiguous_format),
+        "non-contiguous": split(sample.sliced, torch.channels_last),
+        "offset": split(sample.offset(4, 8, 4, 4, act="identity")),
+        "parameters with gaps": split(sample.with_gaps(sample.channels_last(2, 8, 4, 3))),
+        "eval, parameters with gaps": split(sample.with_gaps(sample.channels_last(2, 8, 4, 3, training=False))),
+        "bare": split(sample.not_affine(sample.channels_last(2, 9, 4, 3, act="selu"))),
+        "cumulative": split(sample.cumulative(sample.channels_last(2, 5, 4, 3, act="softsign"))),
+        "eval": split(sample.channels_last(2, 8, 4, 3, training=False)),
+        "eval bare": split(sample.channels_first(1, 7, 1, 1, training=False, act="identity")),
     },
     random_case=_random,
-    random_floor=largest_term,
-    benchmark_cases={name: split(case) for name, case in timed_shapes(wide_shapes()).items()},
-    tuning_cases={name: split(case) for name, case in timed_shapes(between_shapes()).items()},
-    library=("cuDNN batch norm", _apart(cudnn_batch_norm_act)),
+    benchmark_cases={name: split(case) for name, case in sample.timed_shapes(wide_shapes()).items()},
+    tuning_cases={name: split(case) for name, case in sample.timed_shapes(between_shapes()).items()},
+    library=("cuDNN batch norm", _apart(sample.cudnn_batch_norm_act)),
     flops=_flops,
     bytes_moved=_bytes_moved,
     tile_size=lambda inputs: inputs["a"].shape[1],
     compile_cases=_compile_cases,
-    forward_tolerance=Tolerance(ulps=4.0, rms_ulps=4.0),
-    gradient_tolerance=Tolerance(ulps=8.0, rms_ulps=8.0),
-    mutates=("running_mean", "running_var"),
-    advances=("num_batches_tracked",),
+    **sample.NORM_OP,
 )

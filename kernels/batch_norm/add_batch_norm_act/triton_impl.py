@@ -7,13 +7,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ...tuning.tables import tile
 from ..activations_triton import activate
 from ..batch_norm_act.triton_impl import batch_norm_act
 from ..norm import Norm
 from ..state import BatchNormState
 from ..triton_moments import finish_moments, moments_arguments, store_moments, welford
-from ..triton_statistics import as_matrix, column_block, load_affine, normalize, per_size, schedule, share, stages
+from ..triton_statistics import as_matrix, column_block, load_affine, normalize, per_size, schedule, share
 
 _OP = "add_batch_norm_act"
 
@@ -142,9 +141,7 @@ def add_batch_norm_act(
     if statistics is None:
         s, statistics = _sum_and_statistics(a, b, state)
         return s, batch_norm_act(s, Norm(statistics, weight, bias, True, act, negative_slope)), statistics
-    channels = a.shape[1]
-    tiles = tile(_OP, channels, a.device)
-    plan = schedule(a.numel() // channels, channels, tiles)
+    plan = schedule(_OP, a)
     s = torch.empty_like(a, memory_format=torch.channels_last)
     y = torch.empty_like(a, memory_format=torch.channels_last)
     with torch.cuda.device_of(a):
@@ -154,26 +151,18 @@ def add_batch_norm_act(
             *Norm(statistics, weight, bias, False, act, negative_slope).contiguous(),
             s,
             y,
-            plan.n_rows,
-            plan.n_groups,
-            plan.rows_per_program,
+            *plan.sizes,
             negative_slope,
             HAS_AFFINE=weight is not None,
             ACT=act,
-            ALIGN=plan.align,
-            BLOCK_M=tiles["block_m"],
-            BLOCK_C=tiles["block_c"],
-            STAGES=stages(a.element_size(), tiles),
-            num_warps=tiles["num_warps"],
+            **plan.pipelined(a),
         )
     return s, y, statistics.new_empty(0)
 
 
 def _sum_and_statistics(a: Tensor, b: Tensor, state: BatchNormState) -> tuple[Tensor, Tensor]:
     """``s = a + b``, channels_last, and its ``batch_norm_statistics``; update the running statistics."""
-    channels = a.shape[1]
-    tiles = tile(_OP, channels, a.device)
-    plan = schedule(a.numel() // channels, channels, tiles)
+    plan = schedule(_OP, a)
     s = torch.empty_like(a, memory_format=torch.channels_last)
     stats, arguments = moments_arguments(a, plan, state)
     with torch.cuda.device_of(a):
@@ -182,9 +171,6 @@ def _sum_and_statistics(a: Tensor, b: Tensor, state: BatchNormState) -> tuple[Te
             b,
             s,
             **arguments,
-            BLOCK_M=tiles["block_m"],
-            BLOCK_C=tiles["block_c"],
-            STAGES=stages(a.element_size(), tiles),
-            num_warps=tiles["num_warps"],
+            **plan.pipelined(a),
         )
     return s, stats

@@ -41,16 +41,11 @@ class BatchNormActBase(nn.BatchNorm2d):
 
     def _arguments(self) -> dict[str, Any]:
         """The op's arguments other than x, by torch's rules for which statistics are used and updated."""
-        state = BatchNormState.of(self)
         return {
-            "running_mean": state.running_mean,
-            "running_var": state.running_var,
+            **BatchNormState.of(self).arguments(),
             "weight": self.weight,
             "bias": self.bias,
-            "num_batches_tracked": state.num_batches_tracked,
             "training": self.training or self.running_mean is None,
-            "momentum": state.momentum,
-            "eps": state.eps,
             "act": self.act,
             "negative_slope": self.negative_slope,
         }

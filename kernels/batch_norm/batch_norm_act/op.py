@@ -22,8 +22,8 @@ import torch
 from torch import Tensor
 
 from ...dropout.draws import Dropping
-from ...library import Gradients, operator
-from ..arguments import check_batch_norm, check_residual, check_statistics, runs_plain_torch, statistics_dtype
+from ...library import Gradients, operator, runs_plain_torch
+from ..arguments import check_batch_norm, check_residual, check_statistics
 from ..norm import Norm
 from ..state import BatchNormState
 from .reference import batch_norm_act_reference
@@ -107,27 +107,10 @@ def batch_norm_act(
         check_residual(residual, x)
     dropping = Dropping(seed, step, indices, dropout_p, layer).checked(x, "dropout_p").seeded(x)
     if runs_plain_torch(_OP, x):
-        return batch_norm_act_reference(
-            x,
-            running_mean,
-            running_var,
-            weight,
-            bias,
-            residual,
-            statistics=statistics,
-            num_batches_tracked=num_batches_tracked,
-            training=training,
-            momentum=momentum,
-            eps=eps,
-            act=act,
-            negative_slope=negative_slope,
-            dropout_p=dropout_p,
-            seed=dropping.seed,
-            step=step,
-            layer=layer,
-            indices=indices,
-            return_input=return_input,
-        )
+        settings: dict[str, Any] = {"training": training, "act": act, "negative_slope": negative_slope}
+        settings |= {"weight": weight, "bias": bias, "residual": residual, "statistics": statistics}
+        settings |= {"dropout_p": dropout_p, "seed": dropping.seed, "step": step, "layer": layer, "indices": indices}
+        return batch_norm_act_reference(x, return_input=return_input, **state.arguments(), **settings)
     x = x.contiguous(memory_format=torch.channels_last)
     norm = Norm(input_statistics(x, state, training, statistics), weight, bias, training, act, negative_slope)
     return (forward.returning_input if return_input else forward)(x, norm, residual, dropping)
@@ -179,37 +162,3 @@ def _gradients(
     dx, d_weight, d_bias, d_residual = backward(grad, x, norm, saved, has_residual, dropping, other)
     d_residual = d_residual if _is_stored(norm, dropping) else grad
     return {"x": dx, "weight": d_weight, "bias": d_bias, "residual": d_residual}
-
-
-def statistics(
-    x: Tensor,
-    running_mean: Tensor | None,
-    running_var: Tensor | None,
-    num_batches_tracked: Tensor | None,
-    training: bool,
-    momentum: float | None,
-    eps: float,
-) -> Tensor:
-    """``input_statistics`` of arguments that are not yet a state."""
-    return input_statistics(x, BatchNormState(running_mean, running_var, num_batches_tracked, momentum, eps), training)
-
-
-def writable(
-    x: Tensor, running_mean: Tensor | None, running_var: Tensor | None, momentum: float | None
-) -> tuple[Tensor | None, Tensor | None, float | None]:
-    """Running statistics and momentum as a custom op that updates the running statistics of ``x`` can take them."""
-    momentum = None if momentum is None else float(momentum)
-    if running_mean is None and running_var is None and torch.compiler.is_compiling():
-        running_mean, running_var = x.new_zeros((2, x.shape[1]), dtype=statistics_dtype(x)).unbind()
-        momentum = 0.0
-    return running_mean, running_var, momentum
-
-
-def empty_parameter_gradients(statistics: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor]:
-    """``Norm.empty_gradients`` of what is not yet a norm."""
-    return Norm(statistics, weight, None, False, "identity", 0.0).empty_gradients()
-
-
-def double_backward(ctx: Any, *grads: Tensor) -> None:
-    """A second derivative, asked for: an error, where autograd would otherwise take it for zero."""
-    raise RuntimeError("batch norm ops have no second derivative; plain torch has one on a CPU")

@@ -36,8 +36,10 @@ def batch_norm_act_reference(
     z = normalize(x, running_mean, running_var, weight, bias, **settings)
     if residual is not None:
         z = z.add_(residual)  # a fresh tensor that no gradient needs
-    dropping = Dropping(seed if dropout_p else None, step, indices, dropout_p, layer)
-    y = drop(activate(z, act, negative_slope), dropping).to(x.dtype)
+    y = activate(z, act, negative_slope)
+    if dropout_p and seed is not None:
+        y = drop(y, Dropping(seed, step, indices, dropout_p, layer))
+    y = y.to(x.dtype)
     return (x, y) if return_input else y
 
 
@@ -45,8 +47,8 @@ def normalize(
     x: Tensor,
     running_mean: Tensor | None,
     running_var: Tensor | None,
-    weight: Tensor | None,
-    bias: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
     *,
     statistics: Tensor | None = None,
     num_batches_tracked: Tensor | None = None,

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ...library import operator
 from ..arguments import statistics_dtype
-from ..state import BatchNormState
+from ..state import BUFFERS, BatchNormState
 from . import torch_impl
 
 
@@ -39,7 +39,7 @@ def running_statistics(running_mean: Tensor, running_var: Tensor, eps: float) ->
     return _running_statistics(running_mean, running_var, eps)
 
 
-@operator("batch_norm_statistics", mutates=("running_mean", "running_var", "num_batches_tracked"))
+@operator("batch_norm_statistics", mutates=BUFFERS)
 def _batch_norm_statistics(x: Tensor, state: BatchNormState) -> Tensor:
     return x.new_empty(3, x.shape[1], dtype=statistics_dtype(x))
 

@@ -1,7 +1,5 @@
 """Batch norm, activation and their gradients in closed form with torch ops: the op's implementation without Triton."""
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -11,9 +9,8 @@ from ..norm import Norm
 from ..state import BatchNormState
 
 
-def batch_norm_statistics(x: Tensor, state: Any, *rest: Any) -> Tensor:
+def batch_norm_statistics(x: Tensor, state: BatchNormState) -> Tensor:
     """Return mean, the mean's part below its rounding, and rstd as [3, C]; update the running statistics."""
-    state = state if isinstance(state, BatchNormState) else BatchNormState(state, *rest)
     running_mean, running_var, num_batches_tracked = state.running_mean, state.running_var, state.num_batches_tracked
     wide = _wide(x)
     shift = wide[0, :, 0, 0]
@@ -75,38 +72,6 @@ def batch_norm_act_backward(
     if has_residual and (act != "identity" or dropping.seed is not None):
         grad_residual = dz.to(x.dtype).contiguous(memory_format=torch.channels_last)
     return *input_gradients(dz, x, norm.statistics, norm.weight, norm.training, other), grad_residual
-
-
-def batch_norm_act_fwd(
-    x: Tensor,
-    statistics: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    residual: Tensor | None,
-    act: str,
-    negative_slope: float,
-    dropping: Dropping = NO_DROPOUT,
-) -> Tensor:
-    """``batch_norm_act`` of arguments that are not yet a norm."""
-    return batch_norm_act(x, Norm(statistics, weight, bias, False, act, negative_slope), residual, dropping)
-
-
-def batch_norm_act_bwd(
-    grad: Tensor,
-    x: Tensor,
-    statistics: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    saved: Tensor | None,
-    has_residual: bool,
-    training: bool,
-    act: str,
-    negative_slope: float,
-    dropping: Dropping = NO_DROPOUT,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """``batch_norm_act_backward`` of arguments that are not yet a norm."""
-    norm = Norm(statistics, weight, bias, training, act, negative_slope)
-    return batch_norm_act_backward(grad, x, norm, saved, has_residual, dropping)
 
 
 def pre_activation(x: Tensor, norm: Norm, residual: Tensor | None = None) -> Tensor:

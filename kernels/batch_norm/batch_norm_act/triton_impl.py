@@ -2,13 +2,14 @@
 
 # mypy: allow-untyped-defs, allow-incomplete-defs
 
+from dataclasses import replace
+
 import torch
 import triton.language as tl
 from torch import Tensor
 
 from ...dropout.draws import NO_DROPOUT, Dropping
 from ...dropout.triton_draws import drop_tile, dropping_arguments, load_counters
-from ...tuning.tables import tile
 from ..activations_triton import activate
 from ..norm import Norm
 from ..triton_backward import gradient_sums, input_gradient
@@ -22,7 +23,6 @@ from ..triton_statistics import (
     running_statistics,
     schedule,
     share,
-    stages,
 )
 from ..triton_sums import as_parameters
 
@@ -77,9 +77,7 @@ def batch_norm_act_fwd_kernel(
 def batch_norm_act(x: Tensor, norm: Norm, residual: Tensor | None = None, dropping: Dropping = NO_DROPOUT) -> Tensor:
     """``drop(act(z))``, channels_last, with ``z = (x − mean) · rstd · weight + bias [+ residual]``."""
     x = as_matrix(x)
-    channels = x.shape[1]
-    tiles = tile("batch_norm_act", channels, x.device)
-    plan = schedule(x.numel() // channels, channels, tiles)
+    plan = schedule("batch_norm_act", x)
     y = torch.empty_like(x, memory_format=torch.channels_last)
     with torch.cuda.device_of(x):
         batch_norm_act_fwd_kernel[(plan.programs,)](
@@ -87,20 +85,14 @@ def batch_norm_act(x: Tensor, norm: Norm, residual: Tensor | None = None, droppi
             *norm.contiguous(),
             residual if residual is None else as_matrix(residual),
             y,
-            plan.n_rows,
-            plan.n_groups,
-            plan.rows_per_program,
+            *plan.sizes,
             plan.n_rows // x.shape[0],
             norm.negative_slope,
             **dropping_arguments(dropping),
             HAS_AFFINE=norm.weight is not None,
             HAS_RESIDUAL=residual is not None,
             ACT=norm.act,
-            ALIGN=plan.align,
-            BLOCK_M=tiles["block_m"],
-            BLOCK_C=tiles["block_c"],
-            STAGES=stages(x.element_size(), tiles),
-            num_warps=tiles["num_warps"],
+            **plan.pipelined(x),
         )
     return y
 
@@ -118,50 +110,17 @@ def batch_norm_act_backward(
 
     ``grad`` is [N, C, H, W], or [N, C] for an output that was averaged over the image. ``other`` is added to x's.
     """
-    act, slope = norm.act, norm.negative_slope
     averaged, drops = grad.dim() == 2, dropping.seed is not None
     x, grad = as_matrix(x), grad.contiguous() if averaged else as_matrix(grad)
-    store = drops or act != "identity" if has_residual else drops and other is not None
+    store = drops or norm.act != "identity" if has_residual else drops and other is not None
     dz = torch.empty_like(x, memory_format=torch.channels_last) if store else None
-    affine = (x, *norm.contiguous())
-    sums = gradient_sums(grad, affine, saved, dz, act, slope, dropping)
+    sums = gradient_sums(grad, x, norm, saved, dz, dropping)
+    rest = norm
     if dz is not None:  # the second pass need not work it out again
-        grad, act, dropping = dz, "identity", NO_DROPOUT
+        grad, rest, dropping = dz, replace(norm, act="identity"), NO_DROPOUT
     if other is None:
-        dx = input_gradient(grad, affine, *sums, norm.training, act, slope, dropping)
+        dx = input_gradient(grad, x, rest, sums, dropping)
     else:
-        dx = forked_input_gradient(grad, other, affine, *sums, norm.training, act, slope)
+        dx = forked_input_gradient(grad, other, x, rest, sums)
     grad_residual = x.new_empty(0) if dz is None or not has_residual else dz
     return dx, *as_parameters(*sums, norm.weight), grad_residual
-
-
-def batch_norm_act_bwd(
-    grad: Tensor,
-    x: Tensor,
-    statistics: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    saved: Tensor | None,
-    has_residual: bool,
-    training: bool,
-    act: str,
-    negative_slope: float,
-    dropping: Dropping = NO_DROPOUT,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """``batch_norm_act_backward`` of arguments that are not yet a norm."""
-    norm = Norm(statistics, weight, bias, training, act, negative_slope)
-    return batch_norm_act_backward(grad, x, norm, saved, has_residual, dropping)
-
-
-def batch_norm_act_fwd(
-    x: Tensor,
-    statistics: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    residual: Tensor | None,
-    act: str,
-    negative_slope: float,
-    dropping: Dropping = NO_DROPOUT,
-) -> Tensor:
-    """``batch_norm_act`` of arguments that are not yet a norm."""
-    return batch_norm_act(x, Norm(statistics, weight, bias, False, act, negative_slope), residual, dropping)

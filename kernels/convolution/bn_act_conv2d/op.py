@@ -10,16 +10,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...batch_norm.arguments import check_batch_norm, check_statistics, runs_plain_torch
+from ...batch_norm.arguments import check_batch_norm, check_statistics
 from ...batch_norm.batch_norm_act.statistics import input_statistics
 from ...batch_norm.norm import Norm
-from ...batch_norm.state import BatchNormState
-from ...library import Gradients, operator
+from ...batch_norm.state import BUFFERS, BatchNormState
+from ...library import Gradients, runs_plain_torch
 from ..arguments import (
     Convolution,
     Needed,
     check_convolution,
-    convolution_backend,
+    convolution_operator,
     empty_gradients,
     empty_output,
     empty_statistics,
@@ -28,7 +28,6 @@ from ..arguments import (
 from .reference import bn_act_conv2d_reference
 
 _OP = "bn_act_conv2d"
-_IMPLEMENTATIONS = __package__.rpartition(".")[0]
 
 
 def bn_act_conv2d(
@@ -99,10 +98,7 @@ def bn_act_conv2d(
     settings: dict[str, Any] = {"training": training, "act": act, "negative_slope": float(negative_slope)}
     given = None
     if runs_plain_torch(_OP, x):
-        if statistics is not None:
-            running_mean = running_var = num_batches_tracked = None
-        settings |= {"running_mean": running_mean, "running_var": running_var, "weight": weight, "bias": bias}
-        settings |= {"num_batches_tracked": num_batches_tracked, "momentum": momentum, "eps": eps}
+        settings |= {**state.arguments(), "weight": weight, "bias": bias, "statistics": statistics}
         y = bn_act_conv2d_reference(x, conv_weight, stride=conv.stride, padding=conv.padding, **settings)
     else:
         x = x.contiguous(memory_format=torch.channels_last)
@@ -114,13 +110,7 @@ def bn_act_conv2d(
     return y if len(results) == 1 else results
 
 
-@operator(
-    _OP,
-    mutates=("running_mean", "running_var", "num_batches_tracked"),
-    differentiable=1,
-    implementations=_IMPLEMENTATIONS,
-    runs=convolution_backend,
-)
+@convolution_operator(_OP, mutates=BUFFERS, differentiable=1)
 def forward(
     x: Tensor,
     conv_weight: Tensor,
@@ -132,7 +122,7 @@ def forward(
     return empty_output(x, conv_weight, conv), empty_statistics(x, conv_weight, wants_statistics)
 
 
-@operator(f"{_OP}_backward", implementations=_IMPLEMENTATIONS, runs=convolution_backend)
+@convolution_operator(f"{_OP}_backward")
 def backward(
     x: Tensor, conv_weight: Tensor, dy: Tensor, norm: Norm, other: Tensor | None, conv: Convolution, needed: Needed
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:

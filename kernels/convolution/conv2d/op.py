@@ -5,14 +5,13 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...batch_norm.arguments import runs_plain_torch
-from ...batch_norm.state import BatchNormState
-from ...library import Gradients, operator
+from ...batch_norm.state import BUFFERS, BatchNormState
+from ...library import Gradients, runs_plain_torch
 from ..arguments import (
     Convolution,
     Needed,
     check_convolution,
-    convolution_backend,
+    convolution_operator,
     empty_gradients,
     empty_output,
     empty_statistics,
@@ -20,7 +19,6 @@ from ..arguments import (
 )
 
 _OP = "conv2d"
-_IMPLEMENTATIONS = __package__.rpartition(".")[0]
 
 
 def conv2d(
@@ -71,20 +69,14 @@ def conv2d(
     return y if next_norm is None else (y, statistics)
 
 
-@operator(
-    _OP,
-    mutates=("running_mean", "running_var", "num_batches_tracked"),
-    differentiable=1,
-    implementations=_IMPLEMENTATIONS,
-    runs=convolution_backend,
-)
+@convolution_operator(_OP, mutates=BUFFERS, differentiable=1)
 def forward(
     x: Tensor, weight: Tensor, next_norm: BatchNormState, wants_statistics: bool, conv: Convolution
 ) -> tuple[Tensor, Tensor]:
     return empty_output(x, weight, conv), empty_statistics(x, weight, wants_statistics)
 
 
-@operator(f"{_OP}_backward", implementations=_IMPLEMENTATIONS, runs=convolution_backend)
+@convolution_operator(f"{_OP}_backward")
 def backward(x: Tensor, weight: Tensor, dy: Tensor, conv: Convolution, needed: Needed) -> tuple[Tensor, Tensor]:
     return empty_gradients(x, weight, needed)
 

@@ -12,16 +12,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...batch_norm.arguments import check_batch_norm, check_residual, runs_plain_torch, statistics_dtype
+from ...batch_norm.arguments import check_batch_norm, check_residual, statistics_dtype
 from ...batch_norm.batch_norm_act.statistics import running_statistics
 from ...batch_norm.norm import Norm
-from ...batch_norm.state import BatchNormState
-from ...library import Gradients, operator
+from ...batch_norm.state import BUFFERS, BatchNormState
+from ...library import Gradients, runs_plain_torch
 from ..arguments import (
     Convolution,
     Needed,
     check_convolution,
-    convolution_backend,
+    convolution_operator,
     empty_gradients,
     empty_output,
     empty_statistics,
@@ -31,7 +31,6 @@ from .reference import conv2d_bn_act_reference
 
 _OP = "conv2d_bn_act"
 _RESULT = "the convolution's result"
-_IMPLEMENTATIONS = __package__.rpartition(".")[0]
 
 
 def conv2d_bn_act(
@@ -91,9 +90,8 @@ def conv2d_bn_act(
     if residual is not None:
         check_residual(residual, y_like, of=_RESULT)
     if runs_plain_torch(_OP, x):
-        settings: dict[str, Any] = {"num_batches_tracked": num_batches_tracked, "momentum": momentum, "eps": eps}
-        settings |= {"training": training, "act": act, "negative_slope": negative_slope, "residual": residual}
-        settings |= {"running_mean": running_mean, "running_var": running_var, "weight": weight, "bias": bias}
+        settings = {**state.arguments(), "training": training, "act": act, "negative_slope": negative_slope}
+        settings |= {"weight": weight, "bias": bias, "residual": residual}
         return conv2d_bn_act_reference(x, conv_weight, stride=conv.stride, padding=conv.padding, **settings)
     x = x.contiguous(memory_format=torch.channels_last)
     if training:
@@ -112,13 +110,7 @@ def _needs_gradient(*tensors: Tensor | None) -> bool:
     return torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors)
 
 
-@operator(
-    _OP,
-    mutates=("running_mean", "running_var", "num_batches_tracked"),
-    differentiable=1,
-    implementations=_IMPLEMENTATIONS,
-    runs=convolution_backend,
-)
+@convolution_operator(_OP, mutates=BUFFERS, differentiable=1)
 def forward(
     x: Tensor, conv_weight: Tensor, norm: Norm, residual: Tensor | None, own: BatchNormState, conv: Convolution
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -126,12 +118,12 @@ def forward(
     return torch.empty_like(y), y, empty_statistics(x, conv_weight, norm.training)
 
 
-@operator(f"{_OP}_folded", implementations=_IMPLEMENTATIONS, runs=convolution_backend)
+@convolution_operator(f"{_OP}_folded")
 def folded(x: Tensor, conv_weight: Tensor, norm: Norm, residual: Tensor | None, conv: Convolution) -> Tensor:
     return empty_output(x, conv_weight, conv)
 
 
-@operator(f"{_OP}_backward", implementations=_IMPLEMENTATIONS, runs=convolution_backend)
+@convolution_operator(f"{_OP}_backward")
 def backward(
     x: Tensor,
     conv_weight: Tensor,

@@ -4,16 +4,14 @@ The activated image is never written. Bytes moved, in units of x: forward in tra
 backward 3 (read x twice, write dx). The backward keeps x and [3, C] of statistics.
 """
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
-from ...batch_norm.arguments import check_batch_norm, check_statistics, runs_plain_torch
+from ...batch_norm.arguments import check_batch_norm, check_statistics
 from ...batch_norm.batch_norm_act.statistics import input_statistics
 from ...batch_norm.norm import Norm
 from ...batch_norm.state import BatchNormState
-from ...library import Gradients, operator
+from ...library import Gradients, operator, runs_plain_torch
 from .reference import global_avg_pool_act_reference
 
 _OP = "global_avg_pool_act"
@@ -47,9 +45,8 @@ def global_avg_pool_act(
     check_batch_norm(x, state, weight, bias, training, act, negative_slope)
     check_statistics(statistics, x, training)
     if runs_plain_torch(_OP, x):
-        settings: dict[str, Any] = {"training": training, "momentum": momentum, "eps": eps, "statistics": statistics}
-        settings |= {"num_batches_tracked": num_batches_tracked, "act": act, "negative_slope": negative_slope}
-        return global_avg_pool_act_reference(x, running_mean, running_var, weight, bias, **settings)
+        settings = {**state.arguments(), "training": training, "act": act, "negative_slope": negative_slope}
+        return global_avg_pool_act_reference(x, weight=weight, bias=bias, statistics=statistics, **settings)
     x = x.contiguous(memory_format=torch.channels_last)
     statistics = input_statistics(x, state, training, statistics)
     return forward(x, Norm(statistics, weight, bias, training, act, negative_slope))

@@ -9,19 +9,11 @@ from ...batch_norm.batch_norm_act.reference import normalize
 
 
 def global_avg_pool_act_reference(
-    x: Tensor,
-    running_mean: Tensor | None,
-    running_var: Tensor | None,
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
-    *,
-    act: str = "relu",
-    negative_slope: float = 0.01,
-    **settings: Any,
+    x: Tensor, *norm: Tensor | None, act: str = "relu", negative_slope: float = 0.01, **settings: Any
 ) -> Tensor:
     """``y_nc = mean_hw act(BN(x))_nchw``; arguments, result and updated buffers are those of ``global_avg_pool_act``.
 
     Nothing is checked. Half precision is raised to fp32 and the result rounded once; fp64 stays fp64.
     """
-    z = normalize(x, running_mean, running_var, weight, bias, **settings)
+    z = normalize(x, *norm, **settings)
     return activate(z, act, negative_slope).mean(dim=(2, 3)).to(x.dtype)

@@ -5,16 +5,14 @@ same values. Bytes moved, in units of x: forward in training 2¼ (read x twice, 
 and grad twice, write dx). The backward keeps x and [3, C] of statistics.
 """
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
-from ...batch_norm.arguments import check_batch_norm, runs_plain_torch
+from ...batch_norm.arguments import check_batch_norm
 from ...batch_norm.batch_norm_act.statistics import input_statistics
 from ...batch_norm.norm import Norm
 from ...batch_norm.state import BatchNormState
-from ...library import Gradients, operator
+from ...library import Gradients, operator, runs_plain_torch
 from .reference import max_pool_bn_act_reference
 
 _OP = "max_pool_bn_act"
@@ -52,9 +50,8 @@ def max_pool_bn_act(
     if min(x.shape[2:]) < 2:
         raise ValueError(f"x must have H and W of at least 2 for a 2×2 window, got {list(x.shape)}")
     if runs_plain_torch(_OP, x):
-        settings: dict[str, Any] = {"training": training, "momentum": momentum, "eps": eps}
-        settings |= {"num_batches_tracked": num_batches_tracked, "act": act, "negative_slope": negative_slope}
-        return max_pool_bn_act_reference(x, running_mean, running_var, weight, bias, **settings)
+        settings = {**state.arguments(), "training": training, "act": act, "negative_slope": negative_slope}
+        return max_pool_bn_act_reference(x, weight=weight, bias=bias, **settings)
     x = x.contiguous(memory_format=torch.channels_last)
     return forward(x, Norm(input_statistics(x, state, training), weight, bias, training, act, negative_slope))
 

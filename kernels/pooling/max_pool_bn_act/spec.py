@@ -1,38 +1,15 @@
 """The description of ``max_pool_bn_act`` for tests, benchmarks, compile report and docs."""
 
 from collections.abc import Callable
-from typing import Any
 
 import torch.nn.functional as F
 
-from ...batch_norm.sample_inputs import (
-    channels_first,
-    channels_last,
-    channels_of,
-    compiled,
-    cudnn_batch_norm_act,
-    cumulative,
-    eager_batch_norm_act,
-    given_statistics,
-    largest_term,
-    not_affine,
-    offset,
-    random_batch_norm,
-    sliced,
-    timed_shapes,
-    with_gaps,
-)
+from ...batch_norm import sample_inputs as sample
 from ...testing.shapes import shapes
-from ...testing.spec import Case, Inputs, OpSpec, SampleMaker, Tolerance, in_fp32
+from ...testing.spec import Case, Inputs, OpSpec, SampleMaker, in_fp32
 from ...tuning.tables import sizes
-from .op import max_pool_bn_act
+from .op import forward, max_pool_bn_act
 from .reference import max_pool_bn_act_reference
-
-
-def _op_arguments(inputs: Inputs) -> tuple[Any, ...]:
-    statistics, training = given_statistics(inputs)
-    settings = (training, inputs.get("act", "relu"), inputs.get("negative_slope", 0.01))
-    return inputs["x"], statistics, inputs.get("weight"), inputs.get("bias"), *settings
 
 
 def _flops(inputs: Inputs) -> int:
@@ -49,13 +26,13 @@ def _bytes_moved(inputs: Inputs) -> int:
 
 def _random(make: SampleMaker, draw_int: Callable[[int, int], int]) -> Inputs:
     """Any shape of at least 2×2."""
-    return random_batch_norm(make, draw_int, smallest=2)
+    return sample.random_batch_norm(make, draw_int, smallest=2)
 
 
 def _compile_cases() -> dict[str, Case]:
     """relu at every tile, and the heaviest settings."""
-    cases = {f"relu, C={c}": compiled(c) for c in sizes(SPEC.name, 512)}
-    return {**cases, "fp32 gelu, C=512": in_fp32(compiled(512, act="gelu"))}
+    cases = {f"relu, C={c}": sample.compiled(c) for c in sizes(SPEC.name, 512)}
+    return {**cases, "fp32 gelu, C=512": in_fp32(sample.compiled(512, act="gelu"))}
 
 
 SPEC = OpSpec(
@@ -64,36 +41,32 @@ SPEC = OpSpec(
     replaces="torch.nn.functional.max_pool2d",
     function=max_pool_bn_act,
     reference=max_pool_bn_act_reference,
-    eager=lambda **inputs: F.max_pool2d(eager_batch_norm_act(**inputs), 2),
+    eager=lambda **inputs: F.max_pool2d(sample.eager_batch_norm_act(**inputs), 2),
     compiled_ops=("cifarfast::max_pool_bn_act", "cifarfast::max_pool_bn_act_backward"),
-    op_arguments=_op_arguments,
+    op_arguments=lambda inputs: forward.flatten(inputs["x"], sample.given_norm(inputs)),
     differentiable=("x", "weight", "bias"),
     cases={
-        "relu": channels_last(2, 8, 4, 6),
-        "three channels odd": channels_last(2, 3, 7, 5, act="silu"),
-        "several tiles": channels_last(2, 72, 8, 7),
-        "batch 1": channels_last(1, 17, 5, 4, act="leaky_relu"),
-        "one window": channels_last(4, 10, 3, 3, act="tanh"),
-        "channels_first": channels_first(2, 12, 2, 5, act="gelu"),
-        "non-contiguous": sliced,
-        "offset": offset(4, 8, 4, 4),
-        "parameters with gaps": with_gaps(channels_last(2, 8, 4, 6)),
-        "bare": not_affine(channels_last(2, 9, 4, 3)),
-        "cumulative": cumulative(channels_last(2, 5, 4, 3, act="identity")),
-        "eval": channels_last(1, 8, 4, 3, training=False),
+        "relu": sample.channels_last(2, 8, 4, 6),
+        "three channels odd": sample.channels_last(2, 3, 7, 5, act="silu"),
+        "several tiles": sample.channels_last(2, 72, 8, 7),
+        "batch 1": sample.channels_last(1, 17, 5, 4, act="leaky_relu"),
+        "one window": sample.channels_last(4, 10, 3, 3, act="tanh"),
+        "channels_first": sample.channels_first(2, 12, 2, 5, act="gelu"),
+        "non-contiguous": sample.sliced,
+        "offset": sample.offset(4, 8, 4, 4),
+        "parameters with gaps": sample.with_gaps(sample.channels_last(2, 8, 4, 6)),
+        "bare": sample.not_affine(sample.channels_last(2, 9, 4, 3)),
+        "cumulative": sample.cumulative(sample.channels_last(2, 5, 4, 3, act="identity")),
+        "eval": sample.channels_last(1, 8, 4, 3, training=False),
     },
     random_case=_random,
-    random_floor=largest_term,
     # neither network has a max-pooling: those of a plain convolutional one
-    benchmark_cases=timed_shapes(shapes("plain", [(64, 32), (256, 16)])),
-    tuning_cases=timed_shapes(shapes("plain", [(16, 32), (32, 32), (128, 16)])),
+    benchmark_cases=sample.timed_shapes(shapes("plain", [(64, 32), (256, 16)])),
+    tuning_cases=sample.timed_shapes(shapes("plain", [(16, 32), (32, 32), (128, 16)])),
     flops=_flops,
     bytes_moved=_bytes_moved,
-    tile_size=channels_of,
-    library=("cuDNN batch norm", lambda **inputs: F.max_pool2d(cudnn_batch_norm_act(**inputs), 2)),
+    tile_size=sample.channels_of,
+    library=("cuDNN batch norm", lambda **inputs: F.max_pool2d(sample.cudnn_batch_norm_act(**inputs), 2)),
     compile_cases=_compile_cases,
-    forward_tolerance=Tolerance(ulps=4.0, rms_ulps=4.0),
-    gradient_tolerance=Tolerance(ulps=8.0, rms_ulps=8.0),
-    mutates=("running_mean", "running_var"),
-    advances=("num_batches_tracked",),
+    **sample.NORM_OP,
 )

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ...batch_norm.activations_triton import activate
 from ...batch_norm.norm import Norm
-from ...batch_norm.triton_backward import through_activation
+from ...batch_norm.triton_backward import room_for_sums, through_activation
 from ...batch_norm.triton_statistics import (
     as_matrix,
     column_block,
@@ -21,8 +21,6 @@ from ...batch_norm.triton_statistics import (
     standardize,
 )
 from ...batch_norm.triton_sums import as_parameters, finish_sums, load_sums
-from ...last_block import take_counters
-from ...tuning.tables import tile
 
 
 @triton.jit
@@ -206,27 +204,21 @@ def max_pool_bn_act_bwd_kernel(
 def max_pool_bn_act(x: Tensor, norm: Norm) -> Tensor:
     """``max_pool2d(act(z), 2)``, channels_last, with ``z = (x − mean) · rstd · weight + bias``."""
     x = as_matrix(x)
-    images, channels, height, width = x.shape
-    tiles = tile("max_pool_bn_act", channels, x.device)
-    plan = schedule(images * (height // 2) * (width // 2), channels, tiles)
+    images, _, height, width = x.shape
+    plan = schedule("max_pool_bn_act", x, images * (height // 2) * (width // 2))
     y = torch.empty_like(x[:, :, : height // 2, : width // 2], memory_format=torch.channels_last)
     with torch.cuda.device_of(x):
         max_pool_bn_act_fwd_kernel[(plan.programs,)](
             x,
             *norm.contiguous(),
             y,
-            plan.n_rows,
-            plan.n_groups,
-            plan.rows_per_program,
+            *plan.sizes,
             height,
             width,
             norm.negative_slope,
             HAS_AFFINE=norm.weight is not None,
             ACT=norm.act,
-            ALIGN=plan.align,
-            BLOCK_M=tiles["block_m"],
-            BLOCK_C=tiles["block_c"],
-            num_warps=tiles["num_warps"],
+            **plan.blocks,
         )
     return y
 
@@ -234,19 +226,10 @@ def max_pool_bn_act(x: Tensor, norm: Norm) -> Tensor:
 def max_pool_bn_act_backward(grad: Tensor, x: Tensor, norm: Norm) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of x, weight and bias; the last two are empty where there is no weight."""
     grad, x = as_matrix(grad), as_matrix(x)
-    images, channels, height, width = x.shape
-    tiles = tile("max_pool_bn_act", channels, x.device)
-    settings = {
-        "HAS_AFFINE": norm.weight is not None,
-        "ACT": norm.act,
-        "BLOCK_M": tiles["block_m"],
-        "BLOCK_C": tiles["block_c"],
-    }
-    affine = norm.contiguous()
-    plan = schedule(images * (height // 2) * (width // 2), channels, tiles)
-    partials = x.new_empty(2, plan.n_chunks, channels, dtype=torch.float32)
-    d_bias, d_weight = partials.new_empty(channels), partials.new_empty(channels)
-    counters, first_counter = take_counters(plan.column_blocks, x.device)
+    images, _, height, width = x.shape
+    affine, settings = norm.contiguous(), {"HAS_AFFINE": norm.weight is not None, "ACT": norm.act}
+    plan = schedule("max_pool_bn_act", x, images * (height // 2) * (width // 2))
+    partials, sums, counters, first_counter = room_for_sums(x, plan)
     dx = torch.empty_like(x, memory_format=torch.channels_last)
     with torch.cuda.device_of(x):
         max_pool_bn_act_bwd_sums_kernel[(plan.programs,)](
@@ -254,39 +237,31 @@ def max_pool_bn_act_backward(grad: Tensor, x: Tensor, norm: Norm) -> tuple[Tenso
             x,
             *affine,
             partials,
-            d_bias,
-            d_weight,
+            *sums,
             counters,
-            plan.n_rows,
-            plan.n_groups,
-            plan.rows_per_program,
+            *plan.sizes,
             plan.n_chunks,
             height,
             width,
             first_counter,
             norm.negative_slope,
-            ALIGN=plan.align,
-            num_warps=tiles["num_warps"],
             **settings,
+            **plan.blocks,
         )
-        plan = schedule(images * ((height + 1) // 2) * ((width + 1) // 2), channels, tiles)
+        plan = schedule("max_pool_bn_act", x, images * ((height + 1) // 2) * ((width + 1) // 2))
         max_pool_bn_act_bwd_kernel[(plan.programs,)](
             grad,
             x,
             *affine,
-            d_bias,
-            d_weight,
+            *sums,
             dx,
-            plan.n_rows,
-            plan.n_groups,
-            plan.rows_per_program,
+            *plan.sizes,
             height,
             width,
             images * height * width,
             norm.negative_slope,
             TRAINING=norm.training,
-            ALIGN=plan.align,
-            num_warps=tiles["num_warps"],
             **settings,
+            **plan.blocks,
         )
-    return dx, *as_parameters(d_bias, d_weight, norm.weight)
+    return dx, *as_parameters(*sums, norm.weight)

@@ -43,18 +43,13 @@ class ShakeDropTail(RandomScale, nn.BatchNorm2d):
     def forward(  # type: ignore[override]
         self, h: Tensor, x: Tensor, statistics: Tensor | None = None, next_norm: nn.BatchNorm2d | None = None
     ) -> Any:
-        state = BatchNormState.of(self)
         return shakedrop_bn_shortcut(
             h,
             x,
-            state.running_mean,
-            state.running_var,
-            self.weight,
-            self.bias,
-            num_batches_tracked=state.num_batches_tracked,
+            **BatchNormState.of(self).arguments(),
+            weight=self.weight,
+            bias=self.bias,
             training=self.training,
-            momentum=state.momentum,
-            eps=state.eps,
             true_channels=self.true_channels,
             statistics=statistics,
             next_norm=next_norm,

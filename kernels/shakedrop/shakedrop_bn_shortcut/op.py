@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...batch_norm.arguments import check_batch_norm, check_statistics, runs_plain_torch
+from ...batch_norm.arguments import check_batch_norm, check_statistics
 from ...batch_norm.batch_norm_act.statistics import input_statistics
 from ...batch_norm.norm import Norm
-from ...batch_norm.state import NO_NORM, BatchNormState
-from ...library import Gradients, operator
+from ...batch_norm.state import BUFFERS, NO_NORM, BatchNormState
+from ...library import Gradients, operator, runs_plain_torch
 from ..draws import Scaling
 from .arguments import check_shortcut, check_true_channels
 
@@ -113,7 +113,7 @@ def shakedrop_bn_shortcut(
     return y if next_norm is None else (y, given if wants_statistics else None)
 
 
-@operator(_OP, mutates=("running_mean", "running_var", "num_batches_tracked"), differentiable=1)
+@operator(_OP, mutates=BUFFERS, differentiable=1)
 def forward(
     h: Tensor,
     x: Tensor,

@@ -8,8 +8,8 @@ from multiprocessing import get_context
 from multiprocessing.pool import AsyncResult, Pool
 from typing import Any
 
+from ..tuning.tables import Tile, override
 from .candidates import label
-from .tables import Tile, override
 from .workloads import Workload
 
 _PATIENCE_SECONDS = 60.0  # a process that has died leaves what it was at undone

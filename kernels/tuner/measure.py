@@ -16,7 +16,7 @@ from ..convolution.arguments import Convolution, Needed
 from ..flat.table import FlatTable
 from ..testing.check import Expectation, assert_close, training_step
 from ..testing.spec import Inputs, OpSpec, SampleMaker, all_specs, normal
-from .tables import Tile, override
+from ..tuning.tables import Tile, override
 from .workloads import Workload
 
 _DTYPE = torch.bfloat16

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from itertools import product
 
-from .tables import Tile
+from ..tuning.tables import Tile
 
 PARTS = ("fwd", "dgrad", "wgrad")
 # what a block may use of Hopper's shared memory, less some for the compiler

@@ -13,11 +13,11 @@ import torch
 
 from .. import backend
 from ..testing.spec import all_specs
+from ..tuning.tables import Tile, table_path
 from .measure import Bench
 from .precompiler import Precompiler
 from .record import Measurements
 from .search import Search
-from .tables import Tile, table_path
 from .workloads import Workload
 
 

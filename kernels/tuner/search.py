@@ -6,10 +6,10 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 from ..convolution.tiles import kernel_row
+from ..tuning.tables import ABOUT, Tile, load
 from .candidates import PARTS, candidates, label
 from .record import Measurements, write_whole
 from .select import as_text, fastest, merged_rows
-from .tables import ABOUT, Tile, load
 from .workloads import PARTS_OF, Workload, all_workloads, by_importance
 
 # seconds of a workload with a row; raises an AssertionError where the result is wrong

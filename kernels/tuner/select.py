@@ -5,9 +5,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ..tuning.tables import ABOUT, Tile
 from .candidates import label
 from .record import Result
-from .tables import ABOUT, Tile
 
 # a row that is not at least this much faster than the default one is noise
 _LEAST_GAIN = 0.01
