@@ -19,7 +19,7 @@ from mistakes import Fails
 
 from cifarfast.commands import cli
 from cifarfast.recipes.recipe import About
-from cifarfast.report import load
+from cifarfast.report import curve_figures, features, load, prediction_figures
 from cifarfast.report.features import spread_apart
 from cifarfast.report.label_errors import rank_label_errors
 from cifarfast.report.page import write_report
@@ -86,10 +86,24 @@ def test_accuracies_on_other_than_official_data_say_so(report_of_five: Rendered)
         assert "not official data" in section(report_of_five.text, name)
 
 
+@pytest.fixture
+def drawn() -> None:
+    """Asked for by tests of small reports whose figures matter."""
+
+
+@pytest.fixture(autouse=True)
+def not_drawn(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures are made and not drawn, which would take most of a report's time; that of five runs is made before."""
+    if "drawn" not in request.fixturenames:
+        for module in (curve_figures, features, prediction_figures):
+            monkeypatch.setattr(module, "to_svg", lambda figure, description: "<svg></svg>")
+
+
 def page_of(run: RunFolder) -> str:
     return write_report([run.path]).path.read_text()
 
 
+@pytest.mark.usefixtures("drawn")
 def test_official_data_need_no_mark(tmp_path: Path) -> None:
     text = page_of(make_run(tmp_path / "digits", dataset="digits", crop_padding=0))
     assert "not official data" not in text
@@ -119,6 +133,7 @@ def test_every_element_is_closed(report_of_five: Rendered) -> None:
     assert parser.stack == []
 
 
+@pytest.mark.usefixtures("drawn")
 def test_the_same_runs_give_the_same_file(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", dataset=SMALL)
     first = write_report([run.path], out=tmp_path / "a.html").path.read_bytes()
@@ -151,6 +166,7 @@ def test_other_data_under_the_same_name_are_not_shown(tmp_path: Path) -> None:
     assert "<img" not in written.path.read_text()
 
 
+@pytest.mark.usefixtures("drawn")
 def test_many_classes_and_odd_names(tmp_path: Path) -> None:
     data = "synthetic:classes=30,train=60,test=120,channels=1,size=16"
     text = page_of(make_run(tmp_path / "a<b&c", dataset=data, arch="linear"))
