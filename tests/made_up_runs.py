@@ -131,3 +131,9 @@ def section(page: str, name: str) -> str:
     """A section of a report, by its id."""
     start = page.index(f'<section id="{name}">')
     return page[start : page.index("</section>", start)]
+
+
+def leave_figures_undrawn(patch: pytest.MonkeyPatch) -> None:
+    """Drawing takes most of a small report's time."""
+    for module in ("curve_figures", "features", "prediction_figures"):
+        patch.setattr(f"cifarfast.report.{module}.to_svg", lambda figure, description: "<svg></svg>")

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from made_up_runs import leave_figures_undrawn
 from mistakes import refused
 from PIL import Image
 from processes import InForeground, _context, finish
@@ -144,7 +145,8 @@ def test_a_run_knows_what_is_in_its_folder(run: Run) -> None:
     assert again.evaluate().scores.accuracy_percent == again.result["test_accuracy_percent"]
 
 
-def test_a_run_writes_its_report(run: Run, tmp_path: Path) -> None:
+def test_a_run_writes_its_report(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    leave_figures_undrawn(monkeypatch)
     other = cifarfast.train("quickstart", epochs=1, seed=1, out=tmp_path / "other", quiet=True)
     path = run.report(other, out=tmp_path / "both.html")
     assert path.read_text(encoding="utf-8").count("quickstart") >= 2

@@ -14,12 +14,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from made_up_runs import Rendered, copied, make_run, section, without
+from made_up_runs import Rendered, copied, leave_figures_undrawn, make_run, section, without
 from mistakes import Fails
 
 from cifarfast.commands import cli
 from cifarfast.recipes.recipe import About
-from cifarfast.report import curve_figures, features, load, prediction_figures
+from cifarfast.report import load
 from cifarfast.report.features import spread_apart
 from cifarfast.report.label_errors import rank_label_errors
 from cifarfast.report.page import write_report
@@ -93,10 +93,9 @@ def drawn() -> None:
 
 @pytest.fixture(autouse=True)
 def not_drawn(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Figures are made and not drawn, which would take most of a report's time; that of five runs is made before."""
+    """No other figures are drawn; the report of five runs is made before this."""
     if "drawn" not in request.fixturenames:
-        for module in (curve_figures, features, prediction_figures):
-            monkeypatch.setattr(module, "to_svg", lambda figure, description: "<svg></svg>")
+        leave_figures_undrawn(monkeypatch)
 
 
 def page_of(run: RunFolder) -> str:
