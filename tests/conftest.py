@@ -4,6 +4,7 @@ import os
 
 import pytest
 import torch
+from mistakes import fails  # noqa: F401 - a fixture
 from real_images import real_data  # noqa: F401 - a fixture
 
 # torch.compile keeps programs between processes, and runs them again after an op's signature has changed

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -113,3 +114,26 @@ def rewrite_in_checkpoint(step: Path, name: str, data: bytes) -> None:
     manifest = json.loads((step / "manifest.json").read_text())
     manifest["sha256"][name] = hashlib.sha256(data).hexdigest()
     (step / "manifest.json").write_text(json.dumps(manifest))
+
+
+def without(run: RunFolder, key: str) -> None:
+    """A result as another version of the package would write it."""
+    run.write_result({name: value for name, value in run.read_result().items() if name != key})
+
+
+def copied(run: RunFolder, path: Path) -> RunFolder:
+    """A copy of a run that may be damaged."""
+    shutil.copytree(run.path, path)
+    return RunFolder(path)
+
+
+def section(page: str, name: str) -> str:
+    """A section of a report, by its id."""
+    start = page.index(f'<section id="{name}">')
+    return page[start : page.index("</section>", start)]
+
+
+def leave_figures_undrawn(patch: pytest.MonkeyPatch) -> None:
+    """Drawing takes most of a small report's time."""
+    for module in ("curve_figures", "features", "prediction_figures"):
+        patch.setattr(f"cifarfast.report.{module}.to_svg", lambda figure, description: "<svg></svg>")

@@ -8,7 +8,6 @@ import sys
 import tarfile
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -118,8 +117,19 @@ def test_deadlines_add_up() -> None:
 def check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Check:
     monkeypatch.setattr(gpu_check, "session_environment", lambda: ENVIRONMENT)
     monkeypatch.setattr(gpu_check, "FOLDER", tmp_path / "results")
+    monkeypatch.setattr(gpu_check, "ROOT", tmp_path)
+    monkeypatch.setattr(Check, "start_unpacking", lambda self: None)
     (tmp_path / "scratch").mkdir()
     return Check(parse_arguments(["--jobs", "1"]), tmp_path / "scratch")
+
+
+def run_parts(check: Check, monkeypatch: pytest.MonkeyPatch, *parts: Part) -> int:
+    monkeypatch.setattr(Check, "parts", lambda self: parts)
+    return check.run()
+
+
+FINE = Part("one", "first part", 1, lambda: python("print('fine')"))
+ABSENT = Part("three", "third part", 1, lambda: "not here")
 
 
 def names(check: Check, *arguments: str) -> list[str]:
@@ -135,9 +145,8 @@ def test_which_parts_run_and_in_which_order(check: Check) -> None:
     with pytest.raises(SystemExit, match="no part opps; there are build, tests"):
         names(check, "--only", "opps")
 
-
-def test_all_parts_end_within_nine_minutes(check: Check) -> None:
-    assert deadlines(check.parts(), parse_arguments([]).seconds)[-1] <= 540
+    check.arguments = parse_arguments([])
+    assert deadlines(check.parts(), check.arguments.seconds)[-1] <= 540
 
 
 def test_commands(check: Check, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -169,7 +178,7 @@ def test_the_build_says_what_the_compilers_say(check: Check, tmp_path: Path) -> 
     (tmp_path / "csrc").mkdir()
     (tmp_path / "csrc" / "bindings.cpp").write_text("#error that is no code\n")
     (tmp_path / "package").mkdir()
-    command = next(part for part in check.parts() if part.name == "build").command()
+    command = check.parts()[0].command()
     lines = (
         "import sys, pathlib; from cifarfast.runtime import native_build; "
         "native_build._PACKAGE = pathlib.Path('package').absolute();"
@@ -190,7 +199,6 @@ def test_the_build_says_what_the_compilers_say(check: Check, tmp_path: Path) -> 
 def test_data_of_the_training(check: Check, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usual = tmp_path / "data"
     monkeypatch.setenv("CIFARFAST_DATA", str(usual))
-    monkeypatch.setattr(gpu_check, "ROOT", tmp_path)
     assert "synthetic:train=50000" in check._training()
     (tmp_path / ".cache" / "data" / "cifar-10-batches-py").mkdir(parents=True)
     assert check._training()[-2:] == ["--data-dir", str(tmp_path / ".cache" / "data")]
@@ -202,7 +210,8 @@ def test_data_of_the_training(check: Check, tmp_path: Path, monkeypatch: pytest.
 
 def test_the_training_s_result_is_kept(check: Check, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("bench.record.session_environment", lambda: ENVIRONMENT)
-    monkeypatch.setattr(gpu_check.Recorder, "__init__", _recorder_in(tmp_path))
+    original = gpu_check.Recorder.__init__
+    monkeypatch.setattr(gpu_check.Recorder, "__init__", lambda self, **settings: original(self, tmp_path, **settings))
     check._run_folder.mkdir()
     result = {"test_accuracy_percent": 88.8, "dataset": "cifar10", "official": False, "train_seconds": 12.0}
     (check._run_folder / "result.json").write_text(json.dumps({**result, "images_per_second": 41_000.0}))
@@ -213,55 +222,38 @@ def test_the_training_s_result_is_kept(check: Check, tmp_path: Path, monkeypatch
     assert row["test_accuracy_percent"] == 88.8
 
 
-def _recorder_in(folder: Path) -> Any:
-    original = gpu_check.Recorder.__init__
-    return lambda self, **settings: original(self, folder, **settings)
-
-
 def test_a_whole_check(check: Check, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    parts = [
-        Part("one", "first part", 1, lambda: python("print('fine')")),
-        Part("two", "second part", 1, lambda: python("print('a | b'); raise SystemExit(1)")),
-        Part("three", "third part", 1, lambda: "not here"),
-    ]
-    monkeypatch.setattr(Check, "parts", lambda self: parts)
-    monkeypatch.setattr(Check, "start_unpacking", lambda self: None)
-    monkeypatch.setattr(gpu_check, "ROOT", check.folder.parents[1])
+    bad = Part("two", "second part", 1, lambda: python("print('a | b'); raise SystemExit(1)"))
     earlier = [check.scratch / "ops.done", check.scratch / "tests.xml", check.scratch / "run" / "result.json"]
     earlier[2].parent.mkdir()
     for path in earlier:
         path.touch()
-    assert check.run() == 1
+    assert run_parts(check, monkeypatch, FINE, bad, ABSENT) == 1
     assert not any(path.exists() for path in earlier)
     text = (check.folder / "gpu_check.md").read_text()
-    assert "| first part | passed | 0 | fine |" in text
-    assert "| second part | failed | 0 | a / b |" in text
-    assert "| third part | left out | 0 | not here |" in text
+    for row in (
+        "first part | passed | 0 | fine",
+        "second part | failed | 0 | a / b",
+        "third part | left out | 0 | not here",
+    ):
+        assert f"| {row} |" in text
     assert text.splitlines()[0] == "# Check on NVIDIA H200, CUDA 13.0, cuDNN 91000"
     assert text in capsys.readouterr().out
-    monkeypatch.setattr(Check, "parts", lambda self: [parts[0], parts[2]])
-    assert check.run() == 0
+    assert run_parts(check, monkeypatch, FINE, ABSENT) == 0
 
 
 def test_a_page_that_cannot_be_made_does_not_end_the_check(check: Check, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Check, "parts", lambda self: [Part("one", "first part", 1, lambda: "not here")])
-    monkeypatch.setattr(Check, "start_unpacking", lambda self: None)
-    monkeypatch.setattr(gpu_check, "ROOT", check.folder.parents[1])
     check.folder.mkdir(parents=True)
     (check.folder / "train_step.json").write_text("{ half")
-    assert check.run() == 0
+    assert run_parts(check, monkeypatch, ABSENT) == 0
     assert "JSONDecodeError" in check._write_page([])
 
 
 def test_the_archive_has_results_and_logs(check: Check, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    part = Part("one", "first part", 1, lambda: python("print('fine')"))
-    monkeypatch.setattr(Check, "parts", lambda self: [part])
-    monkeypatch.setattr(Check, "start_unpacking", lambda self: None)
-    monkeypatch.setattr(gpu_check, "ROOT", check.folder.parents[1])
     check.arguments = parse_arguments(["--bundle", str(tmp_path / "out" / "all.tar.gz")])
     (check.scratch / "run").mkdir()
     (check.scratch / "run" / "weights.safetensors").write_bytes(b"much")
-    check.run()
+    run_parts(check, monkeypatch, FINE)
     with tarfile.open(tmp_path / "out" / "all.tar.gz") as archive:
         assert archive.getnames() == ["results/gpu_check.md", "logs/one.log"]
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["all.tar.gz"]
@@ -278,20 +270,17 @@ def test_nothing_runs_beside_what_is_measured(check: Check, monkeypatch: pytest.
         return python("")
 
     parts = [Part(name, name, 1, lambda name=name: alive(name)) for name in ("build", "tests", "train_step", "ops")]
-    monkeypatch.setattr(Check, "parts", lambda self: parts)
-    monkeypatch.setattr(Check, "start_unpacking", lambda self: None)
-    waiting = python("import time; time.sleep(60)")
-    monkeypatch.setattr(
-        Check, "start_compiling", lambda self: setattr(self, "_compiling", self._beside(waiting, "ahead"))
-    )
-    monkeypatch.setattr(gpu_check, "ROOT", check.folder.parents[1])
+
+    def start_compiling(self: Check) -> None:
+        self._compiling = self._beside(python("import time; time.sleep(60)"), "ahead")
+
+    monkeypatch.setattr(Check, "start_compiling", start_compiling)
     started = time.monotonic()
-    assert check.run() == 0
+    assert run_parts(check, monkeypatch, *parts) == 0
     assert time.monotonic() - started < 40
     assert seen == [("build", True), ("tests", True), ("train_step", False), ("ops", False)]
     seen.clear()
-    parts.pop(1)
-    check.run()
+    run_parts(check, monkeypatch, parts[0], *parts[2:])
     assert seen == [("build", False), ("train_step", False), ("ops", False)]
 
 
@@ -305,9 +294,9 @@ def test_the_memory_checker_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="it would run")
-def test_without_a_gpu() -> None:
-    done = subprocess.run([sys.executable, "-m", "bench.gpu_check"], cwd=ROOT, capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (2, "gpu_check: torch sees no NVIDIA GPU here\n")
+def test_without_a_gpu(capsys: pytest.CaptureFixture[str]) -> None:
+    assert gpu_check.main([]) == 2
+    assert capsys.readouterr().err == "gpu_check: torch sees no NVIDIA GPU here\n"
 
 
 def test_counts_of_tests(tmp_path: Path) -> None:

@@ -43,6 +43,11 @@ def command(*options: str) -> list[str]:
     return [sys.executable, "-m", "pytest", "-p", "bench.pytest_gpu", *quiet, *options]
 
 
+def run_in(folder: Path, *options: str) -> "subprocess.CompletedProcess[str]":
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.run(command(*options), cwd=folder, env=environment, capture_output=True, text=True)
+
+
 def test_the_rest_is_done_by_another_process(folder: Path) -> None:
     todo = command("-p", "no:xdist", f"--done={folder / 'done'}")
     part = Part("tests", "", 1, lambda: todo, start_again=START_AGAIN)
@@ -66,17 +71,14 @@ def test_what_failed_before_is_known(folder: Path) -> None:
         "def test_number(number, request):\n"
         "    assert request.config.stash[FAILED_BEFORE] == {'test_it.py::test_number[2]'}\n"
     )
-    done = subprocess.run(
-        command("-p", "no:xdist", "--done=done"), cwd=folder, env=_environment(), capture_output=True, text=True
-    )
+    done = run_in(folder, "-p", "no:xdist", "--done=done")
     assert "1 passed, 2 deselected" in done.stdout, done.stdout
     assert done.returncode == 0
 
 
 def test_a_broken_process_of_many_is_replaced(folder: Path) -> None:
     pytest.importorskip("xdist")
-    options = ("-n", "2", "--dist", "load", "--maxschedchunk", "1", f"--junitxml={folder / 'tests.xml'}")
-    done = subprocess.run(command(*options), cwd=folder, env=_environment(), capture_output=True, text=True)
+    done = run_in(folder, "-n", "2", "--dist", "load", "--maxschedchunk", "1", "--junitxml=tests.xml")
     assert done.returncode == 1
     assert "an illegal memory access" in done.stdout
     assert "crashed while running 'test_it.py::test_number[2]'" in done.stdout
@@ -97,16 +99,6 @@ def test_the_widest_beginning(folder: Path) -> None:
     )
     (folder / "pytest.ini").write_text("[pytest]\nmarkers = slow: takes long\n")
     (folder / "test_it.py").unlink()
-    done = subprocess.run(
-        command("-p", "no:xdist", "--widest-first", "--collect-only"),
-        cwd=folder,
-        env=_environment(),
-        capture_output=True,
-        text=True,
-    )
+    done = run_in(folder, "-p", "no:xdist", "--widest-first", "--collect-only")
     order = [line.partition("::test_")[2] for line in done.stdout.splitlines() if "::" in line]
     assert order == ["a", "b", "c[1]", "d[triton]", "e", "c[2]", "d[torch]", "slow"]
-
-
-def _environment() -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(ROOT)}

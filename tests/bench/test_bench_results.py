@@ -70,12 +70,9 @@ def test_commit_of_files_without_history(monkeypatch: pytest.MonkeyPatch) -> Non
         assert environment["argv"] == ["pytest", "-q"]
 
 
-def test_quantiles() -> None:
+def test_quantiles_and_rates_of_this_machine() -> None:
     assert quantiles([5.0, 1.0, 3.0, 2.0, 4.0]) == {"p20": 1.8, "median": 3.0, "p80": 4.2}
     assert quantiles([7.0]) == {"p20": 7.0, "median": 7.0, "p80": 7.0}
-
-
-def test_rates_of_this_machine() -> None:
     rates = measure_rates(torch.device("cpu"))
     assert rates.flops_per_second > 1e8
     assert rates.bytes_per_second > 1e8
@@ -129,10 +126,13 @@ def test_what_fell_short() -> None:
     assert "Not measured: wrn16_8 sgd 512: times as fast as torch eager;" in table
 
 
+def measured(ops: dict[str, Any]) -> list[Outcome]:
+    return [outcome for outcome in judge({"ops": ops}) if outcome.measured is not None]
+
+
 def test_verdicts_of_the_ops_count() -> None:
     verdict = {"op": "batch_norm_act", "case": "x", "what": "share of copy bandwidth", "wanted": 0.85, "met": False}
-    results = {"ops": {"verdict": {"name": "verdict", "value": 0.68, **verdict}}}
-    (outcome,) = (o for o in judge(results) if o.measured is not None)
+    (outcome,) = measured({"verdict": {"name": "verdict", "value": 0.68, **verdict}})
     assert outcome.share == pytest.approx(0.8)
     assert "| batch_norm_act x: share of copy bandwidth | ≥ 0.85 | 0.68 | 0.80 |" in shortfall_table([outcome])
 
@@ -142,15 +142,14 @@ def test_ops_are_judged_though_their_session_was_ended() -> None:
         row = {"op": "cross_entropy", "case": "512x10", "implementation": implementation, "median_seconds": seconds}
         return {"name": f"cross_entropy 512x10 | {implementation}", **row}
 
-    rows = [op_row("cifarfast", 2.0), op_row("torch eager", 3.0)]
-    ops = {row["name"]: row for row in rows}
-    assert [o for o in judge({"ops": ops}) if o.measured is not None] == []
+    ops = {row["name"]: row for row in (op_row("cifarfast", 2.0), op_row("torch eager", 3.0))}
+    assert measured(ops) == []
     ops["roofline"] = {"name": "roofline", "bytes_per_second": 1e12}
-    (outcome,) = (o for o in judge({"ops": ops}) if o.measured is not None)
+    (outcome,) = measured(ops)
     assert outcome.share == pytest.approx(0.75)
     verdict = verdict_name("cross_entropy", "512x10", next(w for w in WANTED if "cross_entropy" in w.ops))
     ops[verdict] = {"op": "cross_entropy", "case": "512x10", "what": "w", "wanted": 2.0, "value": 1.9}
-    (outcome,) = (o for o in judge({"ops": ops}) if o.measured is not None)
+    (outcome,) = measured(ops)
     assert outcome.measured == 1.9
 
 
@@ -225,8 +224,7 @@ def test_table_of_ops() -> None:
 def test_ops_on_a_cpu_are_folded_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(render, "RESULTS", tmp_path)
     assert op_times() == "No measurement is committed yet."
-    environments = {"cpu": {"gpu": None, "cpu": "A CPU"}, "nvidia-h200": {"gpu": GPU}}
-    for folder, environment in environments.items():
+    for folder, environment in {"cpu": {"gpu": None, "cpu": "A CPU"}, "nvidia-h200": {"gpu": GPU}}.items():
         (tmp_path / folder).mkdir()
         document = {"environment": environment, "rows": OPS}
         (tmp_path / folder / "ops.json").write_text(json.dumps(document), encoding="utf-8")

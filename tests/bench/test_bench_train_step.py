@@ -1,6 +1,8 @@
 """The step in plain torch that ours is compared with, the judgement, and the reading of the clock."""
 
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -10,7 +12,7 @@ from torch import Tensor
 from bench.measure import Rates
 from bench.train_step import ahead, cases, contenders, timing
 from bench.train_step.cases import OTHERS, TARGETED, TINY, Case
-from bench.train_step.contenders import EAGER, KINDS, OURS, Kind, Ours, Torch
+from bench.train_step.contenders import EAGER, KINDS, OURS, Ours, Torch
 from bench.train_step.plain import PADDING, PlainBatches, PlainShakeDrop, PlainStep
 from bench.train_step.session import Session, Steps
 from bench.train_step.timing import GpuEvent, StepTimes, Watch, summarise
@@ -38,13 +40,9 @@ def test_shakedrop_with_given_coefficients(choice_for: int | None) -> None:
     scaling = Scaling(seed, step, indices, 0.6, 2, "image", "image")
     module = PlainShakeDrop(0.6, choice_for)
     module.give(torch.stack(draw_coefficients((6, 1, 1, 1), CPU, scaling)))
+    reference = partial(shakedrop_reference, keep_probability=0.6, seed=seed, step=step, layer=2, indices=indices)
     results = []
-    for function in (
-        module,
-        lambda shortcut, branch: shakedrop_reference(
-            shortcut, branch, 0.6, seed=seed, step=step, layer=2, indices=indices
-        ),
-    ):
+    for function in (module, reference):
         torch.manual_seed(0)
         shortcut, branch, cotangent = (torch.randn(6, 4, 3, 3).requires_grad_() for _ in range(3))
         out = function(shortcut, branch)
@@ -215,21 +213,29 @@ def test_the_profiler_s_events_have_what_is_read() -> None:
 
 # session
 
+SGD = Case("wrn10_1", "sgd", 8)
 
-def test_rows_of_a_session(splits: Splits, monkeypatch: pytest.MonkeyPatch) -> None:
+
+@pytest.fixture
+def make_session(splits: Splits, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Session]:
     monkeypatch.setattr("bench.train_step.session.load_images", lambda device: splits)
-    session = Session(CPU, Rates(1e11, 1e10), short=True)
-    session.steps = Steps(ours=4, torch=3)
-    case = Case("wrn10_1", "asam", 16)
+
+    def make(**settings: Any) -> Session:
+        session = Session(CPU, Rates(1e11, 1e10), short=True, **settings)
+        session.steps = Steps(ours=4, torch=3)
+        return session
+
+    return make
+
+
+def test_rows_of_a_session(make_session: Callable[..., Session]) -> None:
+    session, case = make_session(), replace(SGD, optimizer="asam")
     rows = [pair for kind in (EAGER, OURS) for pair in session.rows(case, kind)]
-    assert [name for name, _ in rows] == [
-        "wrn10_1 asam 16 | torch eager",
-        "wrn10_1 asam 16 | torch eager, augmented",
-        "wrn10_1 asam 16 | cifarfast",
-    ]
+    contenders = ["torch eager", "torch eager, augmented", "cifarfast"]
+    assert [name for name, _ in rows] == [f"wrn10_1 asam 8 | {contender}" for contender in contenders]
     for _, row in rows:
         assert row["verified"]["fp32"]["update"] < row["verified"]["wrong_step"]["update"] / 2
-        assert row["images_per_second"] == pytest.approx(16e3 / row["step_ms"]["median"])
+        assert row["images_per_second"] == pytest.approx(8e3 / row["step_ms"]["median"])
         assert 0 <= row["share_between_steps"] < 1
         floors = row["percent_of_floor"]["measured"]
         assert floors["a"] > floors["b"] > 0
@@ -239,9 +245,8 @@ def test_rows_of_a_session(splits: Splits, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_others_are_timed_where_ours_fails(
-    splits: Splits, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    make_session: Callable[..., Session], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("bench.train_step.session.load_images", lambda device: splits)
     attempts = []
 
     def fail(self: Ours, steps: int) -> StepTimes:
@@ -249,27 +254,25 @@ def test_others_are_timed_where_ours_fails(
         raise RuntimeError("no kernel image")
 
     monkeypatch.setattr(Ours, "time", fail)
-    case = Case("wrn10_1", "sgd", 16)
-    session = Session(CPU, Rates(1e11, 1e10), short=True)
-    session.steps = Steps(ours=4, torch=3)
-    (_, row), _ = session.rows(case, EAGER)
+    session = make_session()
+    (_, row), _ = session.rows(SGD, EAGER)
     assert row["step_ms"]["median"] > 0
     assert row["times_as_long_as_cifarfast"] is None
     assert "RuntimeError: no kernel image" in capsys.readouterr().err
-    list(session.rows(case, EAGER))
-    assert attempts == [case]  # not again and again
+    list(session.rows(SGD, EAGER))
+    assert attempts == [SGD]  # not again and again
     with pytest.raises(RuntimeError, match="no kernel image"):
-        list(session.rows(case, OURS))
+        list(session.rows(SGD, OURS))
     # as in a process that goes on where this one was ended
-    later = Session(CPU, Rates(1e11, 1e10), short=True, failed={case})
-    later.steps = session.steps
+    later = make_session(failed={SGD})
     attempts.clear()
-    assert [row["times_as_long_as_cifarfast"] for _, row in later.rows(case, EAGER)] == [None, None]
+    assert [row["times_as_long_as_cifarfast"] for _, row in later.rows(SGD, EAGER)] == [None, None]
     assert attempts == []
 
 
-def test_a_time_is_there_before_the_profiler_begins(splits: Splits, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bench.train_step.session.load_images", lambda device: splits)
+def test_a_time_is_there_before_the_profiler_begins(
+    make_session: Callable[..., Session], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("bench.train_step.session.PeakMemory", lambda device: timing.PeakMemory(CPU))
     seen = []
 
@@ -280,14 +283,12 @@ def test_a_time_is_there_before_the_profiler_begins(splits: Splits, monkeypatch:
         return timing.Profile(7.0, 1.0, 0.5, [])
 
     monkeypatch.setattr(Torch, "profile", profile)
-    case = Case("wrn10_1", "sgd", 16)
-    session = Session(CPU, Rates(1e11, 1e10), short=True)
-    session.steps = Steps(ours=4, torch=3)
-    session.ours(case)
+    session = make_session()
+    session.ours(SGD)
     session.device = torch.device("cuda")
     rows: dict[str, Any] = {}
     with pytest.raises(RuntimeError, match="CUPTI"):
-        rows.update(session.rows(case, EAGER))
+        rows.update(session.rows(SGD, EAGER))
     plain, augmented = rows.values()
     assert seen == [False, True]
     assert plain["kernels_per_step"] == 7.0
@@ -295,18 +296,16 @@ def test_a_time_is_there_before_the_profiler_begins(splits: Splits, monkeypatch:
     assert "kernels_per_step" not in augmented
 
 
-def test_a_contender_that_is_wrong_gives_no_row(splits: Splits, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bench.train_step.session.load_images", lambda device: splits)
+def test_a_contender_that_is_wrong_gives_no_row(
+    make_session: Callable[..., Session], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(Torch, "step", lambda self, number: 1.0)
-    session = Session(CPU, Rates(1e11, 1e10), short=True)
-    rows = []
     with pytest.raises(WrongStep):
-        rows += list(session.rows(Case("wrn10_1", "sgd", 16), EAGER))
-    assert rows == []
+        next(make_session().rows(SGD, EAGER))
 
 
 def test_a_step_that_is_not_recorded_is_not_timed_as_a_graph(splits: Splits, monkeypatch: pytest.MonkeyPatch) -> None:
-    ours = contenders.Ours(Case("wrn10_1", "sgd", 16), splits, timed_steps=4)
+    ours = contenders.Ours(SGD, splits, timed_steps=4)
     monkeypatch.setattr(Trainer, "fit", lambda self: {})
     monkeypatch.setattr(ours.trainer, "device", torch.device("cuda"))
     monkeypatch.setattr(timing.Clock, "wait", lambda self: None)
@@ -337,5 +336,4 @@ def test_cases() -> None:
         for optimizer in ("sgd", "asam")
         for batch in (128, 512)
     }
-    assert all(isinstance(kind, Kind) for kind in KINDS)
     assert StepTimes([2.0, 2.0], [0.1, 0.1]).between == pytest.approx(0.05)

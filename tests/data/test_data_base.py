@@ -2,10 +2,12 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from mistakes import refused
 
 from cifarfast.data import Dataset, Splits, list_datasets, load_dataset
 from cifarfast.data.base import hold_out_test, make_dataset
@@ -111,36 +113,31 @@ def test_validation_is_stratified_disjoint_and_complete(fraction: float) -> None
 
 
 def test_validation_and_limit_depend_on_the_seed_alone() -> None:
-    first, again, other = (load_dataset(SMALL, val_split=0.2, limit_train=40, seed=seed) for seed in (1, 1, 2))
-    assert first.val is not None
-    assert again.val is not None
-    assert other.val is not None
-    assert torch.equal(first.val.images, again.val.images)
-    assert torch.equal(first.train.images, again.train.images)
-    assert not torch.equal(first.val.images, other.val.images)
-    assert len(first.train) == 40
+    first, again, other = (halves(limit_train=40, seed=seed) for seed in (1, 1, 2))
+    assert torch.equal(first[1].images, again[1].images)
+    assert torch.equal(first[0].images, again[0].images)
+    assert not torch.equal(first[1].images, other[1].images)
+    assert len(first[0]) == 40
     limited, drawn_otherwise = (load_dataset(SMALL, limit_train=40, seed=seed).train for seed in (1, 2))
     assert not torch.equal(limited.images, drawn_otherwise.images)
     # the limit takes from what the validation split left
-    assert not set(images_as_rows(first.train)) & set(images_as_rows(first.val))
-    unlimited = load_dataset(SMALL, val_split=0.2, seed=1)
-    assert unlimited.val is not None
-    assert torch.equal(unlimited.val.images, first.val.images)
+    assert not set(images_as_rows(first[0])) & set(images_as_rows(first[1]))
+    assert torch.equal(halves(seed=1)[1].images, first[1].images)
+
+
+def halves(**settings: Any) -> tuple[Dataset, Dataset]:
+    """The training part and the validation part."""
+    splits = load_dataset(SMALL, **({"val_split": 0.2} | settings))
+    assert splits.val is not None
+    return splits.train, splits.val
 
 
 def test_the_seed_of_the_split_can_be_another() -> None:
-    own, shared, other = (
-        load_dataset(SMALL, val_split=0.2, seed=s, split_seed=k) for s, k in ((1, None), (2, 1), (1, 2))
-    )
-    assert own.val is not None
-    assert shared.val is not None
-    assert other.val is not None
-    assert torch.equal(own.val.images, shared.val.images)
-    assert torch.equal(own.train.images, shared.train.images)
-    assert not torch.equal(own.val.images, other.val.images)
-    folds = [load_dataset(SMALL, folds=3, fold=1, seed=s, split_seed=k).val for s, k in ((5, None), (2, 5))]
-    assert folds[0] is not None
-    assert folds[1] is not None
+    own, shared, other = (halves(seed=s, split_seed=k) for s, k in ((1, None), (2, 1), (1, 2)))
+    assert torch.equal(own[1].images, shared[1].images)
+    assert torch.equal(own[0].images, shared[0].images)
+    assert not torch.equal(own[1].images, other[1].images)
+    folds = [halves(val_split=0.0, folds=3, fold=1, seed=s, split_seed=k)[1] for s, k in ((5, None), (2, 5))]
     assert torch.equal(folds[0].images, folds[1].images)
 
 
@@ -166,15 +163,8 @@ def test_class_without_samples_does_not_hinder_a_split() -> None:
 def test_describe_is_one_line() -> None:
     text = load_dataset(SMALL, val_split=0.2).describe()
     assert "\n" not in text
-    for piece in (
-        "synthetic",
-        "82 training",
-        "21 validation",
-        "20 test",
-        "8×8×3",
-        "5 classes",
-        "not the official data",
-    ):
+    assert "8×8×3" in text
+    for piece in ("synthetic", "82 training", "21 validation", "20 test", "5 classes", "not the official data"):
         assert piece in text
     dataset = tiny([0, 1, 2])
     assert "official data" in Splits("tiny", dataset, None, dataset).describe()
@@ -205,10 +195,8 @@ def test_list_datasets() -> None:
     ],
 )
 def test_bad_names(name: str, hint: str) -> None:
-    with pytest.raises(UserError) as caught:
+    with refused(hint):
         load_dataset(name)
-    assert hint in str(caught.value)
-    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

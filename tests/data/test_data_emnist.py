@@ -5,6 +5,7 @@ import hashlib
 import struct
 import urllib.error
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,10 @@ import numpy as np
 import pytest
 import torch
 import torchvision
+from mistakes import refused
 from torchvision.datasets import EMNIST
 
 from cifarfast.data import load_dataset
-from cifarfast.errors import UserError
 
 KINDS = ("images-idx3", "labels-idx1")
 
@@ -43,12 +44,14 @@ def write(folder: Path, files: dict[str, bytes], packed: bool = False) -> None:
         path.write_bytes(gzip.compress(content) if packed else content)
 
 
-def write_archive(path: Path, files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch) -> None:
+def write_archive(
+    path: Path, files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch, pack: Callable[[bytes], bytes] = gzip.compress
+) -> None:
     """A ``gzip.zip`` that counts as the official one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with zipfile.ZipFile(path, "w") as archive:
         for name, content in files.items():
-            archive.writestr(f"gzip/{name}.gz", gzip.compress(content))
+            archive.writestr(f"gzip/{name}.gz", pack(content))
     monkeypatch.setattr(EMNIST, "md5", hashlib.md5(path.read_bytes()).hexdigest())
 
 
@@ -121,18 +124,14 @@ def test_archive_alone_is_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     write_archive(raw / "gzip.zip", files, monkeypatch)
     assert load_dataset("emnist_letters", data_dir=tmp_path, download=False).official
     assert {path.name for path in raw.iterdir()} == {"gzip.zip", *files}
-    with pytest.raises(UserError, match=r"has no emnist-mnist-train-images-idx3-ubyte\.gz"):
+    with refused("has no emnist-mnist-train-images-idx3-ubyte.gz"):
         load_dataset("emnist_mnist", data_dir=tmp_path, download=False)
 
 
 def test_broken_member_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     raw = tmp_path / "EMNIST" / "raw"
-    raw.mkdir(parents=True)
-    with zipfile.ZipFile(raw / "gzip.zip", "w") as archive:
-        for name in contents("mnist", 10):
-            archive.writestr(f"gzip/{name}.gz", b"nonsense")
-    monkeypatch.setattr(EMNIST, "md5", hashlib.md5((raw / "gzip.zip").read_bytes()).hexdigest())
-    with pytest.raises(UserError, match=r"cannot unpack .*gzip\.zip"):
+    write_archive(raw / "gzip.zip", contents("mnist", 10), monkeypatch, pack=lambda content: b"nonsense")
+    with refused(match=r"cannot unpack .*gzip\.zip"):
         load_dataset("emnist_mnist", data_dir=tmp_path)
     assert [path.name for path in raw.iterdir()] == ["gzip.zip"]
 
@@ -155,9 +154,8 @@ def test_missing_without_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(torchvision.datasets.utils, "download_url", fail)
     for download, reason in ((True, "the download failed"), (False, "downloading is off")):
-        with pytest.raises(UserError, match=rf"EMNIST is not at .*{reason}.*gzip\.zip") as caught:
+        with refused(match=rf"EMNIST is not at .*{reason}.*gzip\.zip"):
             load_dataset("emnist_mnist", data_dir=tmp_path, download=download)
-        assert "\n" not in str(caught.value)
 
 
 IMAGES, LABELS = (f"emnist-mnist-train-{kind}-ubyte" for kind in KINDS)
@@ -181,26 +179,23 @@ def test_broken_files(tmp_path: Path, name: str, change: Any, message: str) -> N
     files = contents("mnist", 10)
     write(tmp_path, files)
     changed = change(files[name])
-    if changed is None:
-        (tmp_path / name).unlink()
-    else:
+    (tmp_path / name).unlink()
+    if changed is not None:
         (tmp_path / name).write_bytes(changed)
-    with pytest.raises(UserError, match=message) as caught:
+    with refused(match=message):
         load_dataset("emnist_mnist", data_dir=tmp_path, download=False)
-    assert "\n" not in str(caught.value)
 
 
 def test_broken_gzip(tmp_path: Path) -> None:
-    files = contents("mnist", 10)
-    write(tmp_path, files, packed=True)
+    write(tmp_path, contents("mnist", 10), packed=True)
     path = tmp_path / f"{IMAGES}.gz"
     for content in (path.read_bytes()[:-20], b"nonsense"):
         path.write_bytes(content)
-        with pytest.raises(UserError, match=r"cannot read .*train-images"):
+        with refused(match=r"cannot read .*train-images"):
             load_dataset("emnist_mnist", data_dir=tmp_path, download=False)
 
 
 def test_letters_without_their_offset_are_refused(tmp_path: Path) -> None:
     write(tmp_path, contents("letters", 26, 0))
-    with pytest.raises(UserError, match="label -1 is out of range"):
+    with refused("label -1 is out of range"):
         load_dataset("emnist_letters", data_dir=tmp_path, download=False)

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from mistakes import refused
 
 from cifarfast.data.pickles import load_pickle
 from cifarfast.errors import UserError
@@ -71,8 +72,8 @@ class _Reduce:
         return self.reduced
 
 
-def short(text: str) -> bytes:
-    return b"\x8c" + bytes([len(text)]) + text.encode()
+def short(*texts: str) -> bytes:
+    return b"".join(b"\x8c" + bytes([len(text)]) + text.encode() for text in texts)
 
 
 def _persistent(path: Path) -> bytes:
@@ -99,9 +100,7 @@ ATTACKS: dict[str, Callable[[Path], bytes]] = {
     "exec as a key": lambda path: pickle.dumps({_Reduce(exec, (_code(path),)): 1}, 4),
     "dotted name": lambda path: (
         b"\x80\x04}("
-        + short("data")
-        + short("numpy.core.multiarray")
-        + short("os.system")
+        + short("data", "numpy.core.multiarray", "os.system")
         + b"\x93"
         + short(f"touch {path}")
         + b"\x85Ru."
@@ -157,9 +156,8 @@ ATTACKS: dict[str, Callable[[Path], bytes]] = {
 def test_refuses_and_runs_nothing(attack: str, tmp_path: Path) -> None:
     witness = tmp_path / "pwned"
     content = ATTACKS[attack](witness)
-    with pytest.raises(UserError, match=r"^batch is not a CIFAR file: .*get the data again$") as caught:
+    with refused(match=r"^batch is not a CIFAR file: .*get the data again$"):
         load_pickle(content, "batch")
-    assert "\n" not in str(caught.value)
     assert not witness.exists()
 
 

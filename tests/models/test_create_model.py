@@ -49,8 +49,7 @@ def test_big_model_trains_on_meta(name: str) -> None:
     assert all(p.grad is not None and p.grad.shape == p.shape for p in model.parameters())
 
 
-@pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("size", [28, 32, 45])
+@pytest.mark.parametrize(("channels", "size"), [(1, 28), (3, 32), (1, 45)])
 @pytest.mark.parametrize("name", [*list_models(), *SMALL_MEMBERS])
 def test_channels_and_sizes(name: str, channels: int, size: int) -> None:
     with torch.device("meta"):

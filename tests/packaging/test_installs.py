@@ -4,7 +4,6 @@ import json
 import re
 import shutil
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -83,13 +82,18 @@ def editable(environment: Environment, checkout: Path) -> Install:
 
 
 @pytest.fixture(scope="module")
-def install(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Install:
-    return make_install(request.param, tmp_path_factory.mktemp(request.param.__name__))
+def install(request: pytest.FixtureRequest, compiler: str, tmp_path_factory: pytest.TempPathFactory) -> Install:
+    folder = tmp_path_factory.mktemp("install")
+    environment = Environment.create(folder / "venv", CIFARFAST_BUILD_CUDA="0", CXX=compiler)
+    return request.param(environment, copy_checkout(folder / "checkout"))
 
 
-def make_install(way: Callable[[Environment, Path], Install], folder: Path, *, stub: bool = False) -> Install:
-    checkout = copy_checkout(folder / "checkout")
-    return way(Environment.create(folder / "venv", CIFARFAST_BUILD_CUDA="0"), stub_csrc(checkout) if stub else checkout)
+@pytest.fixture(scope="module")
+def stub_install(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Install:
+    """One whose csrc compiles in no time."""
+    folder = tmp_path_factory.mktemp("stub")
+    checkout = stub_csrc(copy_checkout(folder / "checkout"))
+    return request.param(Environment.create(folder / "venv", CIFARFAST_BUILD_CUDA="0"), checkout)
 
 
 WAYS = [bare, installed, editable]
@@ -107,15 +111,10 @@ QUICK = [(bare, "inside"), (installed, "outside"), (editable, "outside")]  # wha
 )
 def test_every_entry_works(install: Install, where: str, tmp_path: Path) -> None:
     python, run = install.environment.python, install.environment.run
+    cwd, home, kernels, settings = tmp_path, install.home, install.kernels, install.settings
     if where == "inside":  # `python -m` and `python -c` put the present folder first: the checkout's own files are used
-        cwd, home, kernels, settings = (
-            install.checkout,
-            install.checkout / "cifarfast",
-            install.checkout / "kernels",
-            {},
-        )
-    else:
-        cwd, home, kernels, settings = tmp_path, install.home, install.kernels, install.settings
+        cwd, settings = install.checkout, {}
+        home, kernels = cwd / "cifarfast", cwd / "kernels"
 
     first, *rest = run(python, "-c", PROBE, cwd=cwd, **settings).stdout.splitlines()
     probe = json.loads(first)
@@ -139,14 +138,13 @@ def test_every_entry_works(install: Install, where: str, tmp_path: Path) -> None
     assert Path(environment["argv"][0]) == home / "train.py"
 
 
-@pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
-def test_the_console_script_is_the_package(way: Callable[[Environment, Path], Install], tmp_path: Path) -> None:
-    install = make_install(way, tmp_path, stub=True)
+# those that share an install stand together
+@pytest.mark.parametrize("stub_install", [bare, editable, installed], indirect=True, ids=lambda way: way.__name__)
+def test_the_console_script_is_the_package(stub_install: Install, tmp_path: Path) -> None:
+    install, run = stub_install, stub_install.environment.run
+    command = [install.environment.console_script]
     if install.settings:
         command = [install.environment.python, "-m", "cifarfast"]
-    else:
-        command = [install.environment.console_script]
-    run = install.environment.run
     usage = run(*command, "--help", cwd=tmp_path, **install.settings).stdout
     for name in ("train", "evaluate", "report", "models", "recipes", "datasets", "env"):
         assert f"\n  {name} " in usage
@@ -154,23 +152,10 @@ def test_the_console_script_is_the_package(way: Callable[[Environment, Path], In
     assert run(*command, "--version", cwd=install.checkout, **install.settings).stdout == "0.1.0\n"
 
 
-@pytest.mark.slow
-def test_an_editable_install_follows_csrc(tmp_path: Path) -> None:
-    environment = Environment.create(tmp_path / "venv", CIFARFAST_BUILD_CUDA="0")
-    checkout = copy_checkout(tmp_path / "checkout")
-    editable(environment, checkout)
-    with next((checkout / "csrc").glob("*.h")).open("a") as header:
-        header.write("// changed\n")
-    assert "csrc         not compiled yet" in environment.run(environment.console_script, "env", cwd=tmp_path).stdout
-    done = environment.run(environment.python, *TRAIN, "--out", str(tmp_path / "run"), cwd=tmp_path)
-    assert done.stderr == ""
-    assert "csrc         compiled " in environment.run(environment.console_script, "env", cwd=tmp_path).stdout
-
-
-def test_what_is_installed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("stub_install", [installed], indirect=True)
+def test_what_is_installed(stub_install: Install) -> None:
     """The wheel: the package with its data and nothing beside it."""
-    install = make_install(installed, tmp_path, stub=True)
-    checkout, names = install.checkout, install.environment.installed_files()
+    checkout, names = stub_install.checkout, stub_install.environment.installed_files()
     assert {name.partition("/")[0] for name in names} == {"cifarfast", ".."}
     assert [name for name in names if name.startswith("..")] == ["../../../bin/cifarfast"]
     held = {name for name in names if name.startswith("cifarfast/")}
@@ -184,12 +169,13 @@ def test_what_is_installed(tmp_path: Path) -> None:
     (extension,) = (name for name in held if name.endswith(".so"))
     assert extension.startswith("cifarfast/_C.")
     assert held - {extension} == {path.as_posix() for path in expected}
-    assert not any("test" in name for name in held)
+    assert not [name for name in held if "/tests/" in name or "/test_" in name]
 
 
-def test_a_users_types_are_checked(tmp_path: Path) -> None:
+@pytest.mark.parametrize("stub_install", [installed], indirect=True)
+def test_a_users_types_are_checked(stub_install: Install, tmp_path: Path) -> None:
     """mypy reads the installed package's types: it accepts USER but for the mistakes that a comment announces."""
-    environment = make_install(installed, tmp_path, stub=True).environment
+    environment = stub_install.environment
     assert "cifarfast/py.typed" in environment.installed_files()
     (environment.site_packages / "dependencies.pth").unlink()  # torch's types would take mypy a minute
     (tmp_path / "user.py").write_text(USER)
@@ -198,6 +184,19 @@ def test_a_users_types_are_checked(tmp_path: Path) -> None:
     errors = re.findall(r"^user\.py:(\d+): error: .*\[(.+)\]$", said, re.MULTILINE)
     mistakes = [(str(i), line.partition("  # ")[2]) for i, line in enumerate(USER.splitlines(), 1) if "  # " in line]
     assert errors == mistakes, said
+
+
+@pytest.mark.slow
+def test_an_editable_install_follows_csrc(tmp_path: Path, compiler: str) -> None:
+    environment = Environment.create(tmp_path / "venv", CIFARFAST_BUILD_CUDA="0", CXX=compiler)
+    checkout = copy_checkout(tmp_path / "checkout")
+    editable(environment, checkout)
+    with next((checkout / "csrc").glob("*.h")).open("a") as header:
+        header.write("// changed\n")
+    assert "csrc         not compiled yet" in environment.run(environment.console_script, "env", cwd=tmp_path).stdout
+    done = environment.run(environment.python, *TRAIN, "--out", str(tmp_path / "run"), cwd=tmp_path)
+    assert done.stderr == ""
+    assert "csrc         compiled " in environment.run(environment.console_script, "env", cwd=tmp_path).stdout
 
 
 def test_source_distribution(tmp_path: Path) -> None:

@@ -26,7 +26,9 @@ def fake_nvcc(tmp_path: Path) -> Path:
     return tmp_path / "cuda"
 
 
-@pytest.mark.parametrize("way", [["."], ["-e", "."]], ids=["installed", "editable"])
+@pytest.mark.parametrize(
+    "way", [["."], pytest.param(["-e", "."], marks=pytest.mark.slow)], ids=["installed", "editable"]
+)
 def test_without_a_compiler_it_is_pure_python_and_trains(way: list[str], checkout: Path, tmp_path: Path) -> None:
     environment = Environment.create(tmp_path / "venv", PATH=str(tmp_path / "nothing"))
     output = environment.pip_install(*way, cwd=checkout)
@@ -43,39 +45,32 @@ def test_without_a_compiler_it_is_pure_python_and_trains(way: list[str], checkou
     assert native.endswith("; the torch implementation is used")
 
 
-def test_a_compiler_that_is_not_there_is_named(checkout: Path, tmp_path: Path) -> None:
-    environment = Environment.create(tmp_path / "venv", CXX="/nonexistent/g++")
+NO_COMPILER = "the compiled extension: no C++ compiler: CXX is '/nonexistent/g++', which is not there"
+
+
+@pytest.mark.parametrize(
+    ("hide", "settings", "missing", "nvcc_called"),
+    [
+        ([], {"CXX": "/nonexistent/g++"}, NO_COMPILER, False),
+        (["nvcc"], {}, "CUDA: nvcc is not in CUDA_HOME, PATH or /usr/local/cuda", False),
+        ([], {}, "CUDA: compiling csrc failed: nvcc: error: no licence to compile", True),
+        ([], {"CIFARFAST_BUILD_CUDA": "0"}, "CUDA: CIFARFAST_BUILD_CUDA is 0", False),
+    ],
+    ids=["no compiler", "no nvcc", "an nvcc that fails", "no CUDA wanted"],
+)
+def test_what_it_is_built_without(
+    hide: list[str], settings: dict[str, str], missing: str, nvcc_called: bool, checkout: Path, tmp_path: Path
+) -> None:
+    environment = Environment.create(tmp_path / "venv", hide=hide, CUDA_HOME=str(fake_nvcc(tmp_path)), **settings)
     (line,) = build_lines(environment.pip_install(".", cwd=checkout))
-    assert line.endswith("no C++ compiler: CXX is '/nonexistent/g++', which is not there")
-
-
-def test_without_nvcc_it_is_built_for_the_cpu(checkout: Path, tmp_path: Path) -> None:
-    environment = Environment.create(tmp_path / "venv", hide=["nvcc"])
-    (line,) = build_lines(environment.pip_install(".", cwd=checkout))
-    assert line == "cifarfast: building the extension without CUDA: nvcc is not in CUDA_HOME, PATH or /usr/local/cuda"
-    assert environment.run(environment.python, "-c", LOAD, cwd=tmp_path).stdout == "False\n"
-    assert (
-        "csrc         compiled without CUDA: "
-        in environment.run(environment.console_script, "env", cwd=tmp_path).stdout
-    )
-
-
-def test_an_nvcc_that_fails_costs_cuda_only(checkout: Path, tmp_path: Path) -> None:
-    environment = Environment.create(tmp_path / "venv", CUDA_HOME=str(fake_nvcc(tmp_path)))
-    (line,) = build_lines(environment.pip_install(".", cwd=checkout))
-    assert line.startswith("cifarfast: building the extension without CUDA: compiling csrc failed: ")
-    assert "no licence to compile" in line
-    assert (tmp_path / "called").exists()
-    assert environment.run(environment.python, "-c", LOAD, cwd=tmp_path).stdout == "False\n"
-
-
-def test_build_cuda_0_does_not_touch_nvcc(checkout: Path, tmp_path: Path) -> None:
-    home = str(fake_nvcc(tmp_path))
-    environment = Environment.create(tmp_path / "venv", CUDA_HOME=home, CIFARFAST_BUILD_CUDA="0")
-    (line,) = build_lines(environment.pip_install(".", cwd=checkout))
-    assert line == "cifarfast: building the extension without CUDA: CIFARFAST_BUILD_CUDA is 0"
-    assert not (tmp_path / "called").exists()
-    assert environment.run(environment.python, "-c", LOAD, cwd=tmp_path).stdout == "False\n"
+    built = "building" if missing == NO_COMPILER else "building the extension"
+    assert line == f"cifarfast: {built} without {missing}"
+    assert (tmp_path / "called").exists() == nvcc_called
+    if missing != NO_COMPILER:
+        assert environment.run(environment.python, "-c", LOAD, cwd=tmp_path).stdout == "False\n"
+    if hide:
+        shown = environment.run(environment.console_script, "env", cwd=tmp_path).stdout
+        assert "csrc         compiled without CUDA: " in shown
 
 
 @pytest.mark.parametrize(

@@ -114,9 +114,8 @@ def saturated(r: np.random.Generator) -> Plan:
 def surer_of_mistakes(r: np.random.Generator) -> Plan:
     held_out = valley(2.2, r.uniform(0.5, 1.0), r.uniform(0.2, 0.5), r.uniform(0.15, 0.6))
     accuracy: Shape = lambda x: 70 + 15 * x  # noqa: E731
-    return Plan(
-        "overfitting", int(r.integers(30, 100)), decay(2.3, 0.01, 0.2), held_out, constant, 0.01, accuracy=accuracy
-    )
+    train, epochs = decay(2.3, 0.01, 0.2), int(r.integers(30, 100))
+    return Plan("overfitting", epochs, train, held_out, constant, 0.01, accuracy=accuracy)
 
 
 def late(r: np.random.Generator) -> Plan:
@@ -179,27 +178,14 @@ def slightly_up(r: np.random.Generator) -> Plan:
 
 def underfits(r: np.random.Generator) -> Plan:
     level, gap = r.uniform(0.55, 0.8) * math.log(10), r.uniform(0.01, 0.06)
-    return Plan(
-        "underfitting",
-        int(r.integers(20, 80)),
-        decay(2.3, level * (1 - gap), 0.06),
-        decay(2.3, level, 0.06),
-        constant,
-        0.008,
-    )
+    train, held_out = decay(2.3, level * (1 - gap), 0.06), decay(2.3, level, 0.06)
+    return Plan("underfitting", int(r.integers(20, 80)), train, held_out, constant, 0.008)
 
 
 def underfits_many_classes(r: np.random.Generator) -> Plan:
     level = r.uniform(0.5, 0.7) * math.log(100)
-    return Plan(
-        "underfitting",
-        int(r.integers(30, 100)),
-        decay(4.6, level * 0.96, 0.07),
-        decay(4.6, level, 0.07),
-        cosine,
-        0.01,
-        classes=100,
-    )
+    train, held_out = decay(4.6, level * 0.96, 0.07), decay(4.6, level, 0.07)
+    return Plan("underfitting", int(r.integers(30, 100)), train, held_out, cosine, 0.01, classes=100)
 
 
 def underfits_with_dropout(r: np.random.Generator) -> Plan:
@@ -227,9 +213,8 @@ def unstable(r: np.random.Generator) -> Plan:
 
 def not_learning(r: np.random.Generator) -> Plan:
     level = math.log(10) * r.uniform(0.995, 1.02)
-    return Plan(
-        "not learning", int(r.integers(10, 60)), decay(2.4, 2.302, 0.05), decay(2.4, level, 0.05), cosine, 0.002
-    )
+    train, held_out = decay(2.4, 2.302, 0.05), decay(2.4, level, 0.05)
+    return Plan("not learning", int(r.integers(10, 60)), train, held_out, cosine, 0.002)
 
 
 def evaluated_seldom(r: np.random.Generator) -> Plan:
@@ -240,15 +225,8 @@ def evaluated_seldom(r: np.random.Generator) -> Plan:
 
 def many_classes_settled(r: np.random.Generator) -> Plan:
     level = r.uniform(0.3, 0.4)
-    return Plan(
-        "fine",
-        int(r.integers(10, 30)),
-        decay(3.0, level * 0.7, 0.05),
-        decay(3.0, level, 0.05),
-        cosine,
-        0.006,
-        classes=47,
-    )
+    train, held_out = decay(3.0, level * 0.7, 0.05), decay(3.0, level, 0.05)
+    return Plan("fine", int(r.integers(10, 30)), train, held_out, cosine, 0.006, classes=47)
 
 
 FAMILIES: tuple[Callable[[np.random.Generator], Plan], ...] = (

@@ -8,12 +8,14 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pytest
-from made_up_runs import Rendered, make_run
+from made_up_runs import Rendered, copied, leave_figures_undrawn, make_run, section, without
+from mistakes import Fails
 
 from cifarfast.commands import cli
 from cifarfast.recipes.recipe import About
@@ -27,11 +29,6 @@ from cifarfast.runs.run_folder import RunFolder
 SMALL = "synthetic:classes=3,train=60,test=40"
 SECTIONS = ["comparison", "curves", "confusion", "classes", "pr", "roc", "hardest", "labels", "images"]
 SECTIONS += ["features", "model", "settings"]
-
-
-def section(text: str, name: str) -> str:
-    start = text.index(f'<section id="{name}">')
-    return text[start : text.index("</section>", start)]
 
 
 def test_five_runs_of_ten_thousand_images_are_quick_and_small(report_of_five: Rendered) -> None:
@@ -89,9 +86,25 @@ def test_accuracies_on_other_than_official_data_say_so(report_of_five: Rendered)
         assert "not official data" in section(report_of_five.text, name)
 
 
+@pytest.fixture
+def drawn() -> None:
+    """Asked for by tests of small reports whose figures matter."""
+
+
+@pytest.fixture(autouse=True)
+def not_drawn(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No other figures are drawn; the report of five runs is made before this."""
+    if "drawn" not in request.fixturenames:
+        leave_figures_undrawn(monkeypatch)
+
+
+def page_of(run: RunFolder) -> str:
+    return write_report([run.path]).path.read_text()
+
+
+@pytest.mark.usefixtures("drawn")
 def test_official_data_need_no_mark(tmp_path: Path) -> None:
-    run = make_run(tmp_path / "digits", dataset="digits", crop_padding=0)
-    text = write_report([run.path]).path.read_text()
+    text = page_of(make_run(tmp_path / "digits", dataset="digits", crop_padding=0))
     assert "not official data" not in text
     assert "Not the official data" not in text
 
@@ -119,6 +132,7 @@ def test_every_element_is_closed(report_of_five: Rendered) -> None:
     assert parser.stack == []
 
 
+@pytest.mark.usefixtures("drawn")
 def test_the_same_runs_give_the_same_file(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", dataset=SMALL)
     first = write_report([run.path], out=tmp_path / "a.html").path.read_bytes()
@@ -133,7 +147,7 @@ def test_without_data_there_are_no_pictures_and_it_says_so(tmp_path: Path) -> No
         for i in range(20):
             Image.new("RGB", (32, 32), (5 * i, 9 * i, i)).save(tmp_path / "data" / name / f"{i}.png")
     run = make_run(tmp_path / "run", dataset=f"folder:{tmp_path / 'data'}")
-    assert "<img" in write_report([run.path]).path.read_text()
+    assert "<img" in page_of(run)
     shutil.rmtree(tmp_path / "data")
     written = write_report([run.path])
     text = written.path.read_text()
@@ -151,19 +165,17 @@ def test_other_data_under_the_same_name_are_not_shown(tmp_path: Path) -> None:
     assert "<img" not in written.path.read_text()
 
 
+@pytest.mark.usefixtures("drawn")
 def test_many_classes_and_odd_names(tmp_path: Path) -> None:
-    run = make_run(
-        tmp_path / "a<b&c", dataset="synthetic:classes=30,train=60,test=120,channels=1,size=16", arch="linear"
-    )
-    text = write_report([run.path]).path.read_text()
+    data = "synthetic:classes=30,train=60,test=120,channels=1,size=16"
+    text = page_of(make_run(tmp_path / "a<b&c", dataset=data, arch="linear"))
     assert "a&lt;b&amp;c" in text
     assert "a<b" not in text
     assert "12 hardest of 30 classes" in text
 
 
 def test_a_reported_accuracy_is_compared_when_the_recipe_is_that(tmp_path: Path) -> None:
-    run = make_run(tmp_path / "x", dataset=SMALL, name="b01_lenet")
-    assert "59.48" not in write_report([run.path]).path.read_text()  # another data set
+    assert "59.48" not in page_of(make_run(tmp_path / "x", dataset=SMALL, name="b01_lenet"))  # another data set
 
 
 def test_what_is_reported_in_words_stands_below_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -174,12 +186,14 @@ def test_what_is_reported_in_words_stands_below_the_table(tmp_path: Path, monkey
         (About(reported="about 25", reported_accuracy_percent=25.5), "* x is not quite the recipe that was reported"),
     ):
         monkeypatch.setattr(load, "load_recipe", lambda name, about=about: (recipe, about))
-        comparison = section(write_report([run.path]).path.read_text(), "comparison")
+        comparison = section(page_of(run), "comparison")
         assert line in comparison
         assert ("its source reports" in comparison) == (about.reported_accuracy_percent is None)
 
 
-def test_the_command(five_runs: list[RunFolder], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command(
+    five_runs: list[RunFolder], tmp_path: Path, capsys: pytest.CaptureFixture[str], fails: Fails
+) -> None:
     runs = [str(make_run(tmp_path / name, dataset=SMALL, seed=i).path) for i, name in enumerate("ab")]
     assert cli.main(["report", *runs]) == 0
     out = capsys.readouterr().out
@@ -188,8 +202,7 @@ def test_the_command(five_runs: list[RunFolder], tmp_path: Path, capsys: pytest.
     assert (tmp_path / "a" / "report.html").exists()
     assert cli.main(["report", "--table", *runs, str(five_runs[0].path)]) == 0
     assert capsys.readouterr().out.count("\n") == 5
-    assert cli.main(["report", *runs, f"--out={tmp_path / 'a' / 'config.toml' / 'r.html'}"]) == 2
-    assert "cannot write" in capsys.readouterr().err
+    assert "cannot write" in fails("report", *runs, f"--out={tmp_path / 'a' / 'config.toml' / 'r.html'}", out=None)
 
 
 def test_runs_of_reproduce_are_named_with_their_recipe(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -202,35 +215,15 @@ def test_runs_of_reproduce_are_named_with_their_recipe(tmp_path: Path, capsys: p
         assert f"</span>{name}</td>" in section(page, "comparison")
 
 
-def test_a_checkpoint_is_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_checkpoint_is_no_run(tmp_path: Path, fails: Fails) -> None:
     (checkpoint,) = make_run(tmp_path / "run", dataset=SMALL).checkpoints.iterdir()
     for command in ("report", "evaluate"):
-        assert cli.main([command, str(checkpoint)]) == 2
-        assert "is a checkpoint: name the run folder" in capsys.readouterr().err
+        assert "is a checkpoint: name the run folder" in fails(command, checkpoint)
 
 
 def test_what_was_held_out_counts_as_training_images(tmp_path: Path) -> None:
-    run = make_run(tmp_path / "run", dataset=SMALL, val_split=0.25)
-    text = write_report([run.path]).path.read_text()
+    text = page_of(make_run(tmp_path / "run", dataset=SMALL, val_split=0.25))
     assert "60 training and 40 test images, 3 classes" in text
-
-
-def break_result(run: RunFolder) -> None:
-    (run.path / "result.json").unlink()
-
-
-def break_version(run: RunFolder) -> None:
-    result = run.read_result()
-    del result["official"]
-    run.write_result(result)
-
-
-def break_config(run: RunFolder) -> None:
-    (run.path / "config.toml").write_text("a_setting_of_tomorrow = 1\n")
-
-
-def break_metrics(run: RunFolder) -> None:
-    (run.path / "metrics.csv").write_text("epoch,train_loss\n1,abc\n")
 
 
 def break_predictions(run: RunFolder) -> None:
@@ -243,36 +236,32 @@ def break_classes(run: RunFolder) -> None:
     run.write_predictions(logits[:, :2], labels.clip(max=1))
 
 
-def break_json(run: RunFolder) -> None:
-    (run.path / "result.json").write_text("[1, 2")
+DAMAGE: dict[Callable[[RunFolder], object], str] = {
+    (lambda run: (run.path / "result.json").unlink()): "no result.json",
+    (lambda run: without(run, "official")): "lacks official: was it written by another version",
+    (lambda run: (run.path / "config.toml").write_text("a_setting_of_tomorrow = 1\n")): "a_setting_of_tomorrow",
+    (lambda run: (run.path / "metrics.csv").write_text("epoch,train_loss\n1,abc\n")): "metrics.csv",
+    break_predictions: "predictions.npz",
+    break_classes: "not of one run",
+    (lambda run: (run.path / "result.json").write_text("[1, 2")): "not JSON",
+    (lambda run: shutil.rmtree(run.path)): "config.toml",
+}
 
 
-@pytest.mark.parametrize(
-    ("damage", "part"),
-    [
-        (break_result, "no result.json"),
-        (break_version, "lacks official: was it written by another version"),
-        (break_config, "a_setting_of_tomorrow"),
-        (break_metrics, "metrics.csv"),
-        (break_predictions, "predictions.npz"),
-        (break_classes, "not of one run"),
-        (break_json, "not JSON"),
-        (lambda run: shutil.rmtree(run.path), "config.toml"),
-    ],
-)
+@pytest.fixture(scope="module")
+def good_run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    return make_run(tmp_path_factory.mktemp("good") / "good", dataset=SMALL)
+
+
+@pytest.mark.parametrize(("damage", "part"), DAMAGE.items(), ids=DAMAGE.values())
 def test_a_broken_run_is_left_out_and_the_others_reported(
-    damage: object, part: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    damage: Callable[[RunFolder], object], part: str, good_run: RunFolder, tmp_path: Path, fails: Fails
 ) -> None:
-    good, bad = (make_run(tmp_path / name, dataset=SMALL) for name in ("good", "bad"))
-    assert callable(damage)
+    good, bad = copied(good_run, tmp_path / "good"), copied(good_run, tmp_path / "bad")
     damage(bad)
-    assert cli.main(["report", str(bad.path), str(good.path)]) == 2
-    captured = capsys.readouterr()
-    assert captured.err.count("\n") == 1
-    assert part in captured.err
+    assert part in fails("report", bad.path, good.path, out=None)
     assert (good.path / "report.html").exists()
-    assert cli.main(["report", str(bad.path)]) == 2
-    assert capsys.readouterr().err.count("\n") == 1
+    fails("report", bad.path, out=None)
 
 
 @pytest.mark.parametrize(
@@ -280,13 +269,10 @@ def test_a_broken_run_is_left_out_and_the_others_reported(
     [("synthetic:classes=4,train=60,test=40", "has 4 classes"), ("synthetic:classes=3,train=60,test=41", "other data")],
 )
 def test_runs_that_cannot_be_compared(
-    dataset: str, part: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    dataset: str, part: str, good_run: RunFolder, tmp_path: Path, fails: Fails
 ) -> None:
-    first, other = make_run(tmp_path / "first", dataset=SMALL), make_run(tmp_path / "other", dataset=dataset)
-    assert cli.main(["report", str(first.path), str(other.path)]) == 2
-    error = capsys.readouterr().err
-    assert part in error
-    assert error.count("\n") == 1
+    first, other = copied(good_run, tmp_path / "first"), make_run(tmp_path / "other", dataset=dataset)
+    assert part in fails("report", first.path, other.path, out=None)
     assert "left out" in (first.path / "report.html").read_text()
 
 
@@ -298,7 +284,7 @@ def test_a_damaged_checkpoint_or_none_costs_only_the_map(tmp_path: Path) -> None
     shutil.rmtree(run.checkpoints)
     (run.path / "metrics.csv").unlink()
     (run.path / "timing.csv").unlink()
-    text = write_report([run.path]).path.read_text()
+    text = page_of(run)
     assert 'id="features"' not in text
     assert 'id="curves"' not in text
     assert "pattern 2" in section(text, "classes")

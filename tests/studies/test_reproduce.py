@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from mistakes import Fails
 from processes import InForeground, _context
 
 from cifarfast.commands import cli
@@ -28,19 +29,10 @@ from cifarfast.studies.catalogue import choose_recipes
 TINY = ["--dataset=synthetic:classes=10,train=96,test=40", "--batch-size=16", "--epochs=2", "--device=cpu", "--quiet"]
 
 
-@pytest.mark.parametrize(
-    ("words", "names"),
-    [
-        (["b23_wrn_sgd", "a1_linear"], ["b23_wrn_sgd", "a1_linear"]),
-        (["c"], ["c1_tutorial", "c2_tutorial_bn"]),
-        (["C", "c1_tutorial", "quickstart"], ["c1_tutorial", "c2_tutorial_bn", "quickstart"]),
-    ],
-)
-def test_words_choose_recipes(words: list[str], names: list[str]) -> None:
-    assert choose_recipes(words) == names
-
-
-def test_table_letters_stand_for_all_rows() -> None:
+def test_words_choose_recipes() -> None:
+    assert choose_recipes(["b23_wrn_sgd", "a1_linear"]) == ["b23_wrn_sgd", "a1_linear"]
+    assert choose_recipes(["c"]) == ["c1_tutorial", "c2_tutorial_bn"]
+    assert choose_recipes(["C", "c1_tutorial", "quickstart"]) == ["c1_tutorial", "c2_tutorial_bn", "quickstart"]
     assert [name.partition("_")[0] for name in choose_recipes(["A"])] == [f"a{n}" for n in range(1, 8)]
     assert [name.partition("_")[0] for name in choose_recipes(["B"])] == [f"b{n:02}" for n in range(1, 34)]
 
@@ -57,13 +49,8 @@ def test_table_letters_stand_for_all_rows() -> None:
         (["a1_linear", "--epoch=3"], "did you mean '--epochs'?"),
     ],
 )
-def test_mistakes_are_one_line(
-    arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert cli.main(["reproduce", *arguments, f"--out={tmp_path / 'out'}"]) == 2
-    error = capsys.readouterr().err
-    assert message in error
-    assert error.count("\n") == 1
+def test_mistakes_are_one_line(arguments: list[str], message: str, tmp_path: Path, fails: Fails) -> None:
+    assert message in fails("reproduce", *arguments, f"--out={tmp_path / 'out'}")
     assert not (tmp_path / "out").exists()
 
 
@@ -104,13 +91,12 @@ def test_the_table_says_what_the_runs_say(tmp_path: Path, capsys: pytest.Capture
     assert row_of(tmp_path, "a2_mlp")["last"]["sd"] is None
 
 
-def test_runs_with_other_settings_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_runs_with_other_settings_are_refused(tmp_path: Path, fails: Fails) -> None:
     assert cli.main(["reproduce", "a1_linear", *TINY, f"--out={tmp_path}"]) == 0
     before = files(tmp_path)
-    capsys.readouterr()
     for changed in (["--lr=0.5"], ["--lr=0.5", "--seed=7"]):  # another seed would share its mean
-        assert cli.main(["reproduce", "a2_mlp", "a1_linear", *TINY, *changed, f"--out={tmp_path}"]) == 2
-        assert "lr: 0.5 ≠ 0.001" in capsys.readouterr().err
+        error = fails("reproduce", "a2_mlp", "a1_linear", *TINY, *changed, f"--out={tmp_path}")
+        assert "lr: 0.5 ≠ 0.001" in error
     assert files(tmp_path) == before
 
 
@@ -126,25 +112,18 @@ def test_a_failed_run_is_noted_and_the_others_are_made(tmp_path: Path, capsys: p
     assert "- a3_lenet5, seed 42: " in (tmp_path / "reproduction.md").read_text()
 
 
-def test_a_folder_that_is_taken(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    busy = tmp_path / "busy"
-    busy.mkdir()
-    with folder_lock(busy):
-        assert cli.main(["reproduce", "a1_linear", *TINY, f"--out={busy}"]) == 2
-    assert "another process" in capsys.readouterr().err
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "config.toml").write_text("epochs = 3")
-    assert cli.main(["reproduce", "a1_linear", *TINY, f"--out={tmp_path / 'run'}"]) == 2
-    assert "is a run folder" in capsys.readouterr().err
-    (busy / "reproduction.json").write_text('{"runs": [3]}')
-    assert cli.main(["reproduce", "a1_linear", *TINY, f"--out={busy}"]) == 2
-    assert "not a list of runs of ours" in capsys.readouterr().err
-
-
-def test_one_process_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_where_it_cannot_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: Fails) -> None:
+    start = ["reproduce", "a1_linear", *TINY, f"--out={tmp_path}"]
+    with folder_lock(tmp_path):
+        assert "another process" in fails(*start)
+    (tmp_path / "config.toml").write_text("epochs = 3")
+    assert "is a run folder" in fails(*start)
+    (tmp_path / "config.toml").unlink()
+    (tmp_path / "reproduction.json").write_text('{"runs": [3]}')
+    assert "not a list of runs of ours" in fails(*start)
+    (tmp_path / "reproduction.json").unlink()
     monkeypatch.setenv("WORLD_SIZE", "2")
-    assert cli.main(["reproduce", "a1_linear", *TINY, f"--out={tmp_path}"]) == 2
-    assert "without torchrun" in capsys.readouterr().err
+    assert "without torchrun" in fails(*start)
 
 
 # the table
@@ -220,34 +199,31 @@ def test_a_result_of_another_version(tmp_path: Path) -> None:
 # processes that are stopped
 
 
-def start(arguments: list[str], log: Path) -> BaseProcess:
-    """Start ``cifarfast reproduce`` in a process of its own."""
+def start(arguments: list[str], log: Path, moment: Callable[[], object]) -> BaseProcess:
+    """Start ``cifarfast reproduce`` in a process of its own, and wait for a moment of its life."""
     process = _context.Process(target=_reproduce, args=(arguments, log))
     process.start()
+    end = time.monotonic() + 60
+    while not moment():
+        assert process.is_alive()
+        assert time.monotonic() < end
+        time.sleep(0.01)
     return process
 
 
 def _reproduce(arguments: list[str], log: Path) -> None:
     InForeground()()
     with log.open("w", buffering=1) as text, redirect_stdout(text), redirect_stderr(text):
-        sys.exit(reproduce.main(arguments))
+        sys.exit(cli.main(["reproduce", *arguments]))
 
 
-def wait_for(happened: Callable[[], bool], process: BaseProcess, seconds: float = 60) -> None:
-    end = time.monotonic() + seconds
-    while not happened():
-        assert process.is_alive()
-        assert time.monotonic() < end
-        time.sleep(0.01)
-
-
-LONGER = [*TINY, "--epochs=4", "--batch-size=32", "--checkpoint-seconds=0"]
+LONGER = ["a1_linear", "b01_lenet", "--seeds=2", *TINY, "--epochs=4", "--batch-size=32", "--checkpoint-seconds=0"]
 
 
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("uninterrupted")
-    assert cli.main(["reproduce", "a1_linear", "b01_lenet", "--seeds=2", *LONGER, f"--out={out}"]) == 0
+    assert cli.main(["reproduce", *LONGER, f"--out={out}"]) == 0
     return out
 
 
@@ -264,31 +240,24 @@ def assert_same_runs(out: Path, reference: Path) -> None:
 
 
 def test_killed_in_the_middle(uninterrupted: Path, tmp_path: Path) -> None:
-    arguments = ["a1_linear", "b01_lenet", "--seeds=2", *LONGER, f"--out={tmp_path / 'out'}"]
-    for moment in (
-        "a1_linear/seed-42/checkpoints/step-*",
-        "a1_linear/seed-43/result.json",
-        "b01_lenet/seed-42/metrics.csv",
-    ):
-        process = start(arguments, tmp_path / "log")
-        wait_for(lambda moment=moment: bool(list((tmp_path / "out").glob(moment))), process)
+    out = tmp_path / "out"
+    arguments = [*LONGER, f"--out={out}"]
+    for wait_for in ("a1_linear/seed-42/checkpoints/step-*", "a1_linear/seed-43/result.json", "b01*/*-42/metrics.csv"):
+        process = start(arguments, tmp_path / "log", lambda wait_for=wait_for: list(out.glob(wait_for)))
         process.kill()
         process.join()
         assert process.exitcode == -signal.SIGKILL
-        page = (tmp_path / "out" / "reproduction.md").read_text()
+        page = (out / "reproduction.md").read_text()
         assert "pending" in page
         assert "b01_lenet" in page
-    process = start(arguments, tmp_path / "log")
-    process.join(60)
-    assert process.exitcode == 0, (tmp_path / "log").read_text()
-    assert_same_runs(tmp_path / "out", uninterrupted)
+    assert cli.main(["reproduce", *arguments]) == 0
+    assert_same_runs(out, uninterrupted)
 
 
 def test_asked_to_stop(uninterrupted: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    arguments = ["a1_linear", "b01_lenet", "--seeds=2", *LONGER, f"--out={out}"]
-    process = start(arguments, tmp_path / "log")
-    wait_for(lambda: bool(list((out / "b01_lenet" / "seed-42").glob("checkpoints/step-*"))), process)
+    arguments = [*LONGER, f"--out={out}"]
+    process = start(arguments, tmp_path / "log", lambda: list(out.glob("b01_lenet/seed-42/checkpoints/step-*")))
     assert process.pid is not None
     os.kill(process.pid, signal.SIGINT)
     process.join(60)
@@ -342,9 +311,7 @@ def test_an_ensemble_runs_its_members_first(
     assert (again["seeds"], again["last"], again["open"]) == (row["seeds"], row["last"], [])
 
 
-def test_an_ensemble_whose_member_failed(
-    tiny_ensemble: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_ensemble_whose_member_failed(tiny_ensemble: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(recipe: object, **_: object) -> None:
         raise UserError("no such luck")
 
