@@ -17,16 +17,19 @@ def _hard(n: int, c: int, scale: float = 3.0, **settings: Any) -> Case:
     return lambda make: {"logits": make.randn(n, c, scale=scale), "labels": make.integers(c, n), **settings}
 
 
-def _weighted(n: int, c: int, **settings: Any) -> Case:
-    return lambda make: {**_hard(n, c)(make), "weight": make.rand(c) + 0.1, **settings}
+def _weighted(case: Case) -> Case:
+    def with_weight(make: SampleMaker) -> Inputs:
+        inputs = case(make)
+        return {**inputs, "weight": make.rand(inputs["logits"].shape[1]) + 0.1}
+
+    return with_weight
 
 
 def _mixed(n: int, c: int, **settings: Any) -> Case:
     return lambda make: {**_hard(n, c)(make), "labels_b": make.integers(c, n), "lam": make.rand(n), **settings}
 
 
-def _mixed_weighted(make: SampleMaker) -> Inputs:
-    return {**_mixed(13, 7, label_smoothing=0.2)(make), "weight": make.rand(7) + 0.1}
+_MIXED_WEIGHTED = _weighted(_mixed(13, 7, label_smoothing=0.2))
 
 
 def _ignored(case: Case, label: int) -> Case:
@@ -42,7 +45,7 @@ def _ignored(case: Case, label: int) -> Case:
 
 def _ignored_of_two(make: SampleMaker) -> Inputs:
     """Weighted samples with two labels, of which the first, the second, both or none are ignored."""
-    inputs = _mixed_weighted(make)
+    inputs = _MIXED_WEIGHTED(make)
     inputs["labels"][::2], inputs["labels_b"][::3] = -100, -100
     return inputs
 
@@ -53,10 +56,6 @@ def _soft(n: int, c: int, **settings: Any) -> Case:
         "labels": make.randn(n, c, dtype=torch.float32).softmax(dim=1),
         **settings,
     }
-
-
-def _soft_weighted(make: SampleMaker) -> Inputs:
-    return {**_soft(9, 21, label_smoothing=0.1, focal_gamma=1.5)(make), "weight": make.rand(21) + 0.1}
 
 
 def _non_contiguous(make: SampleMaker) -> Inputs:
@@ -132,17 +131,9 @@ def _compile_cases() -> dict[str, Case]:
     cases: dict[str, Case] = {}
     for c in (size - 1 for size in (2, *sizes("cross_entropy", 4096))):
         cases[f"hard, C={c}"] = _hard(128, c)
-        cases[f"fp32 mixed weighted focal, C={c}"] = in_fp32(_with_weight(_mixed(128, c, focal_gamma=2.0)))
-        cases[f"fp32 soft weighted focal, C={c}"] = in_fp32(_with_weight(_soft(128, c, focal_gamma=2.0)))
+        cases[f"fp32 mixed weighted focal, C={c}"] = in_fp32(_weighted(_mixed(128, c, focal_gamma=2.0)))
+        cases[f"fp32 soft weighted focal, C={c}"] = in_fp32(_weighted(_soft(128, c, focal_gamma=2.0)))
     return cases
-
-
-def _with_weight(case: Case) -> Case:
-    def weighted(make: SampleMaker) -> Inputs:
-        inputs = case(make)
-        return {**inputs, "weight": make.rand(inputs["logits"].shape[1]) + 0.1}
-
-    return weighted
 
 
 SPEC = OpSpec(
@@ -164,18 +155,18 @@ SPEC = OpSpec(
         "sum": _hard(17, 10, reduction="sum"),
         "none": _hard(17, 33, reduction="none"),
         "confident": _hard(16, 10, scale=30.0),
-        "weighted": _weighted(19, 10, label_smoothing=0.1),
+        "weighted": _weighted(_hard(19, 10, label_smoothing=0.1)),
         "mixed": _mixed(21, 10),
-        "mixed smoothed weighted": _mixed_weighted,
+        "mixed smoothed weighted": _MIXED_WEIGHTED,
         "soft": _soft(15, 10),
-        "soft weighted focal": _soft_weighted,
+        "soft weighted focal": _weighted(_soft(9, 21, label_smoothing=0.1, focal_gamma=1.5)),
         "focal": _hard(16, 10, focal_gamma=2.0),
         "focal below 1": _mixed(16, 12, focal_gamma=0.5, reduction="none"),
         "ignored": _ignored(_hard(17, 10, label_smoothing=0.1), -100),
-        "ignored class, weighted": _ignored(_weighted(14, 7), 3),
+        "ignored class, weighted": _ignored(_weighted(_hard(14, 7)), 3),
         "ignored, none": _ignored(_hard(9, 12, focal_gamma=1.5, reduction="none"), -1),
-        "ignored, sum": _ignored(_weighted(9, 12, reduction="sum"), -100),
-        "ignored, focal": _ignored(_weighted(11, 5, focal_gamma=2.0), 4),
+        "ignored, sum": _ignored(_weighted(_hard(9, 12, reduction="sum")), -100),
+        "ignored, focal": _ignored(_weighted(_hard(11, 5, focal_gamma=2.0)), 4),
         "ignored, mixed": _ignored_of_two,
         "non-contiguous": _non_contiguous,
         "sliced soft": _sliced_soft,

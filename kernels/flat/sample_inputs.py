@@ -1,11 +1,12 @@
 """Sample buffers that the specs of the flat ops share."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..testing.spec import Inputs, SampleMaker
+from ..testing.spec import Inputs, OpSpec, SampleMaker, Tolerance
 from .table import FLAT_BLOCK, FlatTable, flat_table
 
 LONGEST = 1 << 40
@@ -17,9 +18,21 @@ def sample_table(make: SampleMaker, lengths: list[int], lr_scale: float | list[f
     return flat_table(lengths, lr_scale=lr_scale, device=make.device)
 
 
-def buffer_size(inputs: Inputs) -> int:
-    """The size in the tuning table: one row serves buffers of any length."""
-    return LONGEST
+def flat_spec(name: str, **description: Any) -> OpSpec:
+    """The spec of an op over flat buffers: without a gradient, and one row of tiles serves buffers of any length."""
+    return OpSpec(
+        name=name,
+        compiled_ops=(f"cifarfast::{name}",),
+        differentiable=(),
+        tile_size=lambda inputs: LONGEST,
+        forward_tolerance=Tolerance(ulps=4.0, rms_ulps=4.0),
+        **description,
+    )
+
+
+def settings_of(table: FlatTable | None) -> Tensor | None:
+    """The rows of a table, if there is one, as the ops take them."""
+    return None if table is None else table.settings
 
 
 def large(values: Tensor, n: int) -> Tensor:

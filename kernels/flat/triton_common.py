@@ -3,9 +3,14 @@
 # kernel parameters are pointers and scalars that Triton types by itself
 # mypy: allow-untyped-defs, allow-incomplete-defs
 
+from typing import Any
+
+import torch
 import triton
 import triton.language as tl
+from torch import Tensor
 
+from ..tuning.tables import tile
 from .scalars import FlatScalar
 from .table import FLAT_BLOCK, SETTINGS
 
@@ -47,3 +52,12 @@ def lerp(start, end, weight, one_minus_weight):
     """``start + weight (end − start)``, from the nearer side: exact for weight 0 and 1 and for start = end."""
     step = end - start
     return tl.where(weight < 0.5, start + weight * step, end - one_minus_weight * step)
+
+
+def launch(op: str, kernel: Any, n: int, *arguments: Tensor | float | None, **constants: Any) -> None:
+    """Run an op's elementwise kernel over buffers of n elements, at the tile that the op has; a tensor comes first."""
+    device = arguments[0].device  # type: ignore[union-attr]
+    tiles = tile(op, n, device)
+    constants |= {"EVEN": n % tiles["block"] == 0, "BLOCK": tiles["block"], "num_warps": tiles["num_warps"]}
+    with torch.cuda.device_of(arguments[0]):
+        kernel[(triton.cdiv(n, tiles["block"]),)](*arguments, **constants)

@@ -72,12 +72,7 @@ class ChainFinder:
             bn = self.module(node)
             if bn is None or not is_batch_norm(bn):
                 continue
-            found = (
-                batch_norm_unsupported_reason(bn)
-                or module_graph.single_use_unsupported_reason(bn)
-                or _call_unsupported_reason(node)
-                or self._chain(node)
-            )
+            found = batch_norm_unsupported_reason(bn) or self._use_unsupported_reason(bn, node) or self._chain(node)
             if isinstance(found, str):
                 self.reasons[bn] = found
             else:
@@ -107,8 +102,7 @@ class ChainFinder:
         if not isinstance(conv, nn.Conv2d):
             return None
         reason = "its output is used in more than one place" if uses > 1 else convolution_unsupported_reason(conv)
-        reason = reason or self.module_graph.single_use_unsupported_reason(conv) or _call_unsupported_reason(source)
-        if reason:
+        if reason := reason or self._use_unsupported_reason(conv, source):
             self.reasons[conv] = reason
             return None
         return source, conv
@@ -171,15 +165,14 @@ class ChainFinder:
         pool = None if node is None else self.module(node)
         if node is None or not isinstance(pool, nn.MaxPool2d):
             return None
-        reason = (
-            pool_unsupported_reason(pool)
-            or self.module_graph.single_use_unsupported_reason(pool)
-            or _call_unsupported_reason(node)
-        )
-        if reason:
+        if reason := pool_unsupported_reason(pool) or self._use_unsupported_reason(pool, node):
             self.reasons[pool] = reason
             return None
         return node, pool
+
+    def _use_unsupported_reason(self, module: nn.Module, node: fx.Node) -> str | None:
+        """Why a module that a node calls cannot be part of a chain, whatever it does."""
+        return self.module_graph.single_use_unsupported_reason(module) or _call_unsupported_reason(node)
 
 
 def _call_unsupported_reason(node: fx.Node) -> str | None:

@@ -13,7 +13,7 @@ the batch that a sample is in nor the order of the samples.
 
 from dataclasses import dataclass
 from math import prod
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -42,13 +42,19 @@ class Scaling:
         keep_level: what shares one b: ``batch`` or ``image``.
     """
 
-    seed: Tensor | None
-    step: Tensor | None
-    indices: Tensor | None
-    keep_probability: float
-    layer: int
-    level: str
-    keep_level: str
+    seed: Tensor | None = None
+    step: Tensor | None = None
+    indices: Tensor | None = None
+    keep_probability: float = 1.0
+    layer: int = 0
+    level: str = "image"
+    keep_level: str = "image"
+
+    @classmethod
+    def of(cls, keep_probability: float, training: bool, *, seed: Tensor | None = None, **settings: Any) -> Self:
+        """By the arguments of ``shakedrop``; without the seed where nothing is drawn."""
+        draws = training and keep_probability != 1
+        return cls(seed if draws else None, keep_probability=keep_probability, **settings)
 
     @property
     def keep_threshold(self) -> int:

@@ -34,17 +34,7 @@ def scale_branch(branch: Tensor, scaling: Scaling) -> Tensor:
 
 
 def shakedrop_reference(
-    shortcut: Tensor,
-    branch: Tensor,
-    keep_probability: float,
-    *,
-    training: bool = True,
-    seed: Tensor | None = None,
-    step: Tensor | None = None,
-    layer: int = 0,
-    indices: Tensor | None = None,
-    level: str = "image",
-    keep_level: str = "image",
+    shortcut: Tensor, branch: Tensor, keep_probability: float, *, training: bool = True, **draws: Any
 ) -> Tensor:
     """``shortcut + (b + α − bα) · branch``, backward ``b + β − bβ``; in evaluation ``shortcut + p · branch``.
 
@@ -52,5 +42,5 @@ def shakedrop_reference(
     training there must be a seed.
     """
     dtype = torch.promote_types(branch.dtype, torch.float32)
-    scaling = Scaling(seed if training else None, step, indices, keep_probability, layer, level, keep_level)
+    scaling = Scaling.of(keep_probability, training, **draws)
     return (shortcut.to(dtype) + scale_branch(branch.to(dtype), scaling)).to(branch.dtype)

@@ -67,9 +67,7 @@ def _eager(shortcut: Tensor, branch: Tensor, keep_probability: float, **settings
 
 def scaling_of(inputs: Inputs, branch: Tensor) -> Scaling:
     """How keyword arguments scale the branch."""
-    settings: Inputs = {"keep_probability": 1.0, "layer": 0, "level": "image", "keep_level": "image"}
-    settings |= dict.fromkeys(("seed", "step", "indices"))
-    settings |= {name: value for name, value in inputs.items() if name in settings}
+    settings = {name: value for name, value in inputs.items() if name in Scaling.__dataclass_fields__}
     return Scaling(**settings).seeded(branch, inputs.get("training", True))
 
 

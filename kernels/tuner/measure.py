@@ -20,6 +20,8 @@ from ..tuning.tables import Tile, override
 from .workloads import Workload
 
 _DTYPE = torch.bfloat16
+_CONVOLUTION = Convolution(stride=1, padding=1)
+_NEXT_NORM = BatchNormState(None, None, None, 0.1, 1e-5)
 _LOCAL_SIZE_BYTES = 3  # CU_FUNC_ATTRIBUTE_LOCAL_SIZE_BYTES
 _MEASURED_SECONDS = 0.002
 _REPEATS = 7
@@ -69,7 +71,7 @@ class LoadedPart:
 
     def __init__(self, spec: OpSpec, part: str, inputs: Inputs) -> None:
         self.tolerance = spec.forward_tolerance if part == "fwd" else spec.gradient_tolerance
-        self.call = _PARTS[spec.name][part]
+        self.part, self.fused = part, spec.name == "bn_act_conv2d"
         generator = torch.Generator().manual_seed(2)
         x = inputs["x"] + 0.5 * inputs["x"].sign()  # away from the corner of relu
         weight = inputs["conv_weight" if "conv_weight" in inputs else "weight"]
@@ -98,41 +100,15 @@ class LoadedPart:
 
     def _run(self, module: ModuleType, tensors: dict[str, Tensor]) -> tuple[Tensor, ...]:
         x, weight, dy, stats, scale, shift = tensors.values()
-        return self.call(module, x, weight, dy, Norm(stats, scale, shift, True, "relu", 0.0))
-
-
-def _plain_fwd(module: ModuleType, x: Tensor, weight: Tensor, dy: Tensor, norm: Norm) -> tuple[Tensor, ...]:
-    return module.conv2d(x, weight, _NEXT_NORM, True, _CONVOLUTION)
-
-
-def _plain_dgrad(module: ModuleType, x: Tensor, weight: Tensor, dy: Tensor, norm: Norm) -> tuple[Tensor, ...]:
-    return module.conv2d_backward(x, weight, dy, _CONVOLUTION, Needed(True, False))[:1]
-
-
-def _plain_wgrad(module: ModuleType, x: Tensor, weight: Tensor, dy: Tensor, norm: Norm) -> tuple[Tensor, ...]:
-    return module.conv2d_backward(x, weight, dy, _CONVOLUTION, Needed(False, True))[1:]
-
-
-def _norm_fwd(module: ModuleType, x: Tensor, weight: Tensor, dy: Tensor, norm: Norm) -> tuple[Tensor, ...]:
-    return module.bn_act_conv2d(x, weight, norm, _NEXT_NORM, True, _CONVOLUTION)
-
-
-def _norm_dgrad(module: ModuleType, x: Tensor, weight: Tensor, dy: Tensor, norm: Norm) -> tuple[Tensor, ...]:
-    needed = Needed(True, False)
-    dx, _, d_weight, d_bias = module.bn_act_conv2d_backward(x, weight, dy, norm, None, _CONVOLUTION, needed)
-    return dx, d_weight, d_bias
-
-
-def _norm_wgrad(module: ModuleType, x: Tensor, weight: Tensor, dy: Tensor, norm: Norm) -> tuple[Tensor, ...]:
-    return module.bn_act_conv2d_backward(x, weight, dy, norm, None, _CONVOLUTION, Needed(False, True))[1:2]
-
-
-_CONVOLUTION = Convolution(stride=1, padding=1)
-_NEXT_NORM = BatchNormState(None, None, None, 0.1, 1e-5)
-_PARTS: dict[str, dict[str, Callable[..., tuple[Tensor, ...]]]] = {
-    "conv2d": {"fwd": _plain_fwd, "dgrad": _plain_dgrad, "wgrad": _plain_wgrad},
-    "bn_act_conv2d": {"fwd": _norm_fwd, "dgrad": _norm_dgrad, "wgrad": _norm_wgrad},
-}
+        norm, needed = Norm(stats, scale, shift, True, "relu", 0.0), Needed(self.part == "dgrad", self.part == "wgrad")
+        if self.part == "fwd":
+            after = (_NEXT_NORM, True, _CONVOLUTION)
+            return module.bn_act_conv2d(x, weight, norm, *after) if self.fused else module.conv2d(x, weight, *after)
+        if self.fused:
+            dx, dw, *vectors = module.bn_act_conv2d_backward(x, weight, dy, norm, None, _CONVOLUTION, needed)
+        else:
+            dx, dw, *vectors = module.conv2d_backward(x, weight, dy, _CONVOLUTION, needed)
+        return (dw,) if self.part == "wgrad" else (dx, *vectors)
 
 
 class Bench:

@@ -31,7 +31,7 @@ def test_what_the_launcher_is_told(device: str) -> None:
     assert set(launch.attributes) == {(0,), (1,), (2,), (3,)}  # 16 divides them all
     assert launch.options["num_warps"] == row["num_warps"]
     path, _, line = launch.line.rpartition(":")
-    assert path.endswith("flat_ema/triton_impl.py")
+    assert path.endswith("flat/triton_common.py")
     assert line.isdigit()
     assert pickle.loads(pickle.dumps(launch)) == launch
 

@@ -5,9 +5,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...testing.spec import Case, Inputs, OpSpec, SampleMaker, Tolerance
+from ...testing.spec import Case, Inputs, SampleMaker
 from .. import FlatScalar, flat_scalars, flat_table
-from ..sample_inputs import buffer_size, large_normal, master_dtype
+from ..sample_inputs import flat_spec, large_normal, master_dtype
 from ..sizes import pyramidnet110_lengths, wrn16_8_lengths
 from .op import flat_ema
 
@@ -48,16 +48,14 @@ def _compile_cases() -> dict[str, Case]:
     return {"even": _case(1 << 20, 0.9)}
 
 
-SPEC = OpSpec(
-    name="flat_ema",
+SPEC = flat_spec(
+    "flat_ema",
     summary="exponential moving average of a flat buffer, its decay in device memory",
     replaces="torch.optim.swa_utils.AveragedModel",
     function=flat_ema,
     reference=_reference,
     eager=_eager,
-    compiled_ops=("cifarfast::flat_ema",),
     op_arguments=lambda inputs: (inputs["ema"], inputs["master"], inputs["scalars"]),
-    differentiable=(),
     mutates=("ema",),
     cases={
         "even": _case(2048, 0.9),
@@ -73,7 +71,5 @@ SPEC = OpSpec(
     },
     flops=lambda inputs: 3 * inputs["master"].shape[0],
     bytes_moved=lambda inputs: 2 * inputs["ema"].nbytes + inputs["master"].nbytes,
-    tile_size=buffer_size,
     compile_cases=_compile_cases,
-    forward_tolerance=Tolerance(ulps=4.0, rms_ulps=4.0),
 )

@@ -3,14 +3,12 @@
 # kernel parameters are pointers and scalars that Triton types by itself
 # mypy: allow-untyped-defs, allow-incomplete-defs
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from ...tuning.tables import tile
 from .. import triton_common as common
-from ..triton_common import lerp, load, store
+from ..triton_common import launch, lerp, load, store
 
 
 @triton.jit
@@ -33,14 +31,4 @@ def flat_ema_kernel(
 def flat_ema(ema: Tensor, master: Tensor, scalars: Tensor) -> None:
     """``ema ← ema + (1 − EMA_DECAY)(w − ema)``."""
     n = master.shape[0]
-    tiles = tile("flat_ema", n, master.device)
-    with torch.cuda.device_of(master):
-        flat_ema_kernel[(triton.cdiv(n, tiles["block"]),)](
-            ema,
-            master,
-            scalars,
-            n,
-            EVEN=n % tiles["block"] == 0,
-            BLOCK=tiles["block"],
-            num_warps=tiles["num_warps"],
-        )
+    launch("flat_ema", flat_ema_kernel, n, ema, master, scalars, n)

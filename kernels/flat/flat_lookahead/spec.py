@@ -5,9 +5,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...testing.spec import Case, Inputs, OpSpec, SampleMaker, Tolerance
+from ...testing.spec import Case, Inputs, SampleMaker
 from .. import FlatScalar, flat_scalars, flat_table
-from ..sample_inputs import buffer_size, large_normal, master_dtype
+from ..sample_inputs import flat_spec, large_normal, master_dtype
 from ..sizes import pyramidnet110_lengths, wrn16_8_lengths
 from .op import flat_lookahead
 
@@ -70,20 +70,18 @@ def _compile_cases() -> dict[str, Case]:
     return {"copy": _case(1 << 20, 5)}
 
 
-SPEC = OpSpec(
-    name="flat_lookahead",
+SPEC = flat_spec(
+    "flat_lookahead",
     summary="lookahead's slow weights over a flat buffer, due by the step counter in device memory",
     replaces="Lookahead (no torch function)",
     function=flat_lookahead,
     reference=_reference,
     eager=_eager,
-    compiled_ops=("cifarfast::flat_lookahead",),
     op_arguments=lambda inputs: (
         *(inputs[name] for name in ("master", "slow", "scalars", "copy")),
         inputs.get("alpha", 0.5),
         inputs.get("every", 5),
     ),
-    differentiable=(),
     mutates=("master", "slow", "copy"),
     cases={
         "due": _case(2048, 10),
@@ -98,7 +96,5 @@ SPEC = OpSpec(
     },
     flops=lambda inputs: 3 * inputs["master"].shape[0],
     bytes_moved=_bytes_moved,
-    tile_size=buffer_size,
     compile_cases=_compile_cases,
-    forward_tolerance=Tolerance(ulps=4.0, rms_ulps=4.0),
 )

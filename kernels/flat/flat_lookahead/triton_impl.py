@@ -3,14 +3,12 @@
 # kernel parameters are pointers and scalars that Triton types by itself
 # mypy: allow-untyped-defs, allow-incomplete-defs
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from ...tuning.tables import tile
 from .. import triton_common as common
-from ..triton_common import lerp, load, store
+from ..triton_common import launch, lerp, load, store
 
 
 @triton.jit
@@ -45,18 +43,4 @@ def flat_lookahead(
 ) -> None:
     """Where STEP is a multiple of ``every``: ``slow ← slow + alpha (w − slow)``, ``w ← slow``, ``copy ← slow``."""
     n = master.shape[0]
-    tiles = tile("flat_lookahead", n, master.device)
-    with torch.cuda.device_of(master):
-        flat_lookahead_kernel[(triton.cdiv(n, tiles["block"]),)](
-            master,
-            slow,
-            scalars,
-            copy,
-            n,
-            alpha,
-            1 - alpha,
-            every,
-            EVEN=n % tiles["block"] == 0,
-            BLOCK=tiles["block"],
-            num_warps=tiles["num_warps"],
-        )
+    launch("flat_lookahead", flat_lookahead_kernel, n, master, slow, scalars, copy, n, alpha, 1 - alpha, every)

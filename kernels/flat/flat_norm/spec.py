@@ -5,15 +5,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...testing.spec import Case, Inputs, OpSpec, SampleMaker, Tolerance, in_fp32
+from ...testing.spec import Case, Inputs, SampleMaker, in_fp32
 from .. import FlatTable
 from ..sample_inputs import (
-    buffer_size,
+    flat_spec,
     large_normal,
     master_dtype,
     random_table,
     sample_table,
     segments,
+    settings_of,
     where_active,
 )
 from ..sizes import pyramidnet110_lengths, wrn16_8_lengths
@@ -79,21 +80,19 @@ def _compile_cases() -> dict[str, Case]:
     }
 
 
-SPEC = OpSpec(
-    name="flat_norm",
+SPEC = flat_spec(
+    "flat_norm",
     summary="global gradient norm, and ASAM's ‖(abs(w) + eta)·g‖, over a flat buffer in a fixed order",
     replaces="torch.nn.utils.get_total_norm",
     function=flat_norm,
     reference=_reference,
     eager=_eager,
-    compiled_ops=("cifarfast::flat_norm",),
     op_arguments=lambda inputs: (
         inputs["grad"],
         inputs["master"],
-        None if inputs["table"] is None else inputs["table"].settings,
+        settings_of(inputs["table"]),
         inputs.get("eta", 0.0),
     ),
-    differentiable=(),
     cases={
         "gradient": _case(3000),
         "asam": _case(2048, asam=True),
@@ -111,7 +110,5 @@ SPEC = OpSpec(
     },
     flops=lambda inputs: inputs["grad"].shape[0] * (2 if inputs["master"] is None else 5),
     bytes_moved=lambda inputs: inputs["grad"].nbytes + (0 if inputs["master"] is None else inputs["master"].nbytes),
-    tile_size=buffer_size,
     compile_cases=_compile_cases,
-    forward_tolerance=Tolerance(ulps=4.0, rms_ulps=4.0),
 )

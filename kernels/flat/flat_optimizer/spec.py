@@ -7,9 +7,9 @@ from torch import Tensor
 from torch.optim.adam import adam
 from torch.optim.sgd import sgd
 
-from ...testing.spec import Case, Inputs, OpSpec, SampleMaker, Tolerance, in_fp32
+from ...testing.spec import Case, Inputs, SampleMaker, in_fp32
 from .. import FlatScalar, FlatTable, flat_scalars, flat_table
-from ..sample_inputs import buffer_size, large, master_dtype, segments
+from ..sample_inputs import flat_spec, large, master_dtype, segments
 from ..sizes import pyramidnet110_lengths, wrn16_8_lengths
 from . import torch_impl
 from .op import flat_optimizer, step
@@ -161,16 +161,14 @@ def _compile_cases() -> dict[str, Case]:
     }
 
 
-SPEC = OpSpec(
-    name="flat_optimizer",
+SPEC = flat_spec(
+    "flat_optimizer",
     summary="SGD, Adam, AdamW, NAdam, Adamax, RMSprop, Adagrad with EMA and compute copy, one pass over a flat buffer",
     replaces="torch.optim",
     function=_step,
     reference=_reference,
     eager=_eager,
-    compiled_ops=("cifarfast::flat_optimizer",),
     op_arguments=_op_arguments,
-    differentiable=(),
     mutates=("master", "momentum", "second_moment", "ema", "copy"),
     advances=("scalars",),
     cases={
@@ -190,7 +188,5 @@ SPEC = OpSpec(
     },
     flops=_flops,
     bytes_moved=_bytes_moved,
-    tile_size=buffer_size,
     compile_cases=_compile_cases,
-    forward_tolerance=Tolerance(ulps=4.0, rms_ulps=4.0),
 )

@@ -10,9 +10,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ...tuning.tables import tile
 from .. import triton_common as common
-from ..triton_common import COLUMNS, ROW, lerp, load, store
+from ..triton_common import COLUMNS, ROW, launch, lerp, load, store
 from .rule import Buffers, Rule
 
 LOG_096 = tl.constexpr(math.log(0.96))
@@ -177,7 +176,6 @@ def flat_optimizer(buffers: Buffers, settings: Tensor, scalars: Tensor, rule: Ru
     """One step, in place: a launch for the scalars and one for the buffers."""
     master, decay1, decay2 = buffers.master, rule.decay1, rule.decay2
     n = master.shape[0]
-    tiles = tile("flat_optimizer", n, master.device)
     with torch.cuda.device_of(master):
         flat_optimizer_advance_kernel[(1,)](
             scalars,
@@ -188,25 +186,7 @@ def flat_optimizer(buffers: Buffers, settings: Tensor, scalars: Tensor, rule: Ru
             EXTRA=rule.extra,
             num_warps=1,
         )
-        flat_optimizer_step_kernel[(triton.cdiv(n, tiles["block"]),)](
-            master,
-            buffers.grad,
-            buffers.momentum,
-            buffers.second_moment,
-            buffers.ema,
-            buffers.copy,
-            settings,
-            scalars,
-            n,
-            decay1,
-            1 - decay1,
-            decay2,
-            1 - decay2,
-            rule.eps,
-            RULE=rule.name,
-            NESTEROV=rule.nesterov,
-            DECOUPLED=rule.decoupled,
-            EVEN=n % tiles["block"] == 0,
-            BLOCK=tiles["block"],
-            num_warps=tiles["num_warps"],
-        )
+    tensors = (master, buffers.grad, buffers.momentum, buffers.second_moment, buffers.ema, buffers.copy)
+    numbers = (n, decay1, 1 - decay1, decay2, 1 - decay2, rule.eps)
+    settings_of_rule = {"RULE": rule.name, "NESTEROV": rule.nesterov, "DECOUPLED": rule.decoupled}
+    launch("flat_optimizer", flat_optimizer_step_kernel, n, *tensors, settings, scalars, *numbers, **settings_of_rule)

@@ -5,16 +5,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...testing.spec import Case, Inputs, OpSpec, SampleMaker, Tolerance, in_fp32
+from ...testing.spec import Case, Inputs, SampleMaker, in_fp32
 from .. import FlatTable
 from ..flat_norm.op import flat_norm
 from ..sample_inputs import (
-    buffer_size,
+    flat_spec,
     large_normal,
     master_dtype,
     random_table,
     sample_table,
     segments,
+    settings_of,
     where_active,
 )
 from ..sizes import pyramidnet110_lengths, wrn16_8_lengths
@@ -90,22 +91,20 @@ def _compile_cases() -> dict[str, Case]:
     }
 
 
-SPEC = OpSpec(
-    name="flat_perturb",
+SPEC = flat_spec(
+    "flat_perturb",
     summary="SAM's and ASAM's perturbed weights, from the fp32 master into the compute copy",
     replaces="SAM's first_step and restore (no torch function)",
     function=flat_perturb,
     reference=_reference,
     eager=_eager,
-    compiled_ops=("cifarfast::flat_perturb",),
     op_arguments=lambda inputs: (
         *(inputs[name] for name in ("copy", "master", "grad", "norm")),
-        None if inputs["table"] is None else inputs["table"].settings,
+        settings_of(inputs["table"]),
         inputs["rho"],
         inputs.get("adaptive", False),
         inputs.get("eta", 0.0),
     ),
-    differentiable=(),
     mutates=("copy",),
     cases={
         "asam": _case(2048, adaptive=True),
@@ -122,7 +121,5 @@ SPEC = OpSpec(
     },
     flops=lambda inputs: 6 * inputs["master"].shape[0],
     bytes_moved=lambda inputs: sum(inputs[name].nbytes for name in ("copy", "master", "grad")),
-    tile_size=buffer_size,
     compile_cases=_compile_cases,
-    forward_tolerance=Tolerance(ulps=4.0, rms_ulps=4.0),
 )

@@ -3,13 +3,11 @@
 # kernel parameters are pointers and scalars that Triton types by itself
 # mypy: allow-untyped-defs, allow-incomplete-defs
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from ...tuning.tables import tile
-from ..triton_common import COLUMNS, ROW, load, store
+from ..triton_common import COLUMNS, ROW, launch, load, store
 from .torch_impl import NORM_EPS
 
 EPS = tl.constexpr(NORM_EPS)
@@ -55,19 +53,5 @@ def flat_perturb(
 ) -> None:
     """``copy ← w + rho·t²·g / (norm + 1e-12)``; t = |w| + eta if adaptive, else 1; blocks with lr_scale 0 get w."""
     n = master.shape[0]
-    tiles = tile("flat_perturb", n, master.device)
-    with torch.cuda.device_of(master):
-        flat_perturb_kernel[(triton.cdiv(n, tiles["block"]),)](
-            copy,
-            master,
-            grad,
-            norm,
-            settings,
-            n,
-            rho,
-            eta,
-            ADAPTIVE=adaptive,
-            EVEN=n % tiles["block"] == 0,
-            BLOCK=tiles["block"],
-            num_warps=tiles["num_warps"],
-        )
+    tensors = (copy, master, grad, norm, settings)
+    launch("flat_perturb", flat_perturb_kernel, n, *tensors, n, rho, eta, ADAPTIVE=adaptive)

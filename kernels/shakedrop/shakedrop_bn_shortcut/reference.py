@@ -1,5 +1,7 @@
 """The tail of a PyramidNet block in plain torch: the truth that the kernels are tested against."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -32,34 +34,20 @@ def shakedrop_bn_shortcut_reference(
     weight: Tensor | None = None,
     bias: Tensor | None = None,
     *,
-    num_batches_tracked: Tensor | None = None,
     training: bool = False,
-    momentum: float | None = 0.1,
-    eps: float = 1e-5,
-    keep_probability: float = 1.0,
-    seed: Tensor | None = None,
-    step: Tensor | None = None,
-    layer: int = 0,
-    indices: Tensor | None = None,
-    level: str = "image",
-    keep_level: str = "image",
     true_channels: int | None = None,
+    **settings: Any,
 ) -> Tensor:
     """``shortcut(x) + coefficient · BN(h)``; arguments, result and updated buffers are those of the op.
 
     Half precision is computed in fp32. Nothing is checked; in training with p below 1 there must be a seed.
     """
-    normalized = normalize(
-        h,
-        running_mean,
-        running_var,
-        *(without_gradient_from(vector, true_channels) for vector in (weight, bias)),
-        num_batches_tracked=num_batches_tracked if training else None,
-        training=training or running_mean is None,
-        momentum=momentum,
-        eps=eps,
-    )
-    random = training and keep_probability != 1
-    scaling = Scaling(seed if random else None, step, indices, keep_probability, layer, level, keep_level)
+    norm = {name: settings.pop(name) for name in ("num_batches_tracked", "momentum", "eps") if name in settings}
+    if not training:
+        norm.pop("num_batches_tracked", None)
+    vectors = (without_gradient_from(vector, true_channels) for vector in (weight, bias))
+    by_batch = training or running_mean is None
+    normalized = normalize(h, running_mean, running_var, *vectors, training=by_batch, **norm)
     shortcut = pad_shortcut(x.to(normalized.dtype), h.shape[1], pool=x.shape[2:] != h.shape[2:])
+    scaling = Scaling.of(settings.pop("keep_probability", 1.0), training, **settings)
     return (shortcut + scale_branch(normalized, scaling)).to(h.dtype)
