@@ -29,18 +29,23 @@ def _implementations(spec: OpSpec) -> list[Any]:
     ]
 
 
+def _beside_torch_on_cpu(spec: OpSpec) -> list[Any]:
+    return [param for param in _implementations(spec) if param.values[1:] != ("torch", "cpu")]
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     names = metafunc.fixturenames
     # test_<op>.py and test_<op>_for_norm.py are about their op only
     name = metafunc.module.__name__.removesuffix("_for_norm")
     specs = [spec for spec in SPECS if name == f"test_{spec.name}"] or SPECS
+    tested = _beside_torch_on_cpu if "not_torch_on_cpu" in names else _implementations
     if "backend_name" in names and "case" in names:
         metafunc.parametrize(
             ("spec", "backend_name", "device", "case"),
             [
                 pytest.param(*implementation.values, case, id=f"{implementation.id}-{case}", marks=implementation.marks)
                 for spec in specs
-                for implementation in _implementations(spec)
+                for implementation in tested(spec)
                 for case in spec.cases
             ],
         )
@@ -55,6 +60,26 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "dtype" in names:
         dtypes = (torch.float32, torch.bfloat16, torch.float16)
         metafunc.parametrize("dtype", dtypes, ids=[str(dtype).removeprefix("torch.") for dtype in dtypes])
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark as slow what repeats on the CPU: a second half precision, and more cases in the interpreter."""
+    for item in items:
+        if not isinstance(item, pytest.Function) or item.path.name != "test_op_specs.py":
+            continue
+        values = item.callspec.params if hasattr(item, "callspec") else {}
+        if values.get("device") != "cpu":
+            continue
+        half = (torch.float16, torch.bfloat16) if "fullgraph" in item.name else (torch.float16,)
+        later = "case" in values and values["case"] != next(iter(values["spec"].cases))
+        if values.get("dtype") in half or (values["backend_name"] == "triton" and later):
+            item.add_marker(pytest.mark.slow)
+
+
+@pytest.fixture
+def not_torch_on_cpu() -> None:
+    """Of every implementation but plain torch on the CPU, which would test torch."""
 
 
 @pytest.fixture

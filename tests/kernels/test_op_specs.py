@@ -52,10 +52,20 @@ def test_gradcheck_of_reference(spec: OpSpec, case: str) -> None:
     )
 
 
+def _given(spec: OpSpec, case: str) -> list[object]:
+    """What an op's gradient rule tells cases by: which tensors there are, flags, and whether there is an activation."""
+    arguments = spec.op_arguments(spec.cases[case](SampleMaker(torch.bfloat16)))
+    return [
+        arg if isinstance(arg, bool) else (type(arg), isinstance(arg, str) and arg == "identity") for arg in arguments
+    ]
+
+
 def test_opcheck(spec: OpSpec, case: str, backend_name: str, implementation: str) -> None:
-    # autograd and torch.compile see one op whatever runs it, and the interpreter is slow
     checks = ["test_schema", "test_faketensor"]
-    again = INTERPRETED and case != next(iter(spec.cases))
+    first = next(iter(spec.cases))
+    # autograd and torch.compile see one op whatever runs it, and the interpreter is slow
+    same = first if INTERPRETED else next(other for other in spec.cases if _given(spec, other) == _given(spec, case))
+    again = implementation == "cpu" and case != same
     everything = checks if again else [*checks, "test_autograd_registration", "test_aot_dispatch_dynamic"]
     # with statistics in fp32 beside inputs in bf16 a wrong dtype shows
     inputs = spec.cases[case](SampleMaker(torch.bfloat16, implementation))
@@ -79,6 +89,7 @@ def test_opcheck(spec: OpSpec, case: str, backend_name: str, implementation: str
 
 # in half precision kernels take other ways, such as tensor descriptors
 @pytest.mark.parametrize("compute_dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+@pytest.mark.usefixtures("not_torch_on_cpu")
 def test_deterministic(
     spec: OpSpec, case: str, compute_dtype: torch.dtype, backend_name: str, implementation: str
 ) -> None:
@@ -90,19 +101,37 @@ def test_deterministic(
         assert torch.equal(a, b)
 
 
-@settings(
-    # a GPU compiles kernels for each
-    max_examples=5 if torch.cuda.is_available() else 15 if INTERPRETED else 25,
-    deadline=None,
-    derandomize=True,  # what fails has changed
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
-@given(data=st.data())
-def test_random_inputs(spec: OpSpec, backend_name: str, implementation: str, data: st.DataObject) -> None:
+def _random_inputs(examples: int) -> settings:
+    return settings(
+        max_examples=examples,
+        deadline=None,
+        derandomize=True,  # what fails has changed
+        suppress_health_check=[HealthCheck.function_scoped_fixture],
+    )
+
+
+def _matches_on_random_inputs(spec: OpSpec, implementation: str, data: st.DataObject) -> None:
     dtype = data.draw(st.sampled_from(spec.dtypes))
     maker = SampleMaker(dtype, implementation, seed=data.draw(st.integers(0, 1000)))
     inputs = spec.random_case(maker, lambda low, high: data.draw(st.integers(low, high)))
     assert_matches(spec, inputs, floor=spec.random_floor(inputs))
+
+
+@_random_inputs(5)  # a GPU compiles kernels for each
+@given(data=st.data())
+def test_random_inputs(spec: OpSpec, backend_name: str, implementation: str, data: st.DataObject) -> None:
+    _matches_on_random_inputs(spec, implementation, data)
+
+
+@pytest.mark.slow
+@_random_inputs(15 if INTERPRETED else 25)
+@given(data=st.data())
+def test_more_random_inputs(
+    spec: OpSpec, backend_name: str, device: str, implementation: str, data: st.DataObject
+) -> None:
+    if device != "cpu":
+        pytest.skip("a GPU compiles kernels for each")
+    _matches_on_random_inputs(spec, implementation, data)
 
 
 def test_compiles_fullgraph(spec: OpSpec, dtype: torch.dtype, backend_name: str, implementation: str) -> None:
