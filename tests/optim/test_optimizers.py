@@ -141,9 +141,7 @@ def test_lookahead_against_plain_steps() -> None:
                 p.data.copy_(kept)
         for p, average in zip(reference.parameters(), averages, strict=True):
             average.lerp_(p.detach(), 0.1)
-    for (name, ours), expected, average in zip(
-        model.named_parameters(), reference.parameters(), averages, strict=True
-    ):
+    for (name, ours), expected, average in zip(model.named_parameters(), reference.parameters(), averages, strict=True):
         torch.testing.assert_close(ours, expected)
         torch.testing.assert_close(flat.views(ema)[name], average)
 
