@@ -124,8 +124,9 @@ def _launch(kernel: Any, tensors: tuple[Tensor, ...], scaling: Scaling) -> None:
     elements = tensors[0].numel() // n
     group = VECTOR if elements % VECTOR == 0 else 1
     arguments = scaling_arguments(scaling)
-    size, num_warps = tile_of(elements, arguments["LEVEL"], tensors[0].device)
-    block = size // group
+    tiles = tile("shakedrop", elements, tensors[0].device)
+    # a generator for each element takes a register for each of its words
+    block = tiles["elements"] // (4 if arguments["LEVEL"] >= CHANNEL.value else 1) // group
     with torch.cuda.device_of(tensors[0]):
         kernel[(n, triton.cdiv(elements // group, block))](
             *tensors,
@@ -135,14 +136,6 @@ def _launch(kernel: Any, tensors: tuple[Tensor, ...], scaling: Scaling) -> None:
             CHANNELS_LAST=not tensors[0].is_contiguous(),
             GROUP=group,
             BLOCK=block,
-            num_warps=num_warps,
+            num_warps=tiles["num_warps"],
             **arguments,
         )
-
-
-def tile_of(elements: int, level: int, device: torch.device) -> tuple[int, int]:
-    """Elements and warps of a program for samples of this many elements."""
-    tiles = tile("shakedrop", elements, device)
-    # a generator for each element takes a register for each of its words
-    share = 4 if level >= CHANNEL.value else 1
-    return tiles["elements"] // share, tiles["num_warps"]

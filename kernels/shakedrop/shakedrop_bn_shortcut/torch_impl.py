@@ -61,12 +61,5 @@ def shakedrop_bn_shortcut_backward(
 
 def _unpool(grad: Tensor, in_shape: list[int]) -> Tensor:
     """Gradient of the padded, pooled x: each place of a window gets its share."""
-    _, channels, *in_size = in_shape
-    shared = grad[:, :channels]
-    for dim, (size, in_length) in enumerate(zip(grad.shape[2:], in_size, strict=True), start=2):
-        shared = shared.repeat_interleave(2, dim).narrow(dim, 0, in_length)
-        counts = torch.full((in_length,), 0.5, dtype=grad.dtype, device=grad.device)
-        if in_length < 2 * size:
-            counts[-1] = 1.0
-        shared = shared * counts.reshape(-1, *(1,) * (3 - dim))
-    return shared
+    x, window = grad.new_empty(in_shape), [2, 2]
+    return torch.ops.aten.avg_pool2d_backward(grad[:, : in_shape[1]], x, window, window, [0, 0], True, False, None)

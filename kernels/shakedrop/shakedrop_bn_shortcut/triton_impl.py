@@ -49,7 +49,9 @@ def shakedrop_bn_shortcut(
             return out, norm.statistics.new_empty(0)
         channels, in_channels = h.shape[1], x.shape[1]
         statistics = norm.statistics.new_empty(3, channels)
-        parts, shape = _reduction(h, statistics_tile(channels, arguments["LEVEL"], h.device), in_channels)
+        tiles = sums_tile(channels, arguments["LEVEL"], h.device)
+        tiles["BLOCK_P"] = min(tiles["BLOCK_P"], 64)  # where channels are few, a thread keeps a count a row
+        parts, shape = _reduction(h, tiles, in_channels)
         partials = statistics.new_empty(2, parts[0] * parts[1], channels)
         counters, first_counter = take_counters(parts[2], h.device)
         shakedrop_bn_shortcut_fwd_stats_kernel[parts](
@@ -151,20 +153,14 @@ def _elementwise(h: Tensor, in_shape: Sequence[int], level: int) -> tuple[tuple[
     _, in_channels, in_height, in_width = in_shape
     group = VECTOR if channels % VECTOR == 0 and in_channels % VECTOR == 0 else 1
     n_groups = channels // group
-    tiles = elementwise_tile(channels, n_groups, level, h.device)
-    pixels = tiles["BLOCK"] // n_groups * tiles["STEPS"]
+    tiles = tile("shakedrop_bn_shortcut", channels, h.device)
+    # lanes that hold at least one pixel; a generator for each element takes a register for each of its words
+    block, steps = max(tiles["lanes"], triton.next_power_of_2(n_groups)), 1 if level == PIXEL.value else tiles["steps"]
+    pixels = block // n_groups * steps
     sizes = {"n_groups": n_groups, "n_in_groups": in_channels // group, "n_pixels": height * width, "width": width}
     sizes |= {"in_height": in_height, "in_width": in_width, "GROUP": group}
-    return (n, triton.cdiv(height * width, pixels)), {**sizes, **tiles}
-
-
-def elementwise_tile(channels: int, n_groups: int, level: int, device: torch.device) -> dict[str, int]:
-    """BLOCK lanes, which hold at least one pixel, STEPS and warps of the elementwise kernels."""
-    tiles = tile("shakedrop_bn_shortcut", channels, device)
-    # a generator for each element takes a register for each of its words
-    steps = 1 if level == PIXEL.value else tiles["steps"]
-    block = max(tiles["lanes"], triton.next_power_of_2(n_groups))
-    return {"BLOCK": block, "STEPS": steps, "num_warps": tiles["num_warps"]}
+    sizes |= {"BLOCK": block, "STEPS": steps, "num_warps": tiles["num_warps"]}
+    return (n, triton.cdiv(height * width, pixels)), sizes
 
 
 def sums_tile(channels: int, level: int, device: torch.device) -> dict[str, int]:
@@ -172,12 +168,6 @@ def sums_tile(channels: int, level: int, device: torch.device) -> dict[str, int]
     tiles = tile("shakedrop_bn_shortcut", channels, device)
     rows = tiles["sum_rows"] // 4 if level == PIXEL.value else tiles["sum_rows"]
     return {"CHUNK": tiles["chunk"], "BLOCK_P": rows, "BLOCK_C": tiles["sum_channels"], "num_warps": tiles["num_warps"]}
-
-
-def statistics_tile(channels: int, level: int, device: torch.device) -> dict[str, int]:
-    """As ``sums_tile``, of the kernel that makes statistics: where channels are few, a thread keeps a count a row."""
-    tiles = sums_tile(channels, level, device)
-    return {**tiles, "BLOCK_P": min(tiles["BLOCK_P"], 64)}
 
 
 def _channels_last(tensor: Tensor) -> Tensor:
