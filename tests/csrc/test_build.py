@@ -101,10 +101,13 @@ print(native_build.status().reason)
 """
 
 
+@pytest.mark.slow
 def test_an_installed_extension_of_other_sources_is_not_taken(checkout: Path, tmp_path: Path) -> None:
     """Once imported, Python would give out the old one in the new one's place."""
     installed = checkout / "cifarfast" / f"_C{native_build.SUFFIX}"
-    code = "from cifarfast.runtime.native_build import load; module = load(); print(m.source_hash, m.__file__)"
+    code = (
+        "from cifarfast.runtime.native_build import load; module = load(); print(module.source_hash, module.__file__)"
+    )
     environment = {"CIFARFAST_CACHE_DIR": str(tmp_path), "CIFARFAST_BUILD_CUDA": "0"}
     old = run_python(code, **environment).stdout.split()
     shutil.copy(old[1], installed)

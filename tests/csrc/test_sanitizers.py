@@ -15,6 +15,7 @@ HERE = Path(__file__).parent
 CSRC = HERE.parents[1] / "csrc"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("sanitizer", "cases", "crew"), [("address,undefined", 200, 3), ("thread", 80, 4)])
 def test_driver(tmp_path, sanitizer, cases, crew):
     try:

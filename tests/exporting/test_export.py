@@ -241,7 +241,8 @@ sys.exit(code)
 """
 
 
-@pytest.mark.parametrize("file_format", ["onnx", pytest.param("torch-export", marks=SLOW)])
+@pytest.mark.slow
+@pytest.mark.parametrize("file_format", ["onnx", "torch-export"])
 def test_without_triton(file_format: str, runs: dict[str, RunFolder], tmp_path: Path) -> None:
     command = [sys.executable, "-c", WITHOUT_TRITON, str(runs["pyramid"].path), f"--format={file_format}", "--fold-bn"]
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}

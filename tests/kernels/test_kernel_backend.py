@@ -27,7 +27,7 @@ def test_cpu_tensors_run_in_torch(op: str) -> None:
 
 def test_forced_torch(op: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(backend.BACKEND_VARIABLE, "torch")
-    assert backend.choose(op, CPU) == backend.Choice("torch", "forced by CIFARFAST_BACKEND")
+    assert backend.choose(op, CPU) == backend.Choice("torch", "forced by CIFARFAST_BACKEND", forced=True)
 
 
 def test_interpreted_triton(op: str, monkeypatch: pytest.MonkeyPatch) -> None:

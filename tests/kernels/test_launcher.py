@@ -65,7 +65,8 @@ STEPS: list[dict[str, Any]] = [
 def test_a_training_step(settings: dict[str, Any]) -> None:
     from small_steps import BATCH, make_step
 
-    from cifarfast.inference import build_augment, predict_logits
+    from cifarfast.inference.logits import predict_logits
+    from cifarfast.recipes.build import build_augment
 
     step = make_step(backend="fused", **{"precision": "bf16", **settings})
     with record() as launches:
@@ -86,5 +87,5 @@ def test_statistics_handed_on() -> None:
 
     with record() as launches:
         hand_statistics_on("cpu")
-    known = {"conv_running_kernel", "running_statistics_kernel", "shakedrop_bn_shortcut_fwd_stats_kernel"}
+    known = {"conv_fwd_kernel", "running_statistics_kernel", "shakedrop_bn_shortcut_fwd_stats_kernel"}
     assert known <= names(launches)

@@ -30,7 +30,7 @@ OWN = ("test_kernel_tune_measure.py", "test_last_block.py", *OF_OPS)
     [
         pytest.param(SHARED, "not slow", 60, id="shared"),
         pytest.param(SHARED, "slow", 80, id="shared rest", marks=pytest.mark.slow),
-        pytest.param(OWN, "not slow", 80, id="own"),
+        pytest.param(OWN, "not slow", 80, id="own", marks=pytest.mark.slow),
     ],
 )
 def test_kernels_in_the_interpreter(names: tuple[str, ...], marked: str, least: int) -> None:

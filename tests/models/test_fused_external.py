@@ -8,7 +8,7 @@ import torch
 from small_steps import BATCH, make_step
 from torch import Tensor, nn
 
-from cifarfast import train
+from cifarfast.commands import train
 from cifarfast.kernels import BatchNormAct2d
 from cifarfast.models import create_model, fuse, stored_in_channels, true_shapes
 from cifarfast.optim import unmoved_statistics

@@ -166,6 +166,7 @@ def test_ops_of_other_networks() -> None:
 INTERPRETED_MODELS = [("wrn10_1", {"dropout": 0.0}), ("pyramidnet8_a5_shakedrop", {})]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(INTERPRETED, reason="already interpreted")
 def test_in_the_interpreter() -> None:
     """Triton decides when it is imported whether kernels are interpreted: this needs a process of its own."""

@@ -82,7 +82,7 @@ def test_the_gradient_that_is_held_at_zero_would_not_be() -> None:
     model = create_pair("pyramidnet14_a13")[1]
     for module in model.modules():
         if isinstance(module, FusedTail):
-            module.num_features = len(module.bias)
+            module.true_channels = len(module.bias)
     F.cross_entropy(model(make_images(8)), torch.arange(4)).backward()
     gradients = {key: p.grad for key, p in model.named_parameters() if p.grad is not None}
     assert torch.any(padding(model, gradients) != 0)

@@ -90,6 +90,7 @@ def test_every_op_is_listed_with_its_backend_and_why(checkout: Path, capsys: pyt
     assert all(backend in registered()[op] and reason for op, backend, reason in rows)
 
 
+@pytest.mark.slow
 def test_without_triton(tmp_path: Path) -> None:
     checkout = copy_checkout(tmp_path / "checkout")
     (tmp_path / "broken" / "triton").mkdir(parents=True)

@@ -98,7 +98,7 @@ def stub_install(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPa
 
 WAYS = [bare, installed, editable]
 CASES = [(way, where) for way in WAYS for where in ("inside", "outside")]
-QUICK = [(bare, "inside"), (installed, "outside"), (editable, "outside")]  # what people do; the others are run as slow
+QUICK = [(bare, "inside")]  # what a first command does; the others are slow
 
 
 @pytest.mark.parametrize(
@@ -139,6 +139,7 @@ def test_every_entry_works(install: Install, where: str, tmp_path: Path) -> None
 
 
 # those that share an install stand together
+@pytest.mark.slow
 @pytest.mark.parametrize("stub_install", [bare, editable, installed], indirect=True, ids=lambda way: way.__name__)
 def test_the_console_script_is_the_package(stub_install: Install, tmp_path: Path) -> None:
     install, run = stub_install, stub_install.environment.run
@@ -199,6 +200,7 @@ def test_an_editable_install_follows_csrc(tmp_path: Path, compiler: str) -> None
     assert "csrc         compiled " in environment.run(environment.console_script, "env", cwd=tmp_path).stdout
 
 
+@pytest.mark.slow
 def test_source_distribution(tmp_path: Path) -> None:
     """It holds all of csrc/ even when it was made where nothing can be compiled, and a compiler can build it."""
     checkout = stub_csrc(copy_checkout(tmp_path / "checkout"))
@@ -220,6 +222,7 @@ def test_source_distribution(tmp_path: Path) -> None:
     assert Path(where) == user.site_packages / "cifarfast/kernels/__init__.py"
 
 
+@pytest.mark.slow
 def test_what_an_earlier_build_left_is_not_installed(tmp_path: Path) -> None:
     checkout = copy_checkout(tmp_path / "checkout")
     environment = Environment.create(tmp_path / "venv", CXX="/nonexistent")

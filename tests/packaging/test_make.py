@@ -37,6 +37,7 @@ def write_lock(checkout: Path, setuptools: str) -> None:
     (checkout / "requirements.lock").write_text(f"setuptools=={setuptools} --hash=sha256:{'0' * 64}\n")
 
 
+@pytest.mark.slow
 def test_make_installs_once_and_trains(checkout: Path) -> None:
     environment = Environment.create(checkout / ".venv", CXX="/nonexistent", PIP_NO_INDEX="1")
     write_lock(checkout, version("setuptools"))

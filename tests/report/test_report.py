@@ -31,6 +31,7 @@ SECTIONS = ["comparison", "curves", "confusion", "classes", "pr", "roc", "hardes
 SECTIONS += ["features", "model", "settings"]
 
 
+@pytest.mark.slow
 def test_five_runs_of_ten_thousand_images_are_quick_and_small(report_of_five: Rendered) -> None:
     assert report_of_five.seconds < 30
     assert report_of_five.path.stat().st_size < 5e6

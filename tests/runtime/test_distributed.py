@@ -185,6 +185,7 @@ def test_each_process_has_its_own_dropout(monkeypatch: pytest.MonkeyPatch, tmp_p
     assert len(set(seeds)) == len(seeds) == 2 * 5
 
 
+@pytest.mark.slow
 def test_torchrun(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", f"--master-port={free_port()}"]
     arguments = ["-m", "cifarfast.train", *WITHOUT_NORM, "--epochs=1", f"--out={tmp_path / 'run'}"]
