@@ -40,7 +40,7 @@ def _logistic_density(z):
 
 
 @triton.jit
-def _tanh(z):
+def tanh(z):
     t = _expm1(-2.0 * tl.abs(z))
     magnitude = -t / (t + 2.0)
     return tl.where(z < 0, -magnitude, magnitude)
@@ -65,7 +65,7 @@ def activate(z, negative_slope, ACT: tl.constexpr):
     elif ACT == "sigmoid":
         z = _sigmoid(z)
     elif ACT == "tanh":
-        z = _tanh(z)
+        z = tanh(z)
     elif ACT == "softsign":
         z = z / (1.0 + tl.abs(z))
     else:
