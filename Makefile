@@ -16,7 +16,7 @@ COMPILE := $(BUILD_REQUIRES) | $(VENV)/bin/uv pip compile --quiet --python $(VEN
 	$(UPGRADE) pyproject.toml -
 PYTEST := OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest
 
-.PHONY: train test test-slow test-latest gpu-check check format bench docs lock clean
+.PHONY: train test test-slow test-long test-latest gpu-check check format bench docs lock clean
 
 train: $(VENV)/.installed
 	$(VENV)/bin/python -m cifarfast.train $(ARGS)
@@ -25,9 +25,13 @@ test: $(VENV)/.installed-dev
 	$(PYTEST) -n auto -m "not slow and not gpu" tests
 
 test-slow: $(VENV)/.installed-dev
-	$(PYTEST) -n auto -m "slow and not alone and not gpu" tests
+	$(PYTEST) -n auto -m "slow and not long and not alone and not gpu" tests
 	$(PYTEST) -m "slow and alone and not gpu" tests
 	$(VENV)/bin/python -m pytest --benchmark-enable bench/test_overhead.py
+
+# every case of every op in Triton's interpreter
+test-long: $(VENV)/.installed-dev
+	$(PYTEST) -m "long and not gpu" tests
 
 # the newest torch that pyproject.toml admits, in an environment of its own
 test-latest:

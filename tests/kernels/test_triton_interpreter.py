@@ -29,7 +29,7 @@ OWN = ("test_kernel_tune_measure.py", "test_last_block.py", *OF_OPS)
     ("names", "marked", "least"),
     [
         pytest.param(SHARED, "not slow", 60, id="shared"),
-        pytest.param(SHARED, "slow", 80, id="shared rest", marks=pytest.mark.slow),
+        pytest.param(SHARED, "slow", 80, id="shared rest", marks=[pytest.mark.slow, pytest.mark.long]),
         pytest.param(OWN, "not slow", 80, id="own", marks=pytest.mark.slow),
     ],
 )
