@@ -147,7 +147,8 @@ class Operator:
         flat = self.flatten(*arguments)
         needs_gradient = torch.is_grad_enabled() and self._requires_grad(flat)
         if torch.compiler.is_compiling():
-            if self._mutated and needs_gradient:
+            # inductor cannot lower an op that mutates where nothing that it mutates is there
+            if self._mutated and (needs_gradient or all(flat[i] is None for i in self._mutated)):
                 return self._write_back(flat, self._functional(*flat))
             return self._op(*flat)
         if needs_gradient:
