@@ -5,8 +5,6 @@ what the others stored, and adds it up in an order that does not depend on who i
 run. It saves the launch of a second kernel, which for small tensors takes longer than its work.
 """
 
-# mypy: allow-untyped-defs, allow-incomplete-defs
-
 import threading
 from functools import cache
 

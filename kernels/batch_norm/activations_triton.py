@@ -1,7 +1,5 @@
 """The activations and their derivatives inside Triton kernels, in fp32."""
 
-# mypy: allow-untyped-defs, allow-incomplete-defs
-
 import triton
 import triton.language as tl
 

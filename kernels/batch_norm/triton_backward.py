@@ -1,7 +1,5 @@
 """Triton kernels of the backward of batch norm with activation and residual, and the functions that launch them."""
 
-# mypy: allow-untyped-defs, allow-incomplete-defs
-
 import torch
 import triton
 import triton.language as tl

@@ -1,7 +1,5 @@
 """Triton kernel of the input gradient where x has a second reader, whose gradient is added in the same pass."""
 
-# mypy: allow-untyped-defs, allow-incomplete-defs
-
 import torch
 import triton
 import triton.language as tl

@@ -1,7 +1,5 @@
 """The moments of each chunk of rows, and the batch statistics that the last program makes of them."""
 
-# mypy: allow-untyped-defs, allow-incomplete-defs
-
 from typing import TYPE_CHECKING, Any
 
 import torch

@@ -4,8 +4,6 @@ x is read as the row-major matrix [M, C] that channels_last storage is, M = N·H
 and a chunk of consecutive rows, which it walks through tile by tile with asynchronous copies running ahead.
 """
 
-# mypy: allow-untyped-defs, allow-incomplete-defs
-
 from dataclasses import dataclass
 
 import torch

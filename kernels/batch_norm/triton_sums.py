@@ -1,7 +1,5 @@
 """Adding up a backward's partial sums, in a fixed order and in the kernel that makes them."""
 
-# mypy: allow-untyped-defs, allow-incomplete-defs
-
 import triton
 import triton.language as tl
 from torch import Tensor

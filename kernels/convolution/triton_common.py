@@ -1,8 +1,5 @@
 """What the convolution kernels share: BN and activation of a tile, and the order of pixels in a tile."""
 
-# kernel parameters are pointers and scalars that Triton types by itself
-# mypy: allow-untyped-defs, allow-incomplete-defs
-
 import triton
 import triton.language as tl
 

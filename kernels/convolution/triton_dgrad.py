@@ -1,8 +1,5 @@
 """The kernel of the gradient of the convolution's input, with the activation's mask and BN's sums in its epilogue."""
 
-# kernel parameters are pointers and scalars that Triton types by itself
-# mypy: allow-untyped-defs, allow-incomplete-defs
-
 import triton.language as tl
 
 from ..batch_norm.triton_backward import through_activation

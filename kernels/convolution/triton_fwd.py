@@ -1,8 +1,5 @@
 """The forward kernel: implicit-GEMM convolution with a fused prologue and epilogue."""
 
-# kernel parameters are pointers and scalars that Triton types by itself
-# mypy: allow-untyped-defs, allow-incomplete-defs
-
 import triton.language as tl
 
 from ..batch_norm.activations_triton import activate

@@ -6,9 +6,6 @@ single program would read the rows of all tiles, a megabyte for 1,024 tiles of 1
 another kernel would with its launch. Rows are added in the order of the tiles, whoever is last.
 """
 
-# kernel parameters are pointers and scalars that Triton types by itself
-# mypy: allow-untyped-defs, allow-incomplete-defs
-
 import triton
 import triton.language as tl
 

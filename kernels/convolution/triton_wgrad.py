@@ -1,8 +1,5 @@
 """The kernels of the gradient of the convolution's weight, which recompute the activated input."""
 
-# kernel parameters are pointers and scalars that Triton types by itself
-# mypy: allow-untyped-defs, allow-incomplete-defs
-
 import triton.language as tl
 
 from ..batch_norm.triton_statistics import load_affine

@@ -1,8 +1,5 @@
 """Triton kernels of the cross entropy and the functions that launch them."""
 
-# kernel parameters are pointers and scalars that Triton types by itself
-# mypy: allow-untyped-defs, allow-incomplete-defs
-
 import torch
 import triton
 import triton.language as tl

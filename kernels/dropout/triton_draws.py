@@ -1,8 +1,5 @@
 """The draws of dropout inside a Triton kernel: the same bits as ``draws.py``."""
 
-# kernel parameters are pointers and scalars that Triton types by itself
-# mypy: allow-untyped-defs, allow-incomplete-defs
-
 from typing import Any
 
 import triton

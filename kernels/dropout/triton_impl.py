@@ -1,8 +1,5 @@
 """Triton kernel of dropout and the function that launches it."""
 
-# kernel parameters are pointers and scalars that Triton types by itself
-# mypy: allow-untyped-defs, allow-incomplete-defs
-
 from math import prod
 
 import torch

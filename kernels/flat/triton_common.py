@@ -1,8 +1,5 @@
 """What the Triton kernels over flat buffers share."""
 
-# kernel parameters are pointers and scalars that Triton types by itself
-# mypy: allow-untyped-defs, allow-incomplete-defs
-
 from typing import Any
 
 import torch

@@ -1,8 +1,5 @@
 """The coefficients of ShakeDrop inside a Triton kernel: the same numbers, bit for bit, as ``draws.py``."""
 
-# kernel parameters are pointers and scalars that Triton types by itself
-# mypy: allow-untyped-defs, allow-incomplete-defs
-
 from typing import Any
 
 import triton

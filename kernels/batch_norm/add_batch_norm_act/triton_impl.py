@@ -1,7 +1,5 @@
 """Triton kernels of the sum with its statistics and of the sum with its batch norm, and what launches them."""
 
-# mypy: allow-untyped-defs, allow-incomplete-defs
-
 import torch
 import triton
 import triton.language as tl

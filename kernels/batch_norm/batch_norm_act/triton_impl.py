@@ -1,7 +1,5 @@
 """Triton kernel of the forward of batch norm with activation and residual, and the function that launches it."""
 
-# mypy: allow-untyped-defs, allow-incomplete-defs
-
 from dataclasses import replace
 
 import torch

@@ -1,8 +1,5 @@
 """The Triton kernel of the norm over flat buffers: partial sums, which the last program adds up in a fixed order."""
 
-# kernel parameters are pointers and scalars that Triton types by itself
-# mypy: allow-untyped-defs, allow-incomplete-defs
-
 import torch
 import triton
 import triton.language as tl

@@ -1,8 +1,5 @@
 """Triton kernels of the optimizer step and the functions that launch them."""
 
-# kernel parameters are pointers and scalars that Triton types by itself
-# mypy: allow-untyped-defs, allow-incomplete-defs
-
 import math
 
 import torch

@@ -1,8 +1,5 @@
 """Triton kernel of the perturbation and the function that launches it."""
 
-# kernel parameters are pointers and scalars that Triton types by itself
-# mypy: allow-untyped-defs, allow-incomplete-defs
-
 import triton
 import triton.language as tl
 from torch import Tensor

@@ -1,7 +1,5 @@
 """Triton kernel of the forward, and the functions that launch it and the backward."""
 
-# mypy: allow-untyped-defs, allow-incomplete-defs
-
 import torch
 import triton
 import triton.language as tl

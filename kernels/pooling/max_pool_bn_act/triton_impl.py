@@ -1,7 +1,5 @@
 """Triton kernels of the op, which go over windows of 2×2 pixels, and the functions that launch them."""
 
-# mypy: allow-untyped-defs, allow-incomplete-defs
-
 import torch
 import triton
 import triton.language as tl

@@ -7,8 +7,7 @@ of pixels, whose loads are all under way before the first is used; a lane reads 
 kernels that reduce work on tiles of pixels and channels; the last program of a block of channels adds up its parts.
 """
 
-# kernel parameters are pointers and scalars that Triton types by itself
-# mypy: allow-untyped-defs, allow-incomplete-defs, disable-error-code="assignment, has-type, var-annotated"
+# mypy: disable-error-code="assignment, has-type, var-annotated"
 # tuples grow by sums, which is all that a kernel's compiler reads
 # ruff: noqa: RUF005
 

@@ -1,8 +1,5 @@
 """The forward kernel that also returns the statistics of its output, which the next batch norm then need not read."""
 
-# kernel parameters are pointers and scalars that Triton types by itself
-# mypy: allow-untyped-defs, allow-incomplete-defs
-
 import triton
 import triton.language as tl
 
