@@ -20,11 +20,7 @@ from .deprecated import (
     shakedrop_bn_shortcut_stats,
 )
 from .dropout import Dropout, dropout
-from .flat import FLAT_BLOCK, FlatScalar, FlatTable, flat_scalars, flat_table
-from .flat.flat_ema import flat_ema
-from .flat.flat_lookahead import flat_lookahead
-from .flat.flat_norm import flat_asam_norm, flat_clip, flat_grad_norm
-from .flat.flat_optimizer import (
+from .flat.flat_optimizer.steps import (
     flat_adagrad_step,
     flat_adam_step,
     flat_adamax_step,
@@ -33,7 +29,9 @@ from .flat.flat_optimizer import (
     flat_rmsprop_step,
     flat_sgd_step,
 )
-from .flat.flat_perturb import flat_perturb
+from .flat.op import flat_asam_norm, flat_clip, flat_ema, flat_grad_norm, flat_lookahead, flat_perturb
+from .flat.scalars import FlatScalar, flat_scalars
+from .flat.table import FLAT_BLOCK, FlatTable, flat_table
 from .pooling.global_avg_pool_act import GlobalAvgPoolAct2d, global_avg_pool_act
 from .pooling.max_pool_bn_act import MaxPoolBatchNormAct2d, max_pool_bn_act
 from .randomness import share_randomness

@@ -34,7 +34,7 @@ import importlib.util
 import inspect
 import sys
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any, get_type_hints
@@ -54,6 +54,7 @@ Gradients = dict[str, Tensor | None]
 def operator(
     name: str,
     *,
+    op: str | None = None,
     mutates: Sequence[str] = (),
     differentiable: int | None = None,
     implementations: str | None = None,
@@ -64,17 +65,21 @@ def operator(
 
     Args:
         name: of the op in torch.library and of its implementations.
+        op: the public op that it is a part of, by which a backend is chosen; by default it has the package's name.
         mutates: names of the fields that the op writes to.
         differentiable: how many of the outputs, from the first, have a gradient; None for all.
         implementations: the package with ``torch_impl`` and ``triton_impl``, by default that of the declaration.
-        runs: ``runs(name, *arguments)`` names the backend that runs the op; by default ``runs_on``, by the first one.
+        runs: ``runs(op, *arguments)`` names the backend that runs the op; by default ``runs_on``, by the first one.
         direct: call the implementation without torch's dispatcher where the first tensor is on a CPU and nothing needs
             a gradient: for an op whose work there is less than the dispatcher's.
     """
 
     def declare(function: Callable[..., Any]) -> Operator:
-        package = implementations or _package_of(function.__module__)
-        return Operator(name, function, tuple(mutates), differentiable, package, runs or runs_on, direct)
+        declaring = _package_of(function.__module__)
+        package, public_name = implementations or declaring, op or declaring.rpartition(".")[2]
+        _register(public_name, declaring, package)
+        chosen = partial(runs or runs_on, public_name)
+        return Operator(name, function, tuple(mutates), differentiable, package, chosen, direct)
 
     return declare
 
@@ -116,7 +121,6 @@ class Operator:
         direct: bool,
     ) -> None:
         self.name = name
-        self.public_name = _register(function.__module__, package)
         self._fake, self._package, self._runs, self._direct = function, package, runs, direct
         hints = get_type_hints(function)
         returned = hints.pop("return")
@@ -198,7 +202,7 @@ class Operator:
         return outputs
 
     def _implementation(self, arguments: Sequence[Any]) -> Callable[..., Any]:
-        return getattr(_module(self._package, self._runs(self.public_name, *arguments)), self.name)
+        return getattr(_module(self._package, self._runs(*arguments)), self.name)
 
     def _fake_flat(self, *flat: Any) -> Any:
         return self._fake(*self._pack(*flat))
@@ -316,15 +320,12 @@ def _function(operator: Operator, *, returns_input: bool) -> Any:
     return Function.apply
 
 
-def _register(declaring_module: str, package: str) -> str:
-    """Make the op that the declaring package is about known to ``backend``; return its name."""
-    declaring = _package_of(declaring_module)
-    name = declaring.rpartition(".")[2]
+def _register(name: str, declaring: str, package: str) -> None:
+    """Make a public op known to ``backend``, if it is not, with the backends that its implementations' package has."""
     if name not in backend.registered():
         folder = Path(sys.modules[package].__file__ or "").parent
         found = [candidate for candidate in backend.BACKENDS if (folder / f"{candidate}_impl.py").is_file()]
         backend.register(name, *{*found, "torch"}, package=declaring)
-    return name
 
 
 def _package_of(module: str) -> str:

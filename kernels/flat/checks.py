@@ -76,6 +76,12 @@ def check_share(name: str, value: float) -> None:
         raise ValueError(f"{name} must lie in [0, 1), got {value}")
 
 
+def check_eta(eta: float) -> None:
+    """ASAM's eta: finite and at least 0."""
+    if not 0 <= eta < float("inf"):
+        raise ValueError(f"eta must be finite and at least 0, got {eta}")
+
+
 def _check_flat(name: str, tensor: Tensor) -> None:
     if tensor.ndim != 1 or tensor.shape[0] < 1 or not tensor.is_contiguous():
         raise ValueError(f"{name} must be a contiguous [P] buffer with P at least 1, got {list(tensor.shape)}")

@@ -10,7 +10,7 @@ from ..testing.spec import Inputs, OpSpec, SampleMaker, Tolerance
 from .table import FLAT_BLOCK, FlatTable, flat_table
 
 LONGEST = 1 << 40
-_PERIOD = 1 << 16
+PERIOD = 1 << 16
 
 
 def sample_table(make: SampleMaker, lengths: list[int], lr_scale: float | list[float] = 1.0) -> FlatTable:
@@ -30,19 +30,14 @@ def flat_spec(name: str, **description: Any) -> OpSpec:
     )
 
 
-def settings_of(table: FlatTable | None) -> Tensor | None:
-    """The rows of a table, if there is one, as the ops take them."""
-    return None if table is None else table.settings
-
-
-def large(values: Tensor, n: int) -> Tensor:
-    """``values`` again and again up to n elements: drawing millions takes longer than any op here."""
-    return values.repeat(-(-n // values.shape[0]))[:n].contiguous()
-
-
-def large_normal(make: SampleMaker, n: int, **options: object) -> Tensor:
-    """n normal values that repeat after 65,536."""
-    return large(make.randn(_PERIOD, **options), n)  # type: ignore[arg-type]
+def enlarged(inputs: Inputs, table: FlatTable) -> Inputs:
+    """Inputs of PERIOD elements for a table: each buffer again and again up to its length, and the table where there is
+    one; drawing millions takes longer than any op here."""
+    found = {**inputs, "table": table} if "table" in inputs else dict(inputs)
+    for name, value in inputs.items():
+        if isinstance(value, Tensor) and value.numel() == PERIOD:
+            found[name] = value.repeat(-(-table.length // PERIOD))[: table.length].contiguous()
+    return found
 
 
 def master_dtype(make: SampleMaker) -> torch.dtype:

@@ -70,6 +70,11 @@ def flat_table(
     return FlatTable(settings, tuple(first * FLAT_BLOCK for first in first_blocks), tuple(lengths))
 
 
+def settings_of(table: FlatTable | None) -> Tensor | None:
+    """The rows of a table, if there is one, as the ops take them."""
+    return None if table is None else table.settings
+
+
 def _per_segment(name: str, values: float | Sequence[float], segments: int) -> list[float]:
     numbers = [float(values)] * segments if isinstance(values, int | float) else [float(value) for value in values]
     if len(numbers) != segments:

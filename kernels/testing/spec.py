@@ -113,7 +113,7 @@ class OpSpec:
     """Everything that tests, benchmarks and docs need to know about an op.
 
     Args:
-        name: of the op, of its folder and of its public function.
+        name: of the op and of its public function.
         summary: one line for the docs.
         replaces: the torch function it replaces.
         function: the public function. All of these take the same keyword arguments.
@@ -184,4 +184,7 @@ class OpSpec:
 
 def all_specs() -> list[OpSpec]:
     """The spec of every registered op, from its package's ``spec.py``, by name."""
-    return [importlib.import_module(f"{backend.package(op)}.spec").SPEC for op in sorted(backend.registered())]
+    ops = sorted(backend.registered())
+    modules = [importlib.import_module(f"{backend.package(op)}.spec") for op in ops]
+    specs = {spec.name: spec for module in modules for spec in vars(module).values() if isinstance(spec, OpSpec)}
+    return [specs[op] for op in ops]

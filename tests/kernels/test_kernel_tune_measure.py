@@ -54,7 +54,7 @@ def scaled(launch: Callable[..., Any]) -> Callable[..., Any]:
 
 @pytest.mark.parametrize("device_name", DEVICES)
 def test_a_wrong_op_is_not_timed(device_name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from cifarfast.kernels.flat.flat_ema import triton_impl
+    from cifarfast.kernels.flat import triton_impl
     from cifarfast.kernels.tuner.measure import LoadedOp
 
     spec = spec_of("flat_ema")

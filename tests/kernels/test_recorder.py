@@ -58,7 +58,7 @@ def test_an_architecture_decides_on_descriptors() -> None:
 
 
 def test_a_grid_that_cuda_would_refuse() -> None:
-    from cifarfast.kernels.flat.flat_ema.triton_impl import flat_ema_kernel
+    from cifarfast.kernels.flat.triton_impl import flat_ema_kernel
 
     for grid in ((0,), (2**31,), (1, 65536)):
         with record() as launches, pytest.raises(ValueError, match="flat_ema_kernel: grid"):

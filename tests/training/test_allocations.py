@@ -43,19 +43,16 @@ def test_optimizer_kernels_allocate_nothing(rule: str, launches: list[Launch]) -
 
 
 def test_other_flat_kernels_allocate_their_results(launches: list[Launch]) -> None:
-    from cifarfast.kernels.flat.flat_ema import triton_impl as ema
-    from cifarfast.kernels.flat.flat_lookahead import triton_impl as lookahead
-    from cifarfast.kernels.flat.flat_norm import triton_impl as norm
-    from cifarfast.kernels.flat.flat_perturb import triton_impl as perturb
+    from cifarfast.kernels.flat import triton_impl
     from cifarfast.kernels.last_block import take_counters
 
     master, grad, other, copy = buffers(4)
     settings, scalars, length = flat_table([ELEMENTS]).settings, flat_scalars(lr=0.1), torch.ones(())
-    assert allocations(lambda: ema.flat_ema(other, master, scalars)) == []
-    assert allocations(lambda: lookahead.flat_lookahead(master, other, scalars, copy, 0.5, 5)) == []
-    assert allocations(lambda: perturb.flat_perturb(copy, master, grad, length, settings, 2.0, True, 0.0)) == []
+    assert allocations(lambda: triton_impl.flat_ema(other, master, scalars)) == []
+    assert allocations(lambda: triton_impl.flat_lookahead(master, other, scalars, copy, 0.5, 5)) == []
+    assert allocations(lambda: triton_impl.flat_perturb(copy, master, grad, length, settings, 2.0, True, 0.0)) == []
     take_counters(1, grad.device)  # a device's are made once
-    partial_sums, result = (n for n in allocations(lambda: norm.flat_norm(grad, master, settings, 0.0)) if n > 0)
+    partial_sums, result = (n for n in allocations(lambda: triton_impl.flat_norm(grad, master, settings, 0.0)) if n > 0)
     assert partial_sums < master.nbytes / 100
     assert result == 4
     assert len(launches) == 4

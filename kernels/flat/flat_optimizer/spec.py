@@ -8,9 +8,10 @@ from torch.optim.adam import adam
 from torch.optim.sgd import sgd
 
 from ...testing.spec import Case, Inputs, SampleMaker, in_fp32
-from .. import FlatScalar, FlatTable, flat_scalars, flat_table
-from ..sample_inputs import flat_spec, large, master_dtype, segments
+from ..sample_inputs import PERIOD, enlarged, flat_spec, master_dtype, segments
+from ..scalars import FlatScalar, flat_scalars
 from ..sizes import pyramidnet110_lengths, wrn16_8_lengths
+from ..table import FlatTable, flat_table
 from . import torch_impl
 from .op import flat_optimizer, step
 from .rule import Buffers, Rule
@@ -82,13 +83,9 @@ def _random(make: SampleMaker, draw_int: Any) -> Inputs:
 
 def _benchmark(settings: Inputs, lengths: list[int], *, grad_fp32: bool = False) -> Case:
     def make_inputs(make: SampleMaker) -> Inputs:
-        inputs = _case(settings, [1 << 16])(make)
         table = flat_table(lengths, weight_decay=5e-4, device=make.device)
-        for name in (*SPEC.mutates, "grad"):
-            if inputs[name] is not None:
-                inputs[name] = large(inputs[name], table.length)
-        inputs["grad"] = inputs["grad"].float() if grad_fp32 else inputs["grad"]
-        return {**inputs, "table": table}
+        inputs = enlarged(_case(settings, [PERIOD])(make), table)
+        return {**inputs, "grad": inputs["grad"].float()} if grad_fp32 else inputs
 
     return make_inputs
 
