@@ -3,12 +3,13 @@
 Imported as ``cifarfast.kernels``. Needs torch; on a GPU triton makes it fast. Nothing else of cifarfast is imported.
 """
 
-from .batch_norm.add_batch_norm_act import AddBatchNormAct2d, add_batch_norm_act
-from .batch_norm.batch_norm_act import BatchNormAct2d, ForkBatchNormAct2d, batch_norm_act
-from .convolution.bn_act_conv2d import BNActConv2d, bn_act_conv2d
-from .convolution.conv2d import conv2d
-from .convolution.conv2d_bn_act import ConvBNAct2d, conv2d_bn_act
-from .cross_entropy import CrossEntropyLoss, cross_entropy
+from .batch_norm.add_batch_norm_act.op import AddBatchNormAct2d, add_batch_norm_act
+from .batch_norm.batch_norm_act.module import BatchNormAct2d, ForkBatchNormAct2d
+from .batch_norm.batch_norm_act.op import batch_norm_act
+from .convolution.bn_act_conv2d.op import BNActConv2d, bn_act_conv2d
+from .convolution.conv2d.op import conv2d
+from .convolution.conv2d_bn_act.op import ConvBNAct2d, conv2d_bn_act
+from .cross_entropy.op import CrossEntropyLoss, cross_entropy
 from .deprecated import (
     bn_act_conv2d_for_norm,
     bn_act_conv2d_stats,
@@ -19,7 +20,7 @@ from .deprecated import (
     shakedrop_bn_shortcut_for_norm,
     shakedrop_bn_shortcut_stats,
 )
-from .dropout import Dropout, dropout
+from .dropout.op import Dropout, dropout
 from .flat.flat_optimizer.steps import (
     flat_adagrad_step,
     flat_adam_step,
@@ -32,12 +33,14 @@ from .flat.flat_optimizer.steps import (
 from .flat.op import flat_asam_norm, flat_clip, flat_ema, flat_grad_norm, flat_lookahead, flat_perturb
 from .flat.scalars import FlatScalar, flat_scalars
 from .flat.table import FLAT_BLOCK, FlatTable, flat_table
-from .pooling.global_avg_pool_act import GlobalAvgPoolAct2d, global_avg_pool_act
-from .pooling.max_pool_bn_act import MaxPoolBatchNormAct2d, max_pool_bn_act
+from .pooling.global_avg_pool_act.op import GlobalAvgPoolAct2d, global_avg_pool_act
+from .pooling.max_pool_bn_act.op import MaxPoolBatchNormAct2d, max_pool_bn_act
 from .randomness import share_randomness
 from .replace import ReplaceReport, replace_modules
-from .shakedrop import ShakeDrop, linear_keep_probability, shakedrop
-from .shakedrop.shakedrop_bn_shortcut import ShakeDropTail, shakedrop_bn_shortcut
+from .shakedrop.draws import linear_keep_probability
+from .shakedrop.module import ShakeDrop
+from .shakedrop.op import shakedrop
+from .shakedrop.shakedrop_bn_shortcut.op import ShakeDropTail, shakedrop_bn_shortcut
 
 __all__ = [
     "FLAT_BLOCK",

@@ -9,10 +9,10 @@ from collections.abc import Callable
 from typing import Any
 
 from .batch_norm.arguments import statistics_dtype
-from .batch_norm.batch_norm_act import batch_norm_act
-from .convolution.bn_act_conv2d import bn_act_conv2d
-from .convolution.conv2d import conv2d
-from .shakedrop.shakedrop_bn_shortcut import shakedrop_bn_shortcut
+from .batch_norm.batch_norm_act.op import batch_norm_act
+from .convolution.bn_act_conv2d.op import bn_act_conv2d
+from .convolution.conv2d.op import conv2d
+from .shakedrop.shakedrop_bn_shortcut.op import shakedrop_bn_shortcut
 
 
 def _former(name: str, op: Callable[..., Any], options: str, **fixed: Any) -> Callable[..., tuple[Any, ...]]:

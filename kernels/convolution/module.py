@@ -7,7 +7,16 @@ from torch import Tensor, nn
 
 from ..batch_norm.batch_norm_act.module import BatchNormActBase
 from .arguments import check_geometry
-from .autocast import cast
+
+
+def cast(tensor: Tensor) -> Tensor:
+    """An input or weight as ``torch.nn.Conv2d`` takes it: where autocast is enabled on its device, in autocast's dtype,
+    unless it is fp64.
+    """
+    device = tensor.device.type
+    if not torch.is_autocast_enabled(device) or tensor.dtype == torch.float64:
+        return tensor
+    return tensor.to(torch.get_autocast_dtype(device))
 
 
 class ConvAndBatchNorm(nn.Module):
@@ -20,8 +29,8 @@ class ConvAndBatchNorm(nn.Module):
     Args:
         in_channels, out_channels, kernel_size, stride, padding, device, dtype: as in ``torch.nn.Conv2d``; kernel 1 or
             3, stride 1 or 2, channels multiples of 8.
-        eps, momentum, affine, track_running_stats: as in ``torch.nn.BatchNorm2d``.
-        act, negative_slope: see ``batch_norm_act``.
+        norm: eps, momentum, affine, track_running_stats as in ``torch.nn.BatchNorm2d``; act and negative_slope, see
+            ``batch_norm_act``.
     """
 
     norm_first: bool
@@ -34,14 +43,9 @@ class ConvAndBatchNorm(nn.Module):
         stride: int = 1,
         padding: int = 0,
         *,
-        eps: float = 1e-5,
-        momentum: float | None = 0.1,
-        affine: bool = True,
-        track_running_stats: bool = True,
-        act: str = "relu",
-        negative_slope: float = 0.01,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
+        **norm: Any,
     ) -> None:
         super().__init__()
         for name, channels in (("in_channels", in_channels), ("out_channels", out_channels)):
@@ -50,28 +54,11 @@ class ConvAndBatchNorm(nn.Module):
         if kernel_size not in (1, 3):
             raise ValueError(f"kernel_size must be 1 or 3, got {kernel_size}")
         geometry = check_geometry(stride, padding)
-        self.conv = nn.Conv2d(
-            in_channels,
-            out_channels,
-            kernel_size,
-            geometry.stride,
-            geometry.padding,
-            bias=False,
-            device=device,
-            dtype=dtype,
-        )
+        sizes = (in_channels, out_channels, kernel_size, geometry.stride, geometry.padding)
+        self.conv = nn.Conv2d(*sizes, bias=False, device=device, dtype=dtype)
         self.conv.weight = nn.Parameter(self.conv.weight.detach().contiguous(memory_format=torch.channels_last))
-        self.bn = BatchNormActBase(
-            in_channels if self.norm_first else out_channels,
-            eps,
-            momentum,
-            affine,
-            track_running_stats,
-            device,
-            dtype,
-            act=act,
-            negative_slope=negative_slope,
-        )
+        channels = in_channels if self.norm_first else out_channels
+        self.bn = BatchNormActBase(channels, device=device, dtype=dtype, **norm)
 
     def _arguments(self, x: Tensor) -> dict[str, Any]:
         """The op's arguments."""

@@ -1,17 +1,19 @@
-"""``dropout``: elements set to 0 at random; the torch op, its autograd and the function.
+"""``dropout``: elements set to 0 at random; the torch op, its autograd, the function and the module.
 
 Which elements is drawn inside the kernel from counters, forward and again in backward, so that nothing is saved and
 nothing waits for the device. Bytes moved: x read and the result written, each way.
 """
 
 from math import prod
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..layout import check_strided, output_layout
 from ..library import Gradients, operator
-from .draws import Dropping
+from ..randomness import Drawing
+from .draws import PURPOSE, Dropping
 
 
 def dropout(
@@ -56,6 +58,47 @@ def dropout(
     if not training or p == 0:
         return x
     return forward(x, dropping.seeded(x))
+
+
+class Dropout(Drawing, nn.Dropout):
+    """A ``torch.nn.Dropout`` that draws as ``share_randomness`` says; until then it takes a seed from torch's
+    generator.
+
+    Args:
+        p: of dropping an element, used to 16 bits.
+        inplace: must be False.
+
+    Raises:
+        ValueError: p is not in [0, 1], or ``inplace``; see ``dropout`` for the call.
+    """
+
+    purpose = PURPOSE
+
+    def __init__(self, p: float = 0.5, inplace: bool = False) -> None:
+        if inplace:
+            raise ValueError("inplace must be False: the result is a tensor of its own")
+        super().__init__(p)
+
+    @property
+    def draws(self) -> bool:
+        return self.p > 0
+
+    @property
+    def drops(self) -> bool:
+        """Whether a call drops anything."""
+        return self.training and self.draws
+
+    def source(self) -> dict[str, Any]:
+        """Where the draws of a training step come from, as ``dropout`` and ``batch_norm_act`` take it."""
+        return {"seed": self.seed, "step": self.step, "layer": self.layer, "indices": self.indices}
+
+    def forward(self, input: Tensor) -> Tensor:
+        if not self.drops:
+            return input
+        return dropout(input, self.p, **self.source())
+
+    def extra_repr(self) -> str:
+        return f"p={self.p:g}"
 
 
 @operator("dropout")

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from ..batch_norm.batch_norm_act.module import BatchNormAct2d, BatchNormActBase
-from ..convolution.autocast import cast
 from ..convolution.conv2d_bn_act.op import conv2d_bn_act
+from ..convolution.module import cast
 from ..cross_entropy.op import cross_entropy
 
 

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from ..batch_norm.batch_norm_act.module import BatchNormAct2d, BatchNormActBase
-from ..pooling.max_pool_bn_act.module import MaxPoolBatchNormAct2d
+from ..pooling.max_pool_bn_act.op import MaxPoolBatchNormAct2d
 from .fusion_patterns import Chain
 from .module_graph import ModuleGraph
 from .module_rules import fused_loss

@@ -16,6 +16,7 @@ from torch import Tensor
 from ...dropout.draws import NO_DROPOUT
 from ...library import Gradients, operator, runs_plain_torch
 from ..arguments import check_batch_norm, check_residual, statistics_dtype
+from ..batch_norm_act.module import BatchNormActBase
 from ..batch_norm_act.op import backward
 from ..batch_norm_act.statistics import running_statistics
 from ..norm import Norm
@@ -74,6 +75,17 @@ def add_batch_norm_act(
         statistics, state = running_statistics(running_mean, running_var, eps), NO_NORM
     s, y, _ = forward(a, b, statistics, state, weight, bias, act, negative_slope)
     return s, y
+
+
+class AddBatchNormAct2d(BatchNormActBase):
+    """``s = a + b`` and ``act(BN(s))``; replaces the sum, ``torch.nn.BatchNorm2d`` and the activation after it.
+
+    Parameters, buffers and ``state_dict`` are those of ``torch.nn.BatchNorm2d``. ``forward(a, b)`` takes two
+    [N, C, H, W] and returns two. See ``add_batch_norm_act`` for dtypes, layouts and errors.
+    """
+
+    def forward(self, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        return add_batch_norm_act(a, b, **self._arguments())
 
 
 @operator(_OP, mutates=BUFFERS, differentiable=2)

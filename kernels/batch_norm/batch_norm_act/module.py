@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...dropout import Dropout
+from ...dropout.op import Dropout
 from ..arguments import check_momentum, check_settings
 from ..state import BatchNormState
 from .op import batch_norm_act

@@ -1,4 +1,4 @@
-"""``bn_act_conv2d``: conv(act(BN(x))), the unit of pre-activation networks; the op, its gradient, the function.
+"""``bn_act_conv2d``: conv(act(BN(x))), the unit of pre-activation networks; op, gradient, function, module.
 
 The activated input is never in memory: the backward keeps x and [3, C] of statistics.
 """
@@ -25,7 +25,8 @@ from ..arguments import (
     empty_statistics,
     state_after,
 )
-from .reference import bn_act_conv2d_reference
+from ..module import ConvAndBatchNorm
+from ..reference import bn_act_conv2d_reference
 
 _OP = "bn_act_conv2d"
 
@@ -108,6 +109,21 @@ def bn_act_conv2d(
         x = forked[0] if forked else x
     results = (*([x] if return_input else []), y, *([] if next_norm is None else [given]))
     return y if len(results) == 1 else results
+
+
+class BNActConv2d(ConvAndBatchNorm):
+    """``conv(act(BN(x)))``; replaces ``torch.nn.BatchNorm2d``, its activation and the ``Conv2d`` after them.
+
+    ``forward(x, statistics=None)`` takes [N, C, H, W] and, where the op that made x has them, x's statistics.
+    See ``ConvAndBatchNorm`` for the settings, ``bn_act_conv2d`` for dtypes, layouts and errors.
+    """
+
+    norm_first = True
+
+    def forward(self, x: Tensor, statistics: Tensor | None = None) -> Tensor:
+        arguments = self._arguments(x)
+        y: Tensor = bn_act_conv2d(statistics=statistics if arguments["training"] else None, **arguments)
+        return y
 
 
 @convolution_operator(_OP, mutates=BUFFERS, differentiable=1)

@@ -6,8 +6,8 @@ from ...batch_norm.sample_inputs import given_norm, not_affine
 from ...testing.spec import Case, Inputs, OpSpec, SampleMaker, Tolerance
 from ...tuning.tables import sizes as sizes_of_rows
 from .. import sample_inputs as sample
+from ..reference import bn_act_conv2d_reference
 from .op import bn_act_conv2d, forward
-from .reference import bn_act_conv2d_reference
 
 
 def _normed(case: Case, **settings: Any) -> Case:

@@ -1,4 +1,4 @@
-"""``conv2d_bn_act``: act(BN(conv(x)) [+ residual]), the unit of post-activation networks; ops, gradient, function.
+"""``conv2d_bn_act``: act(BN(conv(x)) [+ residual]), of post-activation networks; ops, gradient, function, module.
 
 In training the convolution's epilogue makes BN's statistics and updates the running ones, so its output is read once,
 by the kernel that normalises and activates it. The op that has the gradient keeps x and the convolution's output, with
@@ -27,7 +27,8 @@ from ..arguments import (
     empty_statistics,
     output_like,
 )
-from .reference import conv2d_bn_act_reference
+from ..module import ConvAndBatchNorm, cast
+from ..reference import conv2d_bn_act_reference
 
 _OP = "conv2d_bn_act"
 _RESULT = "the convolution's result"
@@ -104,6 +105,19 @@ def conv2d_bn_act(
     if not training and not _needs_gradient(x, conv_weight, weight, bias, residual):
         return folded(x, conv_weight, norm, residual, conv)
     return forward(x, conv_weight, norm, residual, state, conv)[0]
+
+
+class ConvBNAct2d(ConvAndBatchNorm):
+    """``act(BN(conv(x)) [+ residual])``; replaces ``torch.nn.Conv2d``, the ``BatchNorm2d`` after it and its activation.
+
+    ``forward(x, residual=None)`` takes [N, C, H, W] and a residual of the result's shape. See ``ConvAndBatchNorm`` for
+    the settings, ``conv2d_bn_act`` for dtypes, layouts and errors.
+    """
+
+    norm_first = False
+
+    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        return conv2d_bn_act(residual=residual if residual is None else cast(residual), **self._arguments(x))
 
 
 def _needs_gradient(*tensors: Tensor | None) -> bool:

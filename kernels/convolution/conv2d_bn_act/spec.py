@@ -9,8 +9,8 @@ from ...batch_norm.sample_inputs import given_norm, not_affine
 from ...testing.spec import Case, Inputs, OpSpec, SampleMaker, Tolerance
 from ...tuning.tables import sizes as sizes_of_rows
 from .. import sample_inputs as sample
+from ..reference import conv2d_bn_act_reference
 from .op import conv2d_bn_act, forward
-from .reference import conv2d_bn_act_reference
 
 
 def _normed(case: Case, **settings: Any) -> Case:

@@ -1,4 +1,4 @@
-"""``global_avg_pool_act``: batch norm, activation and mean over the image; the torch op, its autograd, the function.
+"""``global_avg_pool_act``: batch norm, activation and mean over the image; op, autograd, function, module.
 
 The activated image is never written. Bytes moved, in units of x: forward in training 2 (read x twice), in eval 1;
 backward 3 (read x twice, write dx). The backward keeps x and [3, C] of statistics.
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ...batch_norm.arguments import check_batch_norm, check_statistics
+from ...batch_norm.batch_norm_act.module import BatchNormActBase
 from ...batch_norm.batch_norm_act.statistics import input_statistics
 from ...batch_norm.norm import Norm
 from ...batch_norm.state import BatchNormState
@@ -50,6 +51,17 @@ def global_avg_pool_act(
     x = x.contiguous(memory_format=torch.channels_last)
     statistics = input_statistics(x, state, training, statistics)
     return forward(x, Norm(statistics, weight, bias, training, act, negative_slope))
+
+
+class GlobalAvgPoolAct2d(BatchNormActBase):
+    """``act(BN(x))`` averaged over the image; replaces ``torch.nn.BatchNorm2d``, activation and pooling.
+
+    Parameters, buffers and ``state_dict`` are those of ``torch.nn.BatchNorm2d``. ``forward(x)`` takes [N, C, H, W] and
+    returns [N, C]. See ``global_avg_pool_act`` for dtypes, layouts and errors.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        return global_avg_pool_act(x, **self._arguments())
 
 
 @operator(_OP)

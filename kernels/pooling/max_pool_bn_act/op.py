@@ -1,4 +1,4 @@
-"""``max_pool_bn_act``: batch norm, activation and 2×2 max-pooling; the torch op, its autograd, the function.
+"""``max_pool_bn_act``: batch norm, activation and 2×2 max-pooling; op, autograd, function, module.
 
 The activated image is never written, and neither are indices: the backward finds each window's maximum again from the
 same values. Bytes moved, in units of x: forward in training 2¼ (read x twice, write y), in eval 1¼; backward 3½ (read x
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ...batch_norm.arguments import check_batch_norm
+from ...batch_norm.batch_norm_act.module import BatchNormActBase
 from ...batch_norm.batch_norm_act.statistics import input_statistics
 from ...batch_norm.norm import Norm
 from ...batch_norm.state import BatchNormState
@@ -54,6 +55,17 @@ def max_pool_bn_act(
         return max_pool_bn_act_reference(x, weight=weight, bias=bias, **settings)
     x = x.contiguous(memory_format=torch.channels_last)
     return forward(x, Norm(input_statistics(x, state, training), weight, bias, training, act, negative_slope))
+
+
+class MaxPoolBatchNormAct2d(BatchNormActBase):
+    """2×2 maxima of ``act(BN(x))``; replaces ``torch.nn.BatchNorm2d``, activation and pooling.
+
+    Parameters, buffers and ``state_dict`` are those of ``torch.nn.BatchNorm2d``. ``forward(x)`` takes [N, C, H, W] and
+    returns [N, C, H // 2, W // 2]. See ``max_pool_bn_act`` for dtypes, layouts and errors.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        return max_pool_bn_act(x, **self._arguments())
 
 
 @operator(_OP)

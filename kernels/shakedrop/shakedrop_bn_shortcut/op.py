@@ -1,4 +1,4 @@
-"""``shakedrop_bn_shortcut``: the tail of a PyramidNet block in one kernel; the torch op, its autograd and the function.
+"""``shakedrop_bn_shortcut``: the tail of a PyramidNet block in one kernel; op, autograd, function, module.
 
 The op takes the statistics of h and has the gradient of the whole, in training through the statistics too. The backward
 keeps h and [3, C] of statistics; the coefficients are drawn again from their counters.
@@ -19,6 +19,7 @@ from ...batch_norm.norm import Norm
 from ...batch_norm.state import BUFFERS, NO_NORM, BatchNormState
 from ...library import Gradients, operator, runs_plain_torch
 from ..draws import Scaling
+from ..module import RandomScale
 from .arguments import check_shortcut, check_true_channels
 
 _OP = "shakedrop_bn_shortcut"
@@ -111,6 +112,57 @@ def shakedrop_bn_shortcut(
     norm = Norm(input_statistics(h, state, by_batch, statistics), weight, bias, by_batch, "identity", 0.0)
     y, given = forward(h, x, norm, scaling.seeded(h, training), true_channels, after, wants_statistics)
     return y if next_norm is None else (y, given if wants_statistics else None)
+
+
+class ShakeDropTail(RandomScale, nn.BatchNorm2d):
+    """``shakedrop_bn_shortcut`` as a module: a ``BatchNorm2d`` that takes ``(h, x)``, with the same ``state_dict``, and
+    the function's ``statistics`` and ``next_norm``.
+
+    With the default ``keep_probability`` of 1 it is the tail of a PyramidNet without ShakeDrop.
+
+    Args:
+        num_features: C of h.
+        keep_probability: p; ``linear_keep_probability`` gives it for a block of a network.
+        level, keep_level: see ``shakedrop``.
+        settings: eps, momentum, affine, track_running_stats, device, dtype, as in ``torch.nn.BatchNorm2d``.
+
+    Raises:
+        ValueError: a setting that is not allowed; see ``shakedrop_bn_shortcut`` for the call.
+    """
+
+    true_channels: int | None = None
+
+    def __init__(
+        self,
+        num_features: int,
+        keep_probability: float = 1.0,
+        *,
+        level: str = "image",
+        keep_level: str = "image",
+        **settings: Any,
+    ) -> None:
+        super().__init__(
+            num_features, keep_probability=keep_probability, level=level, keep_level=keep_level, **settings
+        )
+
+    def forward(  # type: ignore[override]
+        self, h: Tensor, x: Tensor, statistics: Tensor | None = None, next_norm: nn.BatchNorm2d | None = None
+    ) -> Any:
+        return shakedrop_bn_shortcut(
+            h,
+            x,
+            **BatchNormState.of(self).arguments(),
+            weight=self.weight,
+            bias=self.bias,
+            training=self.training,
+            true_channels=self.true_channels,
+            statistics=statistics,
+            next_norm=next_norm,
+            **self._scale_arguments(),
+        )
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, {self._scale_repr()}"
 
 
 @operator(_OP, mutates=BUFFERS, differentiable=1)
