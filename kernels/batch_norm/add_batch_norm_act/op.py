@@ -8,19 +8,19 @@ s and the gradient of y twice and that of s, write one gradient for a and b), 5 
 batch norm and the sum of the gradients apart move 6, 5 and 8.
 """
 
-from typing import Any
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from ...dropout.draws import NO_DROPOUT
 from ...library import Gradients, operator, runs_plain_torch
-from ..arguments import check_batch_norm, check_residual, statistics_dtype
+from ..arguments import check_batch_norm, check_residual
 from ..batch_norm_act.module import BatchNormActBase
 from ..batch_norm_act.op import backward
-from ..batch_norm_act.statistics import running_statistics
+from ..batch_norm_act.statistics import statistics_before
 from ..norm import Norm
-from ..state import BUFFERS, NO_NORM, BatchNormState
+from ..state import BUFFERS, BatchNormState
 from .reference import add_batch_norm_act_reference
 
 _OP = "add_batch_norm_act"
@@ -68,12 +68,8 @@ def add_batch_norm_act(
     if runs_plain_torch(_OP, a):
         settings = {**state.arguments(), "training": training, "act": act, "negative_slope": negative_slope}
         return add_batch_norm_act_reference(a, b, weight=weight, bias=bias, **settings)
-    statistics = None
-    if not training:
-        assert running_mean is not None
-        assert running_var is not None
-        statistics, state = running_statistics(running_mean, running_var, eps), NO_NORM
-    s, y, _ = forward(a, b, statistics, state, weight, bias, act, negative_slope)
+    statistics, state = statistics_before(a, state, training)
+    s, y, _ = forward(a, b, Norm(statistics, weight, bias, training, act, negative_slope), state)
     return s, y
 
 
@@ -89,32 +85,16 @@ class AddBatchNormAct2d(BatchNormActBase):
 
 
 @operator(_OP, mutates=BUFFERS, differentiable=2)
-def forward(
-    a: Tensor,
-    b: Tensor,
-    statistics: Tensor | None,
-    state: BatchNormState,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    act: str,
-    negative_slope: float,
-) -> tuple[Tensor, Tensor, Tensor]:
+def forward(a: Tensor, b: Tensor, norm: Norm, state: BatchNormState) -> tuple[Tensor, Tensor, Tensor]:
     s, y = (torch.empty_like(a, memory_format=torch.channels_last) for _ in range(2))
-    shape = (3, a.shape[1]) if statistics is None else (0,)
-    return s, y, a.new_empty(shape, dtype=statistics_dtype(a))
+    return s, y, norm.statistics.new_empty((3, a.shape[1]) if norm.training else 0)
 
 
 def _saves(
-    outputs: tuple[Tensor, Tensor, Tensor],
-    a: Tensor,
-    b: Tensor,
-    statistics: Tensor | None,
-    state: BatchNormState,
-    *affine: Any,
+    outputs: tuple[Tensor, Tensor, Tensor], a: Tensor, b: Tensor, norm: Norm, state: BatchNormState
 ) -> tuple[Tensor, Norm]:
-    weight, bias, *activation = affine
     s, _, computed = outputs
-    return s, Norm(computed if statistics is None else statistics, weight, bias, statistics is None, *activation)
+    return s, replace(norm, statistics=computed) if norm.training else norm
 
 
 @forward.backward(saves=_saves)

@@ -1,6 +1,7 @@
 """The description of ``add_batch_norm_act`` for tests, benchmarks, compile report and docs."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -10,7 +11,8 @@ from ...testing.shapes import between_shapes, wide_shapes
 from ...testing.spec import Case, Inputs, OpSpec, SampleMaker, in_fp32
 from ...tuning.tables import sizes
 from .. import sample_inputs as sample
-from .op import add_batch_norm_act
+from ..state import BUFFERS, BatchNormState
+from .op import add_batch_norm_act, forward
 from .reference import add_batch_norm_act_reference
 
 
@@ -35,14 +37,15 @@ def _random(make: SampleMaker, draw_int: Callable[[int, int], int]) -> Inputs:
 
 
 def _op_arguments(inputs: Inputs) -> tuple[Any, ...]:
-    names = ("running_mean", "running_var", "num_batches_tracked")
-    state = (*(inputs.get(name) for name in names), inputs.get("momentum", 0.1), 1e-5)
-    statistics = None
-    if not inputs.get("training", False):
-        statistics = sample.given_statistics({**inputs, "x": inputs["a"] + inputs["b"]})
-        state = (None, None, None, 0.0, 0.0)
-    norm = (inputs.get("weight"), inputs.get("bias"), inputs.get("act", "relu"), inputs.get("negative_slope", 0.01))
-    return inputs["a"], inputs["b"], statistics, *state, *norm
+    norm = sample.given_norm({**inputs, "x": inputs["a"] + inputs["b"]})
+    state = BatchNormState(
+        **{name: inputs.get(name) for name in BUFFERS}, momentum=inputs.get("momentum", 0.1), eps=1e-5
+    )
+    if norm.training:
+        norm = replace(norm, statistics=norm.statistics.new_empty(0))
+    else:
+        state = state.without_buffers()
+    return forward.flatten(inputs["a"], inputs["b"], norm, state)
 
 
 def _apart(batch_norm_act: Callable[..., Tensor]) -> Callable[..., tuple[Tensor, Tensor]]:

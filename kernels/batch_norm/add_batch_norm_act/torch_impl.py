@@ -1,5 +1,7 @@
 """The sum and its batch norm with torch ops: the op's implementation without Triton."""
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -8,21 +10,14 @@ from ..norm import Norm
 from ..state import BatchNormState
 
 
-def add_batch_norm_act(
-    a: Tensor,
-    b: Tensor,
-    statistics: Tensor | None,
-    state: BatchNormState,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    act: str,
-    negative_slope: float,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """``s = a + b``, ``act((s − mean) · rstd · weight + bias)``, channels_last, and s's statistics, empty where given.
+def add_batch_norm_act(a: Tensor, b: Tensor, norm: Norm, state: BatchNormState) -> tuple[Tensor, Tensor, Tensor]:
+    """``s = a + b``, ``act((s − mean) · rstd · weight + bias)``, channels_last, and in training s's statistics.
 
-    The running statistics are updated where none are given.
+    In training they are made here, and the running ones are updated; in evaluation those of ``norm`` are used, and the
+    third result is empty.
     """
     s = (a + b).contiguous(memory_format=torch.channels_last)
-    used = batch_norm_statistics(s, state) if statistics is None else statistics
-    y = batch_norm_act(s, Norm(used, weight, bias, statistics is None, act, negative_slope))
-    return s, y, used if statistics is None else used.new_empty(0)
+    if not norm.training:
+        return s, batch_norm_act(s, norm), s.new_empty(0, dtype=norm.statistics.dtype)
+    statistics = batch_norm_statistics(s, state)
+    return s, batch_norm_act(s, replace(norm, statistics=statistics)), statistics

@@ -1,5 +1,7 @@
 """Triton kernels of the sum with its statistics and of the sum with its batch norm, and what launches them."""
 
+from dataclasses import replace
+
 import torch
 import triton
 import triton.language as tl
@@ -121,24 +123,16 @@ def add_batch_norm_act_fwd_kernel(
         tl.store(y_ptr + offsets, y.to(y_ptr.dtype.element_ty), mask=ok)
 
 
-def add_batch_norm_act(
-    a: Tensor,
-    b: Tensor,
-    statistics: Tensor | None,
-    state: BatchNormState,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    act: str,
-    negative_slope: float,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """``s = a + b``, ``act((s − mean) · rstd · weight + bias)``, channels_last, and s's statistics, empty where given.
+def add_batch_norm_act(a: Tensor, b: Tensor, norm: Norm, state: BatchNormState) -> tuple[Tensor, Tensor, Tensor]:
+    """``s = a + b``, ``act((s − mean) · rstd · weight + bias)``, channels_last, and in training s's statistics.
 
-    The running statistics are updated where none are given.
+    In training they are made here, and the running ones are updated; in evaluation those of ``norm`` are used, and the
+    third result is empty.
     """
     a, b = as_matrix(a), as_matrix(b)
-    if statistics is None:
+    if norm.training:
         s, statistics = _sum_and_statistics(a, b, state)
-        return s, batch_norm_act(s, Norm(statistics, weight, bias, True, act, negative_slope)), statistics
+        return s, batch_norm_act(s, replace(norm, statistics=statistics)), statistics
     plan = schedule(_OP, a)
     s = torch.empty_like(a, memory_format=torch.channels_last)
     y = torch.empty_like(a, memory_format=torch.channels_last)
@@ -146,16 +140,16 @@ def add_batch_norm_act(
         add_batch_norm_act_fwd_kernel[(plan.programs,)](
             a,
             b,
-            *Norm(statistics, weight, bias, False, act, negative_slope).contiguous(),
+            *norm.contiguous(),
             s,
             y,
             *plan.sizes,
-            negative_slope,
-            HAS_AFFINE=weight is not None,
-            ACT=act,
+            norm.negative_slope,
+            HAS_AFFINE=norm.weight is not None,
+            ACT=norm.act,
             **plan.pipelined(a),
         )
-    return s, y, statistics.new_empty(0)
+    return s, y, norm.statistics.new_empty(0)
 
 
 def _sum_and_statistics(a: Tensor, b: Tensor, state: BatchNormState) -> tuple[Tensor, Tensor]:

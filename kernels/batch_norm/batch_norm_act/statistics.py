@@ -22,9 +22,17 @@ def input_statistics(x: Tensor, state: BatchNormState, training: bool, statistic
         return statistics
     if training:
         return batch_norm_statistics(x, state)
-    assert state.running_mean is not None
-    assert state.running_var is not None
-    return running_statistics(state.running_mean, state.running_var, state.eps)
+    return running_statistics(state)
+
+
+def statistics_before(x: Tensor, state: BatchNormState, training: bool) -> tuple[Tensor, BatchNormState]:
+    """What an op takes that makes its statistics itself in training: empty ones, and the state to update.
+
+    In evaluation it takes the running ones, and nothing to update. x is of the dtype that it normalises.
+    """
+    if training:
+        return x.new_empty(0, dtype=statistics_dtype(x)), state
+    return running_statistics(state), state.without_buffers()
 
 
 def batch_norm_statistics(x: Tensor, state: BatchNormState) -> Tensor:
@@ -32,11 +40,13 @@ def batch_norm_statistics(x: Tensor, state: BatchNormState) -> Tensor:
     return _batch_norm_statistics(x.detach(), state)
 
 
-def running_statistics(running_mean: Tensor, running_var: Tensor, eps: float) -> Tensor:
+def running_statistics(state: BatchNormState) -> Tensor:
     """The statistics that normalise in evaluation."""
-    if torch.compiler.is_compiling():  # inductor makes one kernel of it, and perhaps of more
-        return torch_impl.running_statistics(running_mean, running_var, eps)
-    return _running_statistics(running_mean, running_var, eps)
+    assert state.running_mean is not None
+    assert state.running_var is not None
+    # inductor makes one kernel of it, and perhaps of more
+    function = torch_impl.running_statistics if torch.compiler.is_compiling() else _running_statistics
+    return function(state.running_mean, state.running_var, float(state.eps))
 
 
 @operator("batch_norm_statistics", mutates=BUFFERS)

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...batch_norm.arguments import check_batch_norm, check_residual, statistics_dtype
-from ...batch_norm.batch_norm_act.statistics import running_statistics
+from ...batch_norm.arguments import check_batch_norm, check_residual
+from ...batch_norm.batch_norm_act.statistics import statistics_before
 from ...batch_norm.norm import Norm
 from ...batch_norm.state import BUFFERS, BatchNormState
 from ...library import Gradients, runs_plain_torch
@@ -95,12 +95,7 @@ def conv2d_bn_act(
         settings |= {"weight": weight, "bias": bias, "residual": residual}
         return conv2d_bn_act_reference(x, conv_weight, stride=conv.stride, padding=conv.padding, **settings)
     x = x.contiguous(memory_format=torch.channels_last)
-    if training:
-        statistics = x.new_empty(0, dtype=statistics_dtype(x))
-    else:
-        assert running_mean is not None
-        assert running_var is not None
-        statistics, state = running_statistics(running_mean, running_var, float(eps)), state.without_buffers()
+    statistics, state = statistics_before(x, state, training)
     norm = Norm(statistics, weight, bias, training, act, float(negative_slope))
     if not training and not _needs_gradient(x, conv_weight, weight, bias, residual):
         return folded(x, conv_weight, norm, residual, conv)
