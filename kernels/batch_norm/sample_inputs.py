@@ -174,40 +174,22 @@ def given_norm(inputs: Inputs) -> Norm:
     return Norm(*affine, training, inputs.get("act", "relu"), inputs.get("negative_slope", 0.01))
 
 
-def eager_batch_norm_act(
-    x: Tensor,
-    running_mean: Tensor,
-    running_var: Tensor,
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
-    residual: Tensor | None = None,
-    *,
-    training: bool = False,
-    act: str = "relu",
-    dropout_p: float = 0.0,
-    **_: Any,
-) -> Tensor:
+def eager_batch_norm_act(x: Tensor, *, training: bool = False, **inputs: Any) -> Tensor:
     """The sequence as it is written with torch alone, in x's dtype; dropout with draws of its own."""
-    z = F.batch_norm(x, running_mean, running_var, weight, bias, training)
-    y = activate(z if residual is None else z + residual, act, 0.01)
-    return F.dropout(y, dropout_p) if dropout_p else y
+    mean, var, weight, bias = (inputs.get(name) for name in ("running_mean", "running_var", "weight", "bias"))
+    return _finished(F.batch_norm(x, mean, var, weight, bias, training), **inputs)
 
 
-def cudnn_batch_norm_act(
-    x: Tensor,
-    running_mean: Tensor,
-    running_var: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    residual: Tensor | None = None,
-    *,
-    training: bool = False,
-    act: str = "relu",
-    dropout_p: float = 0.0,
-    **_: Any,
-) -> Tensor:
+def cudnn_batch_norm_act(x: Tensor, *, training: bool = False, **inputs: Any) -> Tensor:
     """The same sequence with cuDNN's batch norm, on a GPU only."""
-    z = torch.cudnn_batch_norm(x, weight, bias, running_mean, running_var, training, 0.1, 1e-5)[0]
+    weight, bias, mean, var = (inputs[name] for name in ("weight", "bias", "running_mean", "running_var"))
+    return _finished(torch.cudnn_batch_norm(x, weight, bias, mean, var, training, 0.1, 1e-5)[0], **inputs)
+
+
+def _finished(
+    z: Tensor, *, residual: Tensor | None = None, act: str = "relu", dropout_p: float = 0.0, **_: Any
+) -> Tensor:
+    """What follows the batch norm."""
     y = activate(z if residual is None else z + residual, act, 0.01)
     return F.dropout(y, dropout_p) if dropout_p else y
 

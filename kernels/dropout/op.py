@@ -4,13 +4,12 @@ Which elements is drawn inside the kernel from counters, forward and again in ba
 nothing waits for the device. Bytes moved: x read and the result written, each way.
 """
 
-from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..layout import check_strided, output_layout
+from ..layout import check_batch, output_layout
 from ..library import Gradients, operator
 from ..randomness import Drawing
 from .draws import PURPOSE, Dropping
@@ -49,11 +48,7 @@ def dropout(
     Srivastava, Hinton, Krizhevsky, Sutskever, Salakhutdinov, "Dropout: A Simple Way to Prevent Neural Networks from
     Overfitting", JMLR 15, 2014. The generator is Philox4x32-10; ``draws.py`` has the counters.
     """
-    check_strided("x", x)
-    if x.dim() < 2 or prod(x.shape) == 0:
-        raise ValueError(f"x must be [N, C, …] with no empty dimension, got {list(x.shape)}")
-    if not x.is_floating_point():
-        raise ValueError(f"x must be floating point, got {x.dtype}")
+    check_batch("x", x)
     dropping = Dropping(seed, step, indices, p, layer).checked(x)
     if not training or p == 0:
         return x

@@ -5,12 +5,11 @@ nothing waits for the device.
 """
 
 from collections.abc import Callable
-from math import prod
 
 import torch
 from torch import Tensor
 
-from ..layout import check_strided, output_layout
+from ..layout import check_batch, check_strided, output_layout
 from ..library import Gradients, operator
 from .draws import Scaling
 
@@ -89,12 +88,8 @@ def _second_gradients(grad: Tensor, scaling: Scaling) -> Gradients:
 
 
 def _check_branch(shortcut: Tensor, branch: Tensor) -> None:
-    check_strided("branch", branch)
+    check_batch("branch", branch)
     check_strided("shortcut", shortcut)
-    if branch.dim() < 2 or prod(branch.shape) == 0:
-        raise ValueError(f"branch must be [N, C, …] with no empty dimension, got {list(branch.shape)}")
-    if not branch.is_floating_point():
-        raise ValueError(f"branch must be floating point, got {branch.dtype}")
     for what in ("shape", "dtype", "device"):
         ours, theirs = getattr(shortcut, what), getattr(branch, what)
         if ours != theirs:

@@ -55,14 +55,19 @@ def _random(make: SampleMaker, draw_int: Any) -> Inputs:
 
 
 def _eager(shortcut: Tensor, branch: Tensor, keep_probability: float, **settings: Any) -> Tensor:
+    """The residual sum with ``eager_branch``."""
+    return shortcut + eager_branch(branch, keep_probability, settings.get("training", True))
+
+
+def eager_branch(branch: Tensor, keep_probability: float, training: bool) -> Tensor:
     """ShakeDrop for each image as it is written with torch's generator and an autograd function."""
-    if not settings.get("training", True):
-        return shortcut + branch * keep_probability
+    if not training or keep_probability == 1:
+        return branch * keep_probability
     uniform = torch.rand(3, branch.shape[0], *(1,) * (branch.dim() - 1), device=branch.device)
     keep = uniform[0] < keep_probability
     forward_scale = torch.where(keep, 1.0, uniform[1] * 2 - 1).to(branch.dtype)
     backward_scale = torch.where(keep, 1.0, uniform[2]).to(branch.dtype)
-    return shortcut + ScaleBothWays.apply(branch, forward_scale, backward_scale)
+    return ScaleBothWays.apply(branch, forward_scale, backward_scale)
 
 
 def scaling_of(inputs: Inputs, branch: Tensor) -> Scaling:

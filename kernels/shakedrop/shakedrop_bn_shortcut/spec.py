@@ -14,8 +14,7 @@ from ...testing.shapes import Shape, between_shapes, pyramid_shapes
 from ...testing.spec import Case, Inputs, OpSpec, SampleMaker, in_fp32
 from ...tuning.tables import sizes
 from ..draws import KEEP_LEVELS, LEVELS
-from ..reference import ScaleBothWays
-from ..spec import scaling_of
+from ..spec import eager_branch, scaling_of
 from .error_bounds import error_bounds
 from .op import forward, shakedrop_bn_shortcut
 from .reference import pad_shortcut, shakedrop_bn_shortcut_reference
@@ -149,14 +148,8 @@ def _eager(
 ) -> Tensor:
     """The tail as it is written with torch alone, one draw an image."""
     branch = F.batch_norm(h, running_mean, running_var, weight, bias, training or running_mean is None)
-    if training and keep_probability != 1:
-        uniform = torch.rand(3, h.shape[0], 1, 1, 1, device=h.device)
-        keep = uniform[0] < keep_probability
-        forward_scale = torch.where(keep, 1.0, uniform[1] * 2 - 1).to(h.dtype)
-        branch = ScaleBothWays.apply(branch, forward_scale, torch.where(keep, 1.0, uniform[2]).to(h.dtype))
-    else:
-        branch = branch * keep_probability
-    return pad_shortcut(x, h.shape[1], pool=x.shape[2:] != h.shape[2:]) + branch
+    shortcut = pad_shortcut(x, h.shape[1], pool=x.shape[2:] != h.shape[2:])
+    return shortcut + eager_branch(branch, keep_probability, training)
 
 
 def _op_arguments(inputs: Inputs) -> tuple[Any, ...]:
