@@ -17,7 +17,7 @@ from cifarfast.runs.checkpoint import checkpoint_folders, load_checkpoint
 from cifarfast.runs.run_folder import RunFolder
 from cifarfast.training.step import TrainStep
 
-TINY = ["--dataset=synthetic:classes=3,train=64,test=12", "--arch=wrn10_1", "--dropout=0", "--batch-size=16", "--quiet"]
+TINY = ["--dataset=synthetic:classes=3,train=64,test=12,size=8", "--arch=wrn10_1", "--dropout=0", "--batch-size=16", "--quiet"]
 
 
 @pytest.fixture
@@ -210,7 +210,7 @@ def test_a_bad_first_step_leaves_no_trace(optimizer: str) -> None:
 
 def test_a_model_without_statistics_has_none_to_put_back() -> None:
     """None of other devices either: an empty buffer would lie on the CPU whatever the model's device is."""
-    assert make_step(arch="cnn_tutorial", dropout=None, on_nonfinite="skip")._statistics_before() == []
+    assert make_step(arch="mlp100", dropout=None, on_nonfinite="skip")._statistics_before() == []
     assert len(make_step(on_nonfinite="skip")._statistics_before() or []) == 2
 
 
