@@ -32,7 +32,7 @@ ARCHS = {
     "plain": "cnn_tutorial",
     "bn": "plain_cnn_bn",
     "wrn": "wrn10_1",
-    "pyramid": "pyramidnet20_a24_shakedrop",
+    "pyramid": "pyramidnet8_a6_shakedrop",
     "torchvision": "torchvision:shufflenet_v2_x0_5",
 }
 

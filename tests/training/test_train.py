@@ -1,10 +1,10 @@
 """The main job from its command line: quickstart, early stopping, schedules, what a run leaves behind."""
 
+import contextlib
 import json
 import os
 import pty
 import signal
-import subprocess
 import sys
 import termios
 import time
@@ -19,6 +19,7 @@ from processes import run_inline
 
 from cifarfast.commands import cli
 from cifarfast.commands.evaluate import main as evaluate
+from cifarfast.commands.train import main as train
 from cifarfast.recipes.recipe import parse_recipe
 from cifarfast.runs.checkpoint import checkpoint_folders, load_checkpoint
 from cifarfast.runs.run_folder import RunFolder
@@ -29,9 +30,10 @@ from cifarfast.training.metrics import score
 from cifarfast.training.nonfinite import NonfiniteWatch
 from cifarfast.training.train_state import TrainState
 
-TINY = ["--dataset=synthetic:classes=3,train=96,test=30", "--arch=cnn_tutorial", "--batch-size=16", "--quiet"]
+TINY = ["--dataset=synthetic:classes=3,train=96,test=30,size=18", "--arch=cnn_tutorial", "--batch-size=16", "--quiet"]
 
 
+@pytest.mark.slow
 def test_quickstart(tmp_path: Path) -> None:
     done = run_inline(["--recipe=quickstart", "--quiet", f"--out={tmp_path / 'run'}"])
     assert done.code == 0, done.stderr
@@ -145,7 +147,7 @@ def test_a_diverging_run_stops_and_keeps_its_last_checkpoint(tmp_path: Path) -> 
 )
 def test_divergence_in_the_last_step_is_no_result(arguments: list[str], tmp_path: Path) -> None:
     run = tmp_path / "run"
-    data = "--dataset=synthetic:classes=3,train=64,test=12"
+    data = "--dataset=synthetic:classes=3,train=64,test=12,size=8"
     done = run_inline([data, "--arch=mlp100", "--batch-size=64", "--quiet", *arguments, f"--out={run}"])
     assert done.code == 2
     assert "lower --lr" in done.stderr
@@ -211,7 +213,7 @@ def test_the_logged_rate_is_the_schedules(schedule: str, tmp_path: Path) -> None
 
 
 def test_a_last_batch_of_one_image_is_left_out(tmp_path: Path) -> None:
-    arguments = ["--dataset=synthetic:classes=3,train=33,test=12", "--arch=wrn10_1", "--batch-size=16", "--quiet"]
+    arguments = ["--dataset=synthetic:classes=3,train=33,test=12,size=8", "--arch=wrn10_1", "--batch-size=16", "--quiet"]
     assert run_inline([*arguments, "--epochs=1", f"--out={tmp_path / 'run'}"]).code == 0
     with pytest.MonkeyPatch.context() as patch:
         sizes: list[int] = []
@@ -273,23 +275,18 @@ def test_tensorboard(tmp_path: Path) -> None:
     assert logged == pytest.approx([row["test_accuracy_percent"] for row in rows])
 
 
-def test_the_bar_on_a_terminal_shows_loss_accuracy_rate_and_time_left(tmp_path: Path) -> None:
+def test_the_bar_on_a_terminal_shows_loss_accuracy_rate_and_time_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = Trainer.train_step
+    monkeypatch.setattr(Trainer, "train_step", lambda *arguments: (time.sleep(0.15), step(*arguments)))
     master, slave = pty.openpty()
     termios.tcsetwinsize(slave, (24, 120))
-    arguments = ["--dataset=synthetic:train=4000", "--arch=cnn_tutorial", "--epochs=2", f"--out={tmp_path / 'run'}"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "cifarfast.train", *arguments], stderr=slave, stdout=subprocess.DEVNULL
-    )
-    os.close(slave)
-    shown = b""
-    while True:
-        try:
-            part = os.read(master, 4096)
-        except OSError:  # the other side is closed
-            break
-        shown += part
-    assert process.wait() == 0
-    text = shown.decode()
+    with os.fdopen(slave, "w") as terminal, contextlib.redirect_stderr(terminal):
+        arguments = [argument for argument in TINY if argument != "--quiet"]
+        assert train([*arguments, "--epochs=2", f"--out={tmp_path / 'run'}"]) == 0
+        text = os.read(master, 1 << 16).decode()
+    os.close(master)
     for part in ("epoch 1/2", "epoch 2/2", "images/s", "loss", "accuracy", "<"):
         assert part in text
 
