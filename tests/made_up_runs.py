@@ -146,6 +146,7 @@ def section(page: str, name: str) -> str:
 
 
 def leave_figures_undrawn(patch: pytest.MonkeyPatch) -> None:
-    """Drawing takes most of a small report's time."""
+    """Drawing and t-SNE take most of a small report's time."""
     for module in ("curve_figures", "features", "prediction_figures"):
         patch.setattr(f"cifarfast.report.{module}.to_svg", lambda figure, description: "<svg></svg>")
+    patch.setattr("cifarfast.report.features.ITERATIONS", 250)  # the fewest that scikit-learn takes

@@ -70,7 +70,7 @@ def test_everything_is_there(report: Rendered) -> None:
     assert label_errors
     assert section(text, "labels").count("<img") == min(24, int(label_errors[1])) > 0
     assert section(text, "features").count("<svg") == runs
-    assert "62,006 parameters" in section(text, "model")
+    assert f"{61_156 + 85 * classes:,} parameters" in section(text, "model")
     assert "As they are: these runs do not augment" in section(text, "images")
     assert "&lt;train&gt; &amp; more" in section(text, "settings")
 
