@@ -106,7 +106,9 @@ def test_onnx_gives_the_models_logits(plain: Path, runs: dict[str, RunFolder]) -
         assert np.allclose(found, expected(runs["plain"], images(count)), atol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["pyramid", *(pytest.param(name, marks=SLOW) for name in ("bn", "wrn", "torchvision"))])
+@pytest.mark.parametrize(
+    "name", ["pyramid", *(pytest.param(name, marks=SLOW) for name in ("bn", "wrn", "torchvision"))]
+)
 def test_folded_onnx_gives_the_models_logits(name: str, runs: dict[str, RunFolder], tmp_path: Path) -> None:
     written, _ = export(runs[name].path, fold_bn=True, out=tmp_path / "model.onnx")
     assert written.difference < 1e-4

@@ -17,7 +17,13 @@ from cifarfast.runs.checkpoint import checkpoint_folders, load_checkpoint
 from cifarfast.runs.run_folder import RunFolder
 from cifarfast.training.step import TrainStep
 
-TINY = ["--dataset=synthetic:classes=3,train=64,test=12,size=8", "--arch=wrn10_1", "--dropout=0", "--batch-size=16", "--quiet"]
+TINY = [
+    "--dataset=synthetic:classes=3,train=64,test=12,size=8",
+    "--arch=wrn10_1",
+    "--dropout=0",
+    "--batch-size=16",
+    "--quiet",
+]
 
 
 @pytest.fixture

@@ -213,7 +213,12 @@ def test_the_logged_rate_is_the_schedules(schedule: str, tmp_path: Path) -> None
 
 
 def test_a_last_batch_of_one_image_is_left_out(tmp_path: Path) -> None:
-    arguments = ["--dataset=synthetic:classes=3,train=33,test=12,size=8", "--arch=wrn10_1", "--batch-size=16", "--quiet"]
+    arguments = [
+        "--dataset=synthetic:classes=3,train=33,test=12,size=8",
+        "--arch=wrn10_1",
+        "--batch-size=16",
+        "--quiet",
+    ]
     assert run_inline([*arguments, "--epochs=1", f"--out={tmp_path / 'run'}"]).code == 0
     with pytest.MonkeyPatch.context() as patch:
         sizes: list[int] = []
