@@ -26,12 +26,7 @@ ROOT = Path(__file__).resolve().parent.parent
 RUNS = Path(__file__).with_name("runs_of_899f5a2")
 EXPECTED = RUNS / "pyramid_expected"
 # the instructions that the runs were computed with
-ARITHMETIC = {
-    "OMP_NUM_THREADS": "1",
-    "ATEN_CPU_CAPABILITY": "avx2",
-    "ONEDNN_MAX_CPU_ISA": "AVX2",
-    "MKL_CBWR": "AVX2",
-}
+ARITHMETIC = {"OMP_NUM_THREADS": "1", "ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_CBWR": "AVX2"}
 
 
 def command(*arguments: str) -> str:

@@ -262,12 +262,7 @@ def test_what_is_no_image_is_named_and_the_others_are_predicted(
     ],
 )
 def test_mistakes_are_one_line(
-    arguments: list[str],
-    part: str,
-    run: RunFolder,
-    pictures: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    arguments: list[str], part: str, run: RunFolder, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name in ("damaged", "without", "plain"):
         make_run(tmp_path / name, dataset="synthetic:classes=3,train=9,test=9")
