@@ -102,11 +102,12 @@ class InForeground:
         signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
-def run_inline(arguments: Sequence[str]) -> Finished:
-    """Run ``cifarfast train`` in this process, for what needs no process of its own."""
+def run_inline(arguments: Sequence[str], code: int | None = None) -> Finished:
+    """Run ``cifarfast train`` in this process, for what needs no process of its own; it must end with ``code``."""
     from cifarfast.commands.train import main
 
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        code = main(list(arguments))
-    return Finished(code, out.getvalue(), err.getvalue())
+        ended = main(list(arguments))
+    assert code in (None, ended), err.getvalue()
+    return Finished(ended, out.getvalue(), err.getvalue())

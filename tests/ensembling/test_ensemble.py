@@ -202,8 +202,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> list[RunFolder]:
         "cnn": ["--arch=cnn_tutorial", "--optimizer=adam", "--ema-decay=0.5"],
         "small": ["--arch=lenet", "--optimizer=adam"],
     }.items():
-        done = run_inline([*common, *flags, f"--out={folder / name}"])
-        assert done.code == 0, done.stderr
+        run_inline([*common, *flags, f"--out={folder / name}"], code=0)
         made.append(RunFolder(folder / name))
     return made
 
@@ -491,8 +490,7 @@ def test_folds_trained_from_the_command_line(tmp_path: Path) -> None:
     for arch, fold in itertools.product(("linear", "lenet"), range(2)):
         out = tmp_path / f"{arch}{fold}"
         flags = [f"--dataset={SMALL}", f"--arch={arch}", "--folds=2", f"--fold={fold}", "--epochs=1", "--quiet"]
-        done = run_inline([*flags, "--batch-size=16", f"--out={out}"])
-        assert done.code == 0, done.stderr
+        run_inline([*flags, "--batch-size=16", f"--out={out}"], code=0)
         made.append(out)
     entry = ensemble(made, weights="search", out=tmp_path / "e").read_result()["ensemble"]
     assert (entry["fit_images"], entry["runs"]) == (60, [2, 2])

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import torch
 from made_up_runs import make_run, rewrite_in_checkpoint
+from mistakes import Fails
 from torch import Tensor, nn
 
 from cifarfast.commands import cli
-from cifarfast.commands.export import main
 from cifarfast.data import load_dataset
 from cifarfast.ensembling import load_model
 from cifarfast.ensembling.ensemble import ensemble
@@ -183,7 +183,7 @@ def test_images_that_the_model_enlarges_are_enlarged_in_the_file(kind: Any, tmp_
     assert "16, 16" in written.shape
 
 
-def test_an_ensemble(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_ensemble(tmp_path: Path, fails: Fails) -> None:
     members = [make_run(tmp_path / arch, dataset=SMALL, arch=arch) for arch in ("linear", "mlp100")]
     made = ensemble(members, weights=[0.3, 0.7], out=tmp_path / "e")
     written, _ = export(made.path)
@@ -191,8 +191,7 @@ def test_an_ensemble(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     with torch.inference_mode():
         logits = load_model(made.path)(images()).numpy()
     assert np.allclose(run_onnx(written.path, images().numpy()), logits, atol=1e-4)
-    assert main([str(made.path), "--input=normalized"]) == 2
-    assert "normalise each in its own way" in capsys.readouterr().err
+    assert "normalise each in its own way" in fails("export", made.path, "--input=normalized")
 
 
 def test_the_command(runs: dict[str, RunFolder], capsys: pytest.CaptureFixture[str]) -> None:
@@ -274,20 +273,17 @@ def test_without_triton(file_format: str, runs: dict[str, RunFolder], tmp_path: 
 
 
 def test_without_the_packages_of_onnx(
-    runs: dict[str, RunFolder], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    runs: dict[str, RunFolder], monkeypatch: pytest.MonkeyPatch, fails: Fails
 ) -> None:
     original = write.importlib.util.find_spec
     monkeypatch.setattr(
         write.importlib.util, "find_spec", lambda name: None if name.startswith("onnx") else original(name)
     )
-    assert main([str(runs["plain"].path)]) == 2
-    error = capsys.readouterr().err
-    assert "cifarfast[export]" in error
-    assert error.count("\n") == 1
+    assert "cifarfast[export]" in fails("export", runs["plain"].path)
 
 
 def test_a_file_that_does_not_give_the_models_logits_is_not_left(
-    runs: dict[str, RunFolder], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    runs: dict[str, RunFolder], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: Fails
 ) -> None:
     path = tmp_path / "model.pt2"
     path.write_text("from before")
@@ -298,8 +294,8 @@ def test_a_file_that_does_not_give_the_models_logits_is_not_left(
         return lambda inputs: run(inputs) + 2e-3
 
     monkeypatch.setattr(write, "_program_runner", off_by_a_little)
-    assert main([str(runs["plain"].path), "--format=torch-export", f"--out={path}"]) == 2
-    assert "was not written: its logits differ" in capsys.readouterr().err
+    error = fails("export", runs["plain"].path, "--format=torch-export", f"--out={path}")
+    assert "was not written: its logits differ" in error
     assert path.read_text() == "from before"
     assert list(tmp_path.iterdir()) == [path]
 
@@ -327,13 +323,10 @@ def test_without_the_data_set_made_up_images_are_used(runs: dict[str, RunFolder]
     ],
 )
 def test_mistakes_are_one_line(
-    arguments: list[str], part: str, runs: dict[str, RunFolder], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    arguments: list[str], part: str, runs: dict[str, RunFolder], tmp_path: Path, fails: Fails
 ) -> None:
     fill = {"run": runs["plain"].path, "tmp": tmp_path}
-    assert main([argument.format(**fill) for argument in arguments]) == 2
-    captured = capsys.readouterr()
-    assert part in captured.err
-    assert (captured.out, captured.err.count("\n")) == ("", 1)
+    assert part in fails("export", *(argument.format(**fill) for argument in arguments))
 
 
 def test_a_model_that_cannot_be_traced(runs: dict[str, RunFolder], monkeypatch: pytest.MonkeyPatch) -> None:

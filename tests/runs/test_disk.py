@@ -117,8 +117,7 @@ def run(trained: Path, tmp_path: Path) -> Path:
 
 def assert_resume_fails(run: Path, *parts: str) -> None:
     before = contents(run / "checkpoints")
-    done = run_inline([*SETTINGS, "--epochs=2", f"--out={run}", "--resume"])
-    assert done.code == 2
+    done = run_inline([*SETTINGS, "--epochs=2", f"--out={run}", "--resume"], code=2)
     assert done.stderr.count("\n") == 1
     for part in parts:
         assert part in done.stderr

@@ -198,8 +198,7 @@ def test_torchrun(tmp_path: Path) -> None:
 def test_a_batch_that_cannot_be_split(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("cifarfast.training.train.join_world", lambda device: World(0, 4, 0))
     monkeypatch.setattr(World, "broadcast_text", lambda world, text: text)
-    done = run_inline([DATA, "--arch=cnn_tutorial", "--batch-size=32", "--quiet", f"--out={tmp_path / 'run'}"])
-    assert done.code == 2
+    done = run_inline([DATA, "--arch=cnn_tutorial", "--batch-size=32", "--quiet", f"--out={tmp_path / 'run'}"], code=2)
     assert "a batch of 3 images cannot be split over 4 processes" in done.stderr
 
 

@@ -35,8 +35,7 @@ TINY = ["--dataset=synthetic:classes=3,train=96,test=30,size=18", "--arch=cnn_tu
 
 @pytest.mark.slow
 def test_quickstart(tmp_path: Path) -> None:
-    done = run_inline(["--recipe=quickstart", "--quiet", f"--out={tmp_path / 'run'}"])
-    assert done.code == 0, done.stderr
+    done = run_inline(["--recipe=quickstart", "--quiet", f"--out={tmp_path / 'run'}"], code=0)
     run = RunFolder(tmp_path / "run")
     result = run.read_result()
     assert result["test_accuracy_percent"] >= 97
@@ -47,8 +46,7 @@ def test_quickstart(tmp_path: Path) -> None:
 
 
 def test_what_a_run_leaves(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    done = run_inline([*TINY, "--epochs=3", "--ema-decay=0.5", "--val-split=0.25", f"--out={tmp_path / 'run'}"])
-    assert done.code == 0, done.stderr
+    run_inline([*TINY, "--epochs=3", "--ema-decay=0.5", "--val-split=0.25", f"--out={tmp_path / 'run'}"], code=0)
     run = RunFolder(tmp_path / "run")
     result, rows, environment = run.read_result(), run.read_metrics(), run.read_environment()
     needed = "recipe arch dataset official seed epochs test_accuracy_percent best_test_accuracy_percent best_epoch "
@@ -82,8 +80,7 @@ def test_what_a_run_leaves(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
 
 
 def test_the_printed_config_is_a_recipe_that_repeats_the_run(tmp_path: Path) -> None:
-    printed = run_inline([*TINY, "--epochs=2", "--optimizer=adam", "--print-config"])
-    assert printed.code == 0
+    printed = run_inline([*TINY, "--epochs=2", "--optimizer=adam", "--print-config"], code=0)
     recipe = parse_recipe(printed.stdout, where="printed", name="x")[0]
     assert (recipe.optimizer, recipe.lr) == ("adam", 1e-3)
     assert (recipe.device, recipe.precision) == ("auto", "auto")
@@ -130,8 +127,7 @@ def test_evaluation_every_few_epochs(tmp_path: Path) -> None:
 def test_a_diverging_run_stops_and_keeps_its_last_checkpoint(tmp_path: Path) -> None:
     settings = ["--epochs=20", "--lr=1e12", "--schedule=one_cycle", "--one-cycle-start-ratio=1e-14"]
     run = RunFolder(tmp_path / "run")
-    done = run_inline([*TINY, *settings, "--checkpoint-seconds=0", f"--out={run.path}"])
-    assert done.code == 2
+    done = run_inline([*TINY, *settings, "--checkpoint-seconds=0", f"--out={run.path}"], code=2)
     assert "lower --lr" in done.stderr
     assert done.stderr.count("\n") == 1
     kept = checkpoint_folders(run.checkpoints)
@@ -148,8 +144,7 @@ def test_a_diverging_run_stops_and_keeps_its_last_checkpoint(tmp_path: Path) -> 
 def test_divergence_in_the_last_step_is_no_result(arguments: list[str], tmp_path: Path) -> None:
     run = tmp_path / "run"
     data = "--dataset=synthetic:classes=3,train=64,test=12,size=8"
-    done = run_inline([data, "--arch=mlp100", "--batch-size=64", "--quiet", *arguments, f"--out={run}"])
-    assert done.code == 2
+    done = run_inline([data, "--arch=mlp100", "--batch-size=64", "--quiet", *arguments, f"--out={run}"], code=2)
     assert "lower --lr" in done.stderr
     assert not (run / "result.json").exists()
 
@@ -299,10 +294,9 @@ def test_the_bar_on_a_terminal_shows_loss_accuracy_rate_and_time_left(
 @pytest.mark.slow
 def test_wrn16_8_finishes_on_a_cpu(real_data: Path, tmp_path: Path) -> None:
     data = f"--data-dir={real_data / 'cifar-10-exact-sample'}"
-    done = run_inline(
-        ["--arch=wrn16_8", "--epochs=1", "--limit-train=512", "--quiet", data, f"--out={tmp_path / 'run'}"]
+    run_inline(
+        ["--arch=wrn16_8", "--epochs=1", "--limit-train=512", "--quiet", data, f"--out={tmp_path / 'run'}"], code=0
     )
-    assert done.code == 0, done.stderr
     result = RunFolder(tmp_path / "run").read_result()
     assert (result["arch"], result["parameters"], result["official"]) == ("wrn16_8", 10_961_370, False)
 
@@ -312,7 +306,6 @@ def test_compiled_by_torch_is_the_same_training(tmp_path: Path) -> None:
     settings = [*TINY, "--epochs=2", "--sam=asam", "--ema-decay=0.9", "--cutmix-alpha=1", "--device=cpu"]
     losses = []
     for name, choice in (("compiled", "--compile"), ("torch", "--backend=torch")):
-        done = run_inline([*settings, choice, f"--out={tmp_path / name}"])
-        assert done.code == 0, done.stderr
+        run_inline([*settings, choice, f"--out={tmp_path / name}"], code=0)
         losses.append([row["train_loss"] for row in RunFolder(tmp_path / name).read_metrics()])
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
