@@ -60,11 +60,6 @@ def resume(run: Path, log: Path) -> str:
     return done.stdout
 
 
-def test_twice_is_the_same(uninterrupted: Path, tmp_path: Path) -> None:
-    assert train([*SETTINGS, EVERY_STEP, f"--out={tmp_path / 'run'}"], tmp_path / "log").code == 0
-    assert_same_outcome(tmp_path / "run", uninterrupted)
-
-
 def test_killed_at_random_moments(uninterrupted: Path, tmp_path: Path) -> None:
     run, delays = tmp_path / "run", random.Random(1)
     kills = 0
