@@ -8,7 +8,6 @@ import pydoc
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,7 +18,7 @@ import torch
 from made_up_runs import leave_figures_undrawn
 from mistakes import refused
 from PIL import Image
-from processes import InForeground, _context, finish
+from processes import InForeground, _context, finish, wait_until
 
 import cifarfast
 from cifarfast.api import Run
@@ -214,9 +213,7 @@ def train_forever(out: Path, log: Path) -> None:
 def test_an_interrupted_training_goes_on(tmp_path: Path) -> None:
     process = _context.Process(target=train_forever, args=(tmp_path / "run", tmp_path / "log"))
     process.start()
-    end = time.monotonic() + 60
-    while not (tmp_path / "run" / "metrics.csv").exists() and time.monotonic() < end:
-        time.sleep(0.02)
+    wait_until((tmp_path / "run" / "metrics.csv").exists, process)
     assert process.pid is not None
     subprocess.run(["kill", "-INT", str(process.pid)], check=True)
     done = finish(process, tmp_path / "log")

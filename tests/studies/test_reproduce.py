@@ -6,7 +6,6 @@ import os
 import signal
 import statistics
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from multiprocessing.process import BaseProcess
@@ -15,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from mistakes import Fails
-from processes import InForeground, _context
+from processes import InForeground, _context, wait_until
 
 from cifarfast.commands import cli
 from cifarfast.ensembling import EnsembleRecipe, EnsembleSettings
@@ -218,11 +217,7 @@ def start(arguments: list[str], log: Path, moment: Callable[[], object]) -> Base
     """Start ``cifarfast reproduce`` in a process of its own, and wait for a moment of its life."""
     process = _context.Process(target=_reproduce, args=(arguments, log))
     process.start()
-    end = time.monotonic() + 60
-    while not moment():
-        assert process.is_alive()
-        assert time.monotonic() < end
-        time.sleep(0.01)
+    wait_until(moment, process)
     return process
 
 

@@ -5,12 +5,11 @@ import os
 import random
 import shutil
 import signal
-import time
 from pathlib import Path
 
 import pytest
 import torch
-from processes import InForeground, KillAtCall, finish, run_inline, start_train, train
+from processes import InForeground, KillAtCall, finish, run_inline, start_train, train, wait_until
 
 from cifarfast.runs.checkpoint import checkpoint_folders, load_checkpoint
 from cifarfast.training.engine import Trainer
@@ -111,7 +110,7 @@ def test_resume_of_a_folder_that_is_not_there_starts_the_run(uninterrupted: Path
 def test_asked_to_stop(signum: signal.Signals, code: int, uninterrupted: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     process = start_train([*SETTINGS, "--epochs=2000", f"--out={run}"], tmp_path / "log", prepare=InForeground())
-    wait_for(run / "metrics.csv")
+    wait_until((run / "metrics.csv").exists, process)
     assert process.pid is not None
     os.kill(process.pid, signum)
     done = finish(process, tmp_path / "log")
@@ -119,14 +118,6 @@ def test_asked_to_stop(signum: signal.Signals, code: int, uninterrupted: Path, t
     assert f"-m cifarfast.train --out {run} --resume" in done.stderr
     state = load_checkpoint(checkpoint_folders(run / "checkpoints")[0]).state
     assert state["progress"]["epoch"] + state["progress"]["step_in_epoch"] > 0
-
-
-def wait_for(path: Path) -> None:
-    """Wait until a file has content."""
-    until = time.monotonic() + 60
-    while not (path.exists() and path.stat().st_size):
-        assert time.monotonic() < until, f"{path} did not appear"
-        time.sleep(0.02)
 
 
 def test_stopped_in_mid_epoch_and_resumed(uninterrupted: Path, tmp_path: Path) -> None:
