@@ -1,4 +1,4 @@
-"""Run folders with made-up predictions, and one report of five of them for all tests."""
+"""Run folders with made-up predictions, and reports of them for all tests."""
 
 import dataclasses
 import hashlib
@@ -79,33 +79,45 @@ def _write_checkpoint(run: RunFolder, recipe: Recipe, splits: Any) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Rendered:
-    """A report, its text and the processor seconds that it took."""
+    """A report of some runs, its text and the processor seconds that it took."""
 
+    runs: list[RunFolder]
+    classes: int
     path: Path
     text: str
     seconds: float
 
 
-@pytest.fixture(scope="session")
-def five_runs(tmp_path_factory: pytest.TempPathFactory) -> list[RunFolder]:
-    folder = tmp_path_factory.mktemp("five")
-    data = "synthetic:classes=10,train=500,test=10000"
-    settings: list[dict[str, Any]] = [{}, {"crop_padding": 0, "flip": "none"}, {"mixup_alpha": 1.0}, {}, {"cutout": 8}]
-    return [make_run(folder / f"run-{i}", dataset=data, seed=i, quality=2.5 + i / 2, **settings[i]) for i in range(5)]
-
-
-@pytest.fixture(scope="session")
-def report_of_five(five_runs: list[RunFolder], tmp_path_factory: pytest.TempPathFactory) -> Rendered:
+def render(folder: Path, count: int, classes: int, test: int) -> Rendered:
+    """A report of made-up runs with different augmentations."""
     from cifarfast.report.page import write_report
 
-    path = tmp_path_factory.mktemp("report") / "five.html"
+    data = f"synthetic:classes={classes},train=500,test={test}"
+    settings: list[dict[str, Any]] = [{}, {"crop_padding": 0, "flip": "none"}, {"mixup_alpha": 1.0}, {}, {"cutout": 8}]
+    runs = [
+        make_run(folder / f"run-{i}", dataset=data, seed=i, quality=2.5 + i / 2, **settings[i]) for i in range(count)
+    ]
     started = time.process_time()
-    written = write_report([run.path for run in five_runs], out=path)
+    written = write_report([run.path for run in runs], out=folder / "report.html")
     seconds = time.process_time() - started
     assert written.problems == []
     assert written.notes == []
     torch.manual_seed(0)
-    return Rendered(path, path.read_text(encoding="utf-8"), seconds)
+    return Rendered(runs, classes, written.path, written.path.read_text(encoding="utf-8"), seconds)
+
+
+@pytest.fixture(scope="session")
+def report_of_five(tmp_path_factory: pytest.TempPathFactory) -> Rendered:
+    """A report as large as one of CIFAR-10."""
+    return render(tmp_path_factory.mktemp("five"), 5, 10, 10_000)
+
+
+@pytest.fixture(scope="session", params=["two", pytest.param("five", marks=pytest.mark.slow)])
+def report(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Rendered:
+    """A small report, and a large one."""
+    if request.param == "five":
+        return request.getfixturevalue("report_of_five")
+    return render(tmp_path_factory.mktemp("two"), 2, 4, 120)
 
 
 def rewrite_in_checkpoint(step: Path, name: str, data: bytes) -> None:
@@ -134,6 +146,7 @@ def section(page: str, name: str) -> str:
 
 
 def leave_figures_undrawn(patch: pytest.MonkeyPatch) -> None:
-    """Drawing takes most of a small report's time."""
+    """Drawing and t-SNE take most of a small report's time."""
     for module in ("curve_figures", "features", "prediction_figures"):
         patch.setattr(f"cifarfast.report.{module}.to_svg", lambda figure, description: "<svg></svg>")
+    patch.setattr("cifarfast.report.features.ITERATIONS", 250)  # the fewest that scikit-learn takes

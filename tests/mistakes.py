@@ -12,7 +12,7 @@ Fails = Callable[..., str]
 
 
 @contextmanager
-def refused(*parts: str, match: str = "") -> Iterator[None]:
+def refused(*parts: str, match: str | None = None) -> Iterator[None]:
     """What is done inside must raise a ``UserError`` of one line that has these parts and ``match``, a pattern."""
     with pytest.raises(UserError, match=match) as caught:
         yield

@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
@@ -41,6 +42,15 @@ def finish(process: BaseProcess, log: Path, timeout: float = 120) -> Finished:
 def train(arguments: Sequence[str], log: Path, prepare: Callable[[], None] | None = None) -> Finished:
     """Run ``cifarfast train`` to its end in a process of its own."""
     return finish(start_train(arguments, log, prepare), log)
+
+
+def wait_until(moment: Callable[[], object], process: BaseProcess, seconds: float = 60) -> None:
+    """Wait for a moment of a process's life."""
+    until = time.monotonic() + seconds
+    while not moment():
+        assert process.is_alive()
+        assert time.monotonic() < until
+        time.sleep(0.005)
 
 
 def _text(log: Path, stream: str) -> str:
@@ -102,11 +112,12 @@ class InForeground:
         signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
-def run_inline(arguments: Sequence[str]) -> Finished:
-    """Run ``cifarfast train`` in this process, for what needs no process of its own."""
+def run_inline(arguments: Sequence[str], code: int | None = None) -> Finished:
+    """Run ``cifarfast train`` in this process, for what needs no process of its own; it must end with ``code``."""
     from cifarfast.commands.train import main
 
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        code = main(list(arguments))
-    return Finished(code, out.getvalue(), err.getvalue())
+        ended = main(list(arguments))
+    assert code in (None, ended), err.getvalue()
+    return Finished(ended, out.getvalue(), err.getvalue())

@@ -13,7 +13,7 @@ BATCH = 16
 
 def make_step(model: nn.Module | None = None, **settings: object) -> TrainStep:
     """A step on batches of 80 synthetic images, without augmentation and dropout; the model is a small WRN."""
-    data = "synthetic:classes=3,train=80,test=6"
+    data = "synthetic:classes=3,train=80,test=6,size=8"
     plain = {"arch": "wrn10_1", "dropout": 0.0, "dataset": data, "batch_size": BATCH, "crop_padding": 0, "flip": "none"}
     recipe = Recipe(**plain | settings).resolved("cpu")  # type: ignore[arg-type]
     train = load_dataset(recipe.dataset).train

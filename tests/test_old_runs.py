@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from made_up_runs import leave_figures_undrawn
 from numpy.typing import NDArray
 
 import cifarfast
@@ -25,12 +26,7 @@ ROOT = Path(__file__).resolve().parent.parent
 RUNS = Path(__file__).with_name("runs_of_899f5a2")
 EXPECTED = RUNS / "pyramid_expected"
 # the instructions that the runs were computed with
-ARITHMETIC = {
-    "OMP_NUM_THREADS": "1",
-    "ATEN_CPU_CAPABILITY": "avx2",
-    "ONEDNN_MAX_CPU_ISA": "AVX2",
-    "MKL_CBWR": "AVX2",
-}
+ARITHMETIC = {"OMP_NUM_THREADS": "1", "ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_CBWR": "AVX2"}
 
 
 def command(*arguments: str) -> str:
@@ -102,6 +98,7 @@ def test_the_loaded_model_gives_the_stored_logits() -> None:
         assert digits.target[nearest] == label
 
 
+@pytest.mark.slow
 def test_the_interrupted_run_ends_as_if_it_had_not_been(pyramid: Path) -> None:
     assert "resuming from" in command("train", f"--out={pyramid}", "--resume", "--quiet")
     before = (RUNS / "pyramid" / "metrics.csv").read_text()
@@ -122,7 +119,8 @@ def test_the_interrupted_run_ends_as_if_it_had_not_been(pyramid: Path) -> None:
         assert ours[key] == theirs[key], key
 
 
-def test_the_report_is_written(linear: Path) -> None:
+def test_the_report_is_written(linear: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    leave_figures_undrawn(monkeypatch)
     run = cifarfast.Run(linear)
     page = run.report().read_text()
     assert f"{run.result['test_accuracy_percent']:.2f}" in page

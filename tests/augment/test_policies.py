@@ -6,7 +6,7 @@ from torchvision.transforms import autoaugment
 
 from cifarfast.augment import AutoAugment, RandAugment, TrivialAugment
 from cifarfast.augment.compiled import compile_program
-from cifarfast.augment.policies import cifar10_policy
+from cifarfast.augment.policies import WIDE_SPACE, cifar10_policy, relative_space
 from cifarfast.augment.program import Kind, Size
 from cifarfast.augment.reference import Draws, randint
 from cifarfast.kernels.philox import uniform
@@ -42,6 +42,15 @@ def test_magnitudes_are_torchvisions():
             assert bool(sign) == signed
             allowed = magnitudes.trunc() if "TRANSLATE" in Kind(int(kind)).name else magnitudes
             assert magnitude in allowed.reshape(-1).tolist()
+
+
+def test_magnitudes_of_posterize_are_rounded_to_whole_bits():
+    """8 − i·4/9 for bin i of 10, and 8 − i/5 for bin i of 31."""
+    for space, kept in (
+        (relative_space(SIZE), [8, 8, 7, 7, 6, 6, 5, 5, 4, 4]),
+        (WIDE_SPACE, [8] * 3 + [7] * 5 + [6] * 5 + [5] * 5 + [4] * 5 + [3] * 5 + [2] * 3),
+    ):
+        assert [space.magnitude(Kind.POSTERIZE, i, len(kept))[0] for i in range(len(kept))] == kept
 
 
 def test_autoaugment_draws_each_pair_and_operation_with_its_frequency():

@@ -75,7 +75,7 @@ def test_convolutions_by_our_kernels(counted: dict[tuple[str, str], Launches]) -
 def test_a_larger_batch_launches_as_much(
     counted: dict[tuple[str, str], Launches], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(launches, "IMAGES", 32)
+    monkeypatch.setattr(launches, "IMAGES", 8)
     for arch in TINY:
         larger = count_step(Case(arch, "asam", 4), "library")
         assert {row[:3] for row in larger.rows()} == {row[:3] for row in counted[arch, "asam"].rows()}

@@ -84,8 +84,7 @@ def fake_op() -> Any:
     """An op of three cases of 1, 2 and 3 elements, given out of order."""
     sizes = {"middle": 2, "small": 1, "large": 3}
     return SimpleNamespace(
-        name="op",
-        cases={name: lambda maker, size=size: {"x": maker.randn(size)} for name, size in sizes.items()},
+        name="op", cases={name: lambda maker, size=size: {"x": maker.randn(size)} for name, size in sizes.items()}
     )
 
 

@@ -39,19 +39,22 @@ def folder(tmp_path: Path) -> Path:
 
 
 def command(*options: str) -> list[str]:
-    quiet = ["-q", "-rfE", "--tb=short", "-p", "no:cacheprovider", "-p", "no:benchmark"]
+    quiet = ["-q", "-rfE", "--tb=short", "-p", "no:cacheprovider"]
     return [sys.executable, "-m", "pytest", "-p", "bench.pytest_gpu", *quiet, *options]
 
 
+# other plugins, hypothesis above all, take longer to import than these tests to run
+ENVIRONMENT = {"PYTHONPATH": str(ROOT), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+
+
 def run_in(folder: Path, *options: str) -> "subprocess.CompletedProcess[str]":
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.run(command(*options), cwd=folder, env=environment, capture_output=True, text=True)
+    return subprocess.run(command(*options), cwd=folder, env=os.environ | ENVIRONMENT, capture_output=True, text=True)
 
 
 def test_the_rest_is_done_by_another_process(folder: Path) -> None:
-    todo = command("-p", "no:xdist", f"--done={folder / 'done'}")
+    todo = command(f"--done={folder / 'done'}")
     part = Part("tests", "", 1, lambda: todo, start_again=START_AGAIN)
-    ran = run_part(part, 60.0, folder / "log", {"PYTHONPATH": str(ROOT)}, folder)
+    ran = run_part(part, 60.0, folder / "log", ENVIRONMENT, folder)
     assert ran.outcome == "failed"
     assert "RuntimeError: an illegal memory access" in ran.log
     assert "AssertionError: four is wrong" in ran.log
@@ -71,14 +74,14 @@ def test_what_failed_before_is_known(folder: Path) -> None:
         "def test_number(number, request):\n"
         "    assert request.config.stash[FAILED_BEFORE] == {'test_it.py::test_number[2]'}\n"
     )
-    done = run_in(folder, "-p", "no:xdist", "--done=done")
+    done = run_in(folder, "--done=done")
     assert "1 passed, 2 deselected" in done.stdout, done.stdout
     assert done.returncode == 0
 
 
 def test_a_broken_process_of_many_is_replaced(folder: Path) -> None:
     pytest.importorskip("xdist")
-    done = run_in(folder, "-n", "2", "--dist", "load", "--maxschedchunk", "1", "--junitxml=tests.xml")
+    done = run_in(folder, "-p", "xdist", "-n", "2", "--dist", "load", "--maxschedchunk", "1", "--junitxml=tests.xml")
     assert done.returncode == 1
     assert "an illegal memory access" in done.stdout
     assert "crashed while running 'test_it.py::test_number[2]'" in done.stdout
@@ -99,6 +102,6 @@ def test_the_widest_beginning(folder: Path) -> None:
     )
     (folder / "pytest.ini").write_text("[pytest]\nmarkers = slow: takes long\n")
     (folder / "test_it.py").unlink()
-    done = run_in(folder, "-p", "no:xdist", "--widest-first", "--collect-only")
+    done = run_in(folder, "--widest-first", "--collect-only")
     order = [line.partition("::test_")[2] for line in done.stdout.splitlines() if "::" in line]
     assert order == ["a", "b", "c[1]", "d[triton]", "e", "c[2]", "d[torch]", "slow"]

@@ -27,7 +27,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(scope="module")
 def splits() -> Splits:
-    return load_dataset("synthetic:train=64,test=10")
+    return load_dataset("synthetic:train=64,test=10,size=16")
 
 
 # plain torch
@@ -95,7 +95,7 @@ def test_augmented_batches_are_crops_and_mirror_images(splits: Splits) -> None:
 
 
 def _window(image: Tensor, y: int, x: int, mirrored: bool) -> Tensor:
-    window = image[:, y : y + 32, x : x + 32]
+    window = image[:, y : y + 16, x : x + 16]
     return window.flip(2) if mirrored else window
 
 
@@ -117,7 +117,7 @@ def test_asam_restores_the_weights_and_the_statistics(splits: Splits) -> None:
 
 @pytest.mark.parametrize("case", TINY, ids=lambda case: case.name)
 def test_our_contenders_are_accepted(case: Case) -> None:
-    judge = Judge(replace(case, batch=8), load_dataset("synthetic:train=24,test=8"))
+    judge = Judge(replace(case, batch=8), load_dataset("synthetic:train=24,test=8,size=16"))
     for kind in (OURS, EAGER, next(kind for kind in KINDS if kind.name.endswith("torch's ops"))):
         figures = judge.verify(kind)
         assert 0 <= figures["fp32"]["update"] < figures["fp32_allowed"]["update"]

@@ -32,6 +32,7 @@ def run_python(code: str, **environment: str) -> subprocess.CompletedProcess[str
     return subprocess.run(command, env=variables, cwd=ROOT_OF_RUNS, capture_output=True, text=True)
 
 
+@pytest.mark.slow
 def test_import_compiles_nothing(tmp_path):
     done = run_python(
         "import cifarfast.augment, cifarfast.runtime.native_build", CIFARFAST_CACHE_DIR=str(tmp_path / "cache")
@@ -134,6 +135,7 @@ def test_without_a_compiler_plain_torch_takes_over_with_one_line(tmp_path):
     assert lines[0].startswith("cifarfast: plain torch augmentation, no compiled one: no C++ compiler")
 
 
+@pytest.mark.slow
 def test_a_failing_build_is_one_line_too(tmp_path):
     compiler = tmp_path / "broken"
     compiler.write_text("#!/bin/sh\necho 'x.cpp:1: error: broken on purpose'\nexit 1\n")
@@ -146,6 +148,7 @@ def test_a_failing_build_is_one_line_too(tmp_path):
     assert not [path for path in (tmp_path / "c").iterdir() if path.is_dir()]
 
 
+@pytest.mark.slow
 def test_an_unknown_request_is_a_user_error(tmp_path):
     done = run_python(AUGMENT, CIFARFAST_CACHE_DIR=str(tmp_path), CIFARFAST_BUILD_CUDA="yes")
     assert done.returncode == 1

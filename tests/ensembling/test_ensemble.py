@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from made_up_runs import copied, make_run, rewrite_in_checkpoint, section, without
+from made_up_runs import copied, leave_figures_undrawn, make_run, rewrite_in_checkpoint, section, without
 from mistakes import Fails, refused
 from processes import run_inline
 from torch import Tensor, nn
@@ -42,7 +42,7 @@ from cifarfast.random import Purpose, permutation, step_seeds
 from cifarfast.recipes.recipe import Recipe, recipe_names
 from cifarfast.runs.run_folder import RunFolder
 
-DATA = "synthetic:classes=4,train=240,test=80"
+DATA = "synthetic:classes=4,train=240,test=80,size=18"
 SMALL = "synthetic:classes=3,train=60,test=40"
 
 
@@ -202,8 +202,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> list[RunFolder]:
         "cnn": ["--arch=cnn_tutorial", "--optimizer=adam", "--ema-decay=0.5"],
         "small": ["--arch=lenet", "--optimizer=adam"],
     }.items():
-        done = run_inline([*common, *flags, f"--out={folder / name}"])
-        assert done.code == 0, done.stderr
+        run_inline([*common, *flags, f"--out={folder / name}"], code=0)
         made.append(RunFolder(folder / name))
     return made
 
@@ -283,8 +282,13 @@ def test_making_it_twice_gives_the_same_bits(settings: dict[str, Any], runs: lis
 
 @pytest.mark.parametrize("flags", [["--method=stack"], ["--weights", "search"]])
 def test_fitted_on_the_test_set_it_is_labelled_everywhere(
-    flags: list[str], runs: list[RunFolder], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    flags: list[str],
+    runs: list[RunFolder],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    leave_figures_undrawn(monkeypatch)
     out, report = tmp_path / "fitted", tmp_path / "report.html"
     assert main([*paths(runs), *flags, "--fit-on=test-as-reported", f"--out={out}"]) == 0
     assert OPTIMISTIC in capsys.readouterr().out
@@ -337,7 +341,7 @@ def test_evaluate_computes_it_anew_from_the_members(runs: list[RunFolder], stack
     assert found.about["ensemble"]["method"] == "stack"
     mirrored = evaluate(stacked, tta="mirror")
     assert mirrored.scores.loss != found.scores.loss
-    other = evaluate(stacked, dataset="synthetic:classes=4,test=30", batch_size=7)
+    other = evaluate(stacked, dataset="synthetic:classes=4,test=30,size=18", batch_size=7)
     assert other.scores.images == 30
     assert other.scores.per_class[2].name == "pattern 2"
 
@@ -486,8 +490,7 @@ def test_folds_trained_from_the_command_line(tmp_path: Path) -> None:
     for arch, fold in itertools.product(("linear", "lenet"), range(2)):
         out = tmp_path / f"{arch}{fold}"
         flags = [f"--dataset={SMALL}", f"--arch={arch}", "--folds=2", f"--fold={fold}", "--epochs=1", "--quiet"]
-        done = run_inline([*flags, "--batch-size=16", f"--out={out}"])
-        assert done.code == 0, done.stderr
+        run_inline([*flags, "--batch-size=16", f"--out={out}"], code=0)
         made.append(out)
     entry = ensemble(made, weights="search", out=tmp_path / "e").read_result()["ensemble"]
     assert (entry["fit_images"], entry["runs"]) == (60, [2, 2])

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import torch
 from made_up_runs import make_run, rewrite_in_checkpoint
+from mistakes import Fails
 from torch import Tensor, nn
 
 from cifarfast.commands import cli
-from cifarfast.commands.export import main
 from cifarfast.data import load_dataset
 from cifarfast.ensembling import load_model
 from cifarfast.ensembling.ensemble import ensemble
@@ -32,7 +32,7 @@ ARCHS = {
     "plain": "cnn_tutorial",
     "bn": "plain_cnn_bn",
     "wrn": "wrn10_1",
-    "pyramid": "pyramidnet20_a24_shakedrop",
+    "pyramid": "pyramidnet8_a6_shakedrop",
     "torchvision": "torchvision:shufflenet_v2_x0_5",
 }
 
@@ -90,23 +90,40 @@ def onnx_nodes(path: Path) -> list[str]:
     return [node.op_type for node in onnx.load(str(path)).graph.node]
 
 
-@pytest.mark.parametrize("name", [name if name != "torchvision" else pytest.param(name, marks=SLOW) for name in ARCHS])
-def test_onnx_gives_the_models_logits(name: str, runs: dict[str, RunFolder], tmp_path: Path) -> None:
-    written, checked = export(runs[name].path, fold_bn=name != "plain", out=tmp_path / "model.onnx")
+@pytest.fixture(scope="module")
+def plain(runs: dict[str, RunFolder], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file of the plain network."""
+    written, checked = export(runs["plain"].path, out=tmp_path_factory.mktemp("onnx") / "model.onnx")
+    assert written.folded is None
     assert written.difference < 1e-4
     assert checked == f"40 test images of {SMALL}"
+    return written.path
+
+
+def test_onnx_gives_the_models_logits(plain: Path, runs: dict[str, RunFolder]) -> None:
+    for count in (1, 9):
+        found = run_onnx(plain, images(count).numpy())
+        assert np.allclose(found, expected(runs["plain"], images(count)), atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "name", ["pyramid", *(pytest.param(name, marks=SLOW) for name in ("bn", "wrn", "torchvision"))]
+)
+def test_folded_onnx_gives_the_models_logits(name: str, runs: dict[str, RunFolder], tmp_path: Path) -> None:
+    written, _ = export(runs[name].path, fold_bn=True, out=tmp_path / "model.onnx")
+    assert written.difference < 1e-4
     for count in (1, 9):
         found = run_onnx(written.path, images(count).numpy())
         assert np.allclose(found, expected(runs[name], images(count)), atol=1e-4)
     norms = sum(isinstance(module, nn.BatchNorm2d) for module in load_model(runs[name].path).modules())
-    assert (written.folded is None) == (name == "plain")
-    if written.folded:
-        assert written.folded.folded + written.folded.kept == norms
-        assert onnx_nodes(written.path).count("BatchNormalization") == written.folded.kept
-        # those that follow a sum stay
-        assert (written.folded.kept > 0) == (name in ("wrn", "pyramid"))
+    assert written.folded is not None
+    assert written.folded.folded + written.folded.kept == norms
+    assert onnx_nodes(written.path).count("BatchNormalization") == written.folded.kept
+    # those that follow a sum stay
+    assert (written.folded.kept > 0) == (name in ("wrn", "pyramid"))
 
 
+@SLOW
 def test_batch_norms_stay_unless_they_are_to_be_folded(runs: dict[str, RunFolder], tmp_path: Path) -> None:
     kept, _ = export(runs["bn"].path, out=tmp_path / "kept.onnx")
     assert kept.folded is None
@@ -126,24 +143,24 @@ def test_torch_export_gives_the_models_logits(
     assert str(Path(__file__).parents[2]).encode() not in written.path.read_bytes()
 
 
-@pytest.mark.parametrize("kind", ["unit", "normalized"])
-def test_other_kinds_of_input(kind: Any, runs: dict[str, RunFolder], tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", [pytest.param("unit", marks=SLOW), "normalized"])
+def test_other_kinds_of_input(kind: Any, tmp_path: Path) -> None:
     import onnx
 
-    written, _ = export(runs["plain"].path, input=kind, out=tmp_path / "model.onnx")
+    run = make_run(tmp_path / "run", dataset=SMALL, arch="linear")
+    written, _ = export(run.path, input=kind, out=tmp_path / "model.onnx")
     batch = images().numpy().transpose(0, 3, 1, 2).astype(np.float32) / 255
     metadata = {entry.key: entry.value for entry in onnx.load(str(written.path)).metadata_props}
     if kind == "normalized":
         mean, std = (np.array(json.loads(metadata[key]), np.float32)[:, None, None] for key in ("mean", "std"))
         batch = (batch - mean) / std
-    assert np.allclose(run_onnx(written.path, batch), expected(runs["plain"], images()), atol=1e-4)
+    assert np.allclose(run_onnx(written.path, batch), expected(run, images()), atol=1e-4)
 
 
-def test_what_the_file_says_about_itself(runs: dict[str, RunFolder], tmp_path: Path) -> None:
+def test_what_the_file_says_about_itself(plain: Path) -> None:
     import onnx
 
-    written, _ = export(runs["plain"].path, out=tmp_path / "model.onnx")
-    model = onnx.load(str(written.path))
+    model = onnx.load(str(plain))
     metadata = {entry.key: entry.value for entry in model.metadata_props}
     assert json.loads(metadata["classes"]) == ["pattern 0", "pattern 1", "pattern 2"]
     assert metadata["input"] == "uint8 [batch, 32, 32, 3], values 0…255"
@@ -153,12 +170,12 @@ def test_what_the_file_says_about_itself(runs: dict[str, RunFolder], tmp_path: P
     assert (taken.name, sizes) == ("images", ["batch", 32, 32, 3])
     assert (given.name, given.type.tensor_type.shape.dim[0].dim_param) == ("logits", "batch")
     assert model.opset_import[0].version == write.OPSET
-    assert str(Path(__file__).parents[2]).encode() not in written.path.read_bytes()
+    assert str(Path(__file__).parents[2]).encode() not in plain.read_bytes()
 
 
 @pytest.mark.parametrize("kind", ["uint8", pytest.param("unit", marks=SLOW)])
 def test_images_that_the_model_enlarges_are_enlarged_in_the_file(kind: Any, tmp_path: Path) -> None:
-    run = make_run(tmp_path / "run", dataset="synthetic:classes=3,train=60,test=40,size=16", resize=24, arch="lenet")
+    run = make_run(tmp_path / "run", dataset="synthetic:classes=3,train=60,test=40,size=16", resize=24, arch="linear")
     batch = load_dataset("synthetic:classes=3,train=60,test=40,size=16").test.images[:5]
     written, _ = export(run.path, input=kind, out=tmp_path / "model.onnx")
     given = batch.numpy() if kind == "uint8" else batch.numpy().transpose(0, 3, 1, 2).astype(np.float32) / 255
@@ -166,15 +183,15 @@ def test_images_that_the_model_enlarges_are_enlarged_in_the_file(kind: Any, tmp_
     assert "16, 16" in written.shape
 
 
-def test_an_ensemble(runs: dict[str, RunFolder], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    made = ensemble([runs["plain"], runs["wrn"]], weights=[0.3, 0.7], out=tmp_path / "e")
+def test_an_ensemble(tmp_path: Path, fails: Fails) -> None:
+    members = [make_run(tmp_path / arch, dataset=SMALL, arch=arch) for arch in ("linear", "mlp100")]
+    made = ensemble(members, weights=[0.3, 0.7], out=tmp_path / "e")
     written, _ = export(made.path)
     assert written.path == made.path / "model.onnx"
     with torch.inference_mode():
         logits = load_model(made.path)(images()).numpy()
     assert np.allclose(run_onnx(written.path, images().numpy()), logits, atol=1e-4)
-    assert main([str(made.path), "--input=normalized"]) == 2
-    assert "normalise each in its own way" in capsys.readouterr().err
+    assert "normalise each in its own way" in fails("export", made.path, "--input=normalized")
 
 
 def test_the_command(runs: dict[str, RunFolder], capsys: pytest.CaptureFixture[str]) -> None:
@@ -256,20 +273,17 @@ def test_without_triton(file_format: str, runs: dict[str, RunFolder], tmp_path: 
 
 
 def test_without_the_packages_of_onnx(
-    runs: dict[str, RunFolder], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    runs: dict[str, RunFolder], monkeypatch: pytest.MonkeyPatch, fails: Fails
 ) -> None:
     original = write.importlib.util.find_spec
     monkeypatch.setattr(
         write.importlib.util, "find_spec", lambda name: None if name.startswith("onnx") else original(name)
     )
-    assert main([str(runs["plain"].path)]) == 2
-    error = capsys.readouterr().err
-    assert "cifarfast[export]" in error
-    assert error.count("\n") == 1
+    assert "cifarfast[export]" in fails("export", runs["plain"].path)
 
 
 def test_a_file_that_does_not_give_the_models_logits_is_not_left(
-    runs: dict[str, RunFolder], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    runs: dict[str, RunFolder], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: Fails
 ) -> None:
     path = tmp_path / "model.pt2"
     path.write_text("from before")
@@ -280,8 +294,8 @@ def test_a_file_that_does_not_give_the_models_logits_is_not_left(
         return lambda inputs: run(inputs) + 2e-3
 
     monkeypatch.setattr(write, "_program_runner", off_by_a_little)
-    assert main([str(runs["plain"].path), "--format=torch-export", f"--out={path}"]) == 2
-    assert "was not written: its logits differ" in capsys.readouterr().err
+    error = fails("export", runs["plain"].path, "--format=torch-export", f"--out={path}")
+    assert "was not written: its logits differ" in error
     assert path.read_text() == "from before"
     assert list(tmp_path.iterdir()) == [path]
 
@@ -309,13 +323,10 @@ def test_without_the_data_set_made_up_images_are_used(runs: dict[str, RunFolder]
     ],
 )
 def test_mistakes_are_one_line(
-    arguments: list[str], part: str, runs: dict[str, RunFolder], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    arguments: list[str], part: str, runs: dict[str, RunFolder], tmp_path: Path, fails: Fails
 ) -> None:
     fill = {"run": runs["plain"].path, "tmp": tmp_path}
-    assert main([argument.format(**fill) for argument in arguments]) == 2
-    captured = capsys.readouterr()
-    assert part in captured.err
-    assert (captured.out, captured.err.count("\n")) == ("", 1)
+    assert part in fails("export", *(argument.format(**fill) for argument in arguments))
 
 
 def test_a_model_that_cannot_be_traced(runs: dict[str, RunFolder], monkeypatch: pytest.MonkeyPatch) -> None:

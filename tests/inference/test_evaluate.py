@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from mistakes import Fails
 from processes import run_inline
 
 from cifarfast.commands.evaluate import main
@@ -81,14 +82,13 @@ def test_another_data_set_with_the_same_classes(run: RunFolder, capsys: pytest.C
 
 
 def test_a_run_without_checkpoints_is_scored_by_its_predictions(
-    run: RunFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    run: RunFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str], fails: Fails
 ) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(run.path, copy)
     shutil.rmtree(copy / "checkpoints")
     assert as_json(capsys, str(copy))["loss"] == pytest.approx(run.read_result()["test_loss"], rel=1e-6)
-    assert main([str(copy), "--tta=mirror"]) == 2
-    assert "no checkpoint" in capsys.readouterr().err
+    assert "no checkpoint" in fails("evaluate", copy, "--tta=mirror")
 
 
 def test_emnist_classes_are_merged_by_the_official_rule() -> None:
@@ -143,20 +143,13 @@ def test_emnist_across_its_splits(real_data: Path, tmp_path: Path, capsys: pytes
         (["--weight=ema"], "--weights"),
     ],
 )
-def test_mistakes_are_one_line(
-    arguments: list[str], part: str, run: RunFolder, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main([str(run.path), *arguments]) == 2
-    error = capsys.readouterr().err
-    assert part in error
-    assert error.count("\n") == 1
+def test_mistakes_are_one_line(arguments: list[str], part: str, run: RunFolder, fails: Fails) -> None:
+    assert part in fails("evaluate", run.path, *arguments)
 
 
-def test_a_run_without_ema(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_without_ema(tmp_path: Path, fails: Fails) -> None:
     assert run_inline([*TINY, "--epochs=1", f"--out={tmp_path / 'run'}"]).code == 0
-    assert main([str(tmp_path / "run"), "--weights=ema"]) == 2
-    assert "no EMA" in capsys.readouterr().err
+    assert "no EMA" in fails("evaluate", tmp_path / "run", "--weights=ema")
     shutil.rmtree(tmp_path / "run" / "checkpoints")
     (tmp_path / "run" / "predictions.npz").unlink()
-    assert main([str(tmp_path / "run")]) == 2
-    assert "no checkpoint and no predictions.npz" in capsys.readouterr().err
+    assert "no checkpoint and no predictions.npz" in fails("evaluate", tmp_path / "run")

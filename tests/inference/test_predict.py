@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from made_up_runs import make_run
+from mistakes import Fails
 from PIL import Image
 from processes import run_inline
 
@@ -262,12 +263,7 @@ def test_what_is_no_image_is_named_and_the_others_are_predicted(
     ],
 )
 def test_mistakes_are_one_line(
-    arguments: list[str],
-    part: str,
-    run: RunFolder,
-    pictures: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    arguments: list[str], part: str, run: RunFolder, pictures: Path, tmp_path: Path, fails: Fails
 ) -> None:
     for name in ("damaged", "without", "plain"):
         make_run(tmp_path / name, dataset="synthetic:classes=3,train=9,test=9")
@@ -277,7 +273,4 @@ def test_mistakes_are_one_line(
     (tmp_path / "foreign").mkdir()
     (tmp_path / "foreign" / "manifest.json").write_text('{"format": "other"}')
     fill = {"run": run.path, "image": pictures / "000.png", "tmp": tmp_path}
-    assert main([argument.format(**fill) for argument in arguments]) == 2
-    captured = capsys.readouterr()
-    assert part in captured.err
-    assert (captured.out, captured.err.count("\n")) == ("", 1)
+    assert part in fails("predict", *(argument.format(**fill) for argument in arguments))

@@ -98,16 +98,11 @@ def stub_install(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPa
 
 WAYS = [bare, installed, editable]
 CASES = [(way, where) for way in WAYS for where in ("inside", "outside")]
-QUICK = [(bare, "inside")]  # what a first command does; the others are slow
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    ("install", "where"),
-    [
-        pytest.param(way, where, marks=[] if (way, where) in QUICK else pytest.mark.slow, id=f"{way.__name__}-{where}")
-        for way, where in CASES
-    ],
-    indirect=["install"],
+    ("install", "where"), CASES, indirect=["install"], ids=[f"{way.__name__}-{where}" for way, where in CASES]
 )
 def test_every_entry_works(install: Install, where: str, tmp_path: Path) -> None:
     python, run = install.environment.python, install.environment.run

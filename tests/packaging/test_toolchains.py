@@ -26,9 +26,11 @@ def fake_nvcc(tmp_path: Path) -> Path:
     return tmp_path / "cuda"
 
 
-@pytest.mark.parametrize(
-    "way", [["."], pytest.param(["-e", "."], marks=pytest.mark.slow)], ids=["installed", "editable"]
-)
+SLOW = pytest.mark.slow  # an install takes three seconds and more
+
+
+@SLOW
+@pytest.mark.parametrize("way", [["."], ["-e", "."]], ids=["installed", "editable"])
 def test_without_a_compiler_it_is_pure_python_and_trains(way: list[str], checkout: Path, tmp_path: Path) -> None:
     environment = Environment.create(tmp_path / "venv", PATH=str(tmp_path / "nothing"))
     output = environment.pip_install(*way, cwd=checkout)
@@ -51,12 +53,21 @@ NO_COMPILER = "the compiled extension: no C++ compiler: CXX is '/nonexistent/g++
 @pytest.mark.parametrize(
     ("hide", "settings", "missing", "nvcc_called"),
     [
-        ([], {"CXX": "/nonexistent/g++"}, NO_COMPILER, False),
-        (["nvcc"], {}, "CUDA: nvcc is not in CUDA_HOME, PATH or /usr/local/cuda", False),
-        ([], {}, "CUDA: compiling csrc failed: nvcc: error: no licence to compile", True),
-        ([], {"CIFARFAST_BUILD_CUDA": "0"}, "CUDA: CIFARFAST_BUILD_CUDA is 0", False),
+        pytest.param([], {"CXX": "/nonexistent/g++"}, NO_COMPILER, False, id="no compiler"),
+        pytest.param(
+            *(["nvcc"], {}, "CUDA: nvcc is not in CUDA_HOME, PATH or /usr/local/cuda", False), id="no nvcc", marks=SLOW
+        ),
+        pytest.param(
+            *([], {}, "CUDA: compiling csrc failed: nvcc: error: no licence to compile", True),
+            id="an nvcc that fails",
+            marks=SLOW,
+        ),
+        pytest.param(
+            *([], {"CIFARFAST_BUILD_CUDA": "0"}, "CUDA: CIFARFAST_BUILD_CUDA is 0", False),
+            id="no CUDA wanted",
+            marks=SLOW,
+        ),
     ],
-    ids=["no compiler", "no nvcc", "an nvcc that fails", "no CUDA wanted"],
 )
 def test_what_it_is_built_without(
     hide: list[str], settings: dict[str, str], missing: str, nvcc_called: bool, checkout: Path, tmp_path: Path
@@ -91,7 +102,7 @@ def test_what_cannot_be_done_stops_the_install(
     assert not (environment.site_packages / "cifarfast").exists()
 
 
-@pytest.mark.slow
+@SLOW
 @pytest.mark.skipif(NVCC is None, reason="needs nvcc")
 @pytest.mark.parametrize("request_cuda", ["auto", "1"])
 def test_with_nvcc_cuda_is_compiled_and_needs_no_gpu_to_import(request_cuda: str, tmp_path: Path) -> None:

@@ -1,11 +1,11 @@
 """Recipe: names, types and ranges are checked, and TOML goes there and back."""
 
 import dataclasses
-from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from mistakes import refused
 
 from cifarfast.errors import UserError
 from cifarfast.recipes.recipe import NOT_IDENTITY, Recipe, differences, load_recipe, parse_recipe, recipe_names, to_toml
@@ -39,10 +39,8 @@ def parse(text: str) -> Recipe:
     ],
 )
 def test_mistakes_are_one_line(text: str, message: str) -> None:
-    with pytest.raises(UserError) as caught:
+    with refused(message):
         parse(text)
-    assert message in str(caught.value)
-    assert "\n" not in str(caught.value)
 
 
 def test_toml_there_and_back() -> None:
@@ -133,11 +131,6 @@ def test_a_row_changes_what_it_says_and_nothing_else(name: str, before: str, cha
     assert {line.partition(":")[0] for line in differences(ours, theirs)} - {"name"} == changed
 
 
-def test_unknown_recipe_names_the_nearest() -> None:
-    with pytest.raises(UserError, match="did you mean 'quickstart'"):
-        load_recipe("quikstart")
-
-
 def test_a_table_is_listed_by_its_letter() -> None:
     rows = catalogue_table("C").splitlines()[2:]
     assert [row.split("|")[1].strip() for row in rows] == ["c1_tutorial", "c2_tutorial_bn"]
@@ -146,12 +139,6 @@ def test_a_table_is_listed_by_its_letter() -> None:
 def test_the_recipe_of_an_ensemble_says_which_command_takes_it() -> None:
     with pytest.raises(UserError, match="b32_ensemble is an ensemble's recipe: `cifarfast reproduce b32_ensemble`"):
         load_recipe("b32_ensemble")
-
-
-def test_a_file_is_a_recipe(tmp_path: Path) -> None:
-    (tmp_path / "short.toml").write_text("epochs = 7")
-    recipe, _ = load_recipe(str(tmp_path / "short.toml"))
-    assert (recipe.epochs, recipe.name) == (7, "short")
 
 
 def test_resolving_fills_in_what_depends_on_others() -> None:

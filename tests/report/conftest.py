@@ -1,3 +1,3 @@
 """Fixtures of the report's tests."""
 
-from made_up_runs import five_runs, report_of_five  # noqa: F401 - fixtures
+from made_up_runs import report, report_of_five  # noqa: F401 - fixtures

@@ -13,6 +13,7 @@ import pytest
 from made_up_runs import Rendered
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+pytestmark = pytest.mark.slow  # a report of five runs is made
 WIDTHS = (1280, 390)
 FLAGS = (
     "--headless",

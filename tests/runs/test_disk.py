@@ -102,17 +102,22 @@ def test_a_lock_dies_with_its_process(tmp_path: Path) -> None:
         pass
 
 
-@pytest.fixture
-def run(tmp_path: Path) -> Path:
-    folder = tmp_path / "run"
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("trained") / "run"
     assert run_inline([*SETTINGS, "--epochs=2", "--checkpoint-seconds=0", f"--out={folder}"]).code == 0
     return folder
 
 
+@pytest.fixture
+def run(trained: Path, tmp_path: Path) -> Path:
+    """A copy of a run that may be damaged."""
+    return Path(shutil.copytree(trained, tmp_path / "run"))
+
+
 def assert_resume_fails(run: Path, *parts: str) -> None:
     before = contents(run / "checkpoints")
-    done = run_inline([*SETTINGS, "--epochs=2", f"--out={run}", "--resume"])
-    assert done.code == 2
+    done = run_inline([*SETTINGS, "--epochs=2", f"--out={run}", "--resume"], code=2)
     assert done.stderr.count("\n") == 1
     for part in parts:
         assert part in done.stderr

@@ -1,12 +1,12 @@
 """``cifarfast reproduce``: runs by seeds, its table, and going on after a kill, a stop or a failure."""
 
+import gc
 import json
 import os
 import signal
 import statistics
 import sys
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from mistakes import Fails
-from processes import InForeground, _context
+from processes import InForeground, _context, wait_until
 
 from cifarfast.commands import cli
 from cifarfast.ensembling import EnsembleRecipe, EnsembleSettings
@@ -26,7 +26,21 @@ from cifarfast.runs.storage import folder_lock
 from cifarfast.studies import catalogue, reproduce, reproduction_plan
 from cifarfast.studies.catalogue import choose_recipes
 
-TINY = ["--dataset=synthetic:classes=10,train=96,test=40", "--batch-size=16", "--epochs=2", "--device=cpu", "--quiet"]
+TINY = [
+    "--dataset=synthetic:classes=10,train=96,test=40,size=16",
+    "--batch-size=16",
+    "--epochs=2",
+    "--device=cpu",
+    "--quiet",
+]
+
+
+@pytest.fixture(autouse=True)
+def quick_collection() -> Iterator[None]:
+    """After each run garbage is collected; it need not be looked for in all that has been imported."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 def test_words_choose_recipes() -> None:
@@ -203,11 +217,7 @@ def start(arguments: list[str], log: Path, moment: Callable[[], object]) -> Base
     """Start ``cifarfast reproduce`` in a process of its own, and wait for a moment of its life."""
     process = _context.Process(target=_reproduce, args=(arguments, log))
     process.start()
-    end = time.monotonic() + 60
-    while not moment():
-        assert process.is_alive()
-        assert time.monotonic() < end
-        time.sleep(0.01)
+    wait_until(moment, process)
     return process
 
 

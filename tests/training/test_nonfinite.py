@@ -17,7 +17,18 @@ from cifarfast.runs.checkpoint import checkpoint_folders, load_checkpoint
 from cifarfast.runs.run_folder import RunFolder
 from cifarfast.training.step import TrainStep
 
-TINY = ["--dataset=synthetic:classes=3,train=64,test=12", "--arch=wrn10_1", "--dropout=0", "--batch-size=16", "--quiet"]
+TINY = [
+    "--dataset=synthetic:classes=3,train=64,test=12,size=8",
+    "--arch=wrn10_1",
+    "--dropout=0",
+    "--batch-size=16",
+    "--quiet",
+]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunFolder:
+    return RunFolder(tmp_path / "run")
 
 
 @pytest.fixture
@@ -43,10 +54,8 @@ def bad_batch(epoch: int) -> tuple[int, list[int]]:
 
 @pytest.mark.usefixtures("poisoned")
 @pytest.mark.parametrize("sam", ["none", "asam"])
-def test_stop_keeps_the_checkpoint_before_and_writes_the_batch_down(sam: str, tmp_path: Path) -> None:
-    run = RunFolder(tmp_path / "run")
-    done = run_inline([*TINY, "--epochs=3", "--checkpoint-seconds=0", f"--sam={sam}", f"--out={run.path}"])
-    assert done.code == 2
+def test_stop_keeps_the_checkpoint_before_and_writes_the_batch_down(sam: str, run: RunFolder) -> None:
+    done = run_inline([*TINY, "--epochs=3", "--checkpoint-seconds=0", f"--sam={sam}", f"--out={run.path}"], code=2)
     assert done.stderr.count("\n") == 1
     assert str(run.path / "nonfinite.json") in done.stderr
     step, indices = bad_batch(0)
@@ -60,11 +69,9 @@ def test_stop_keeps_the_checkpoint_before_and_writes_the_batch_down(sam: str, tm
     "settings",
     [[], ["--sam=asam", "--lookahead-every=2"], ["--optimizer=muon"], ["--precision=bf16"], ["--precision=fp16"]],
 )
-def test_skip_leaves_the_batch_out(settings: list[str], tmp_path: Path) -> None:
-    run = RunFolder(tmp_path / "run")
+def test_skip_leaves_the_batch_out(settings: list[str], run: RunFolder) -> None:
     arguments = [*TINY, "--epochs=2", "--on-nonfinite=skip", "--ema-decay=0.9", *settings, f"--out={run.path}"]
-    done = run_inline(arguments)
-    assert done.code == 0, done.stderr
+    done = run_inline(arguments, code=0)
     rows = json.loads((run.path / "nonfinite.json").read_text())
     assert [(row["epoch"], row["step"], row["indices"]) for row in rows] == [
         (epoch + 1, bad_batch(epoch)[0] + 1, bad_batch(epoch)[1]) for epoch in range(2)
@@ -80,16 +87,16 @@ def test_rollback_and_skip_end_with_the_same_weights(settings: list[str], tmp_pa
     outcomes = []
     for policy in ("skip", "rollback"):
         run = RunFolder(tmp_path / policy)
-        done = run_inline([*TINY, "--epochs=2", f"--on-nonfinite={policy}", *settings, f"--out={run.path}"])
-        assert done.code == 0, done.stderr
+        done = run_inline([*TINY, "--epochs=2", f"--on-nonfinite={policy}", *settings, f"--out={run.path}"], code=0)
         outcomes.append((run.read_metrics(), run.read_predictions()[0].tolist()))
     assert "going on from" in done.stdout
     assert outcomes[0] == outcomes[1]
 
 
 def test_rollback_gives_up_in_the_end(tmp_path: Path) -> None:
-    done = run_inline([*TINY, "--epochs=9", "--lr=1e30", "--on-nonfinite=rollback", f"--out={tmp_path / 'run'}"])
-    assert done.code == 2
+    done = run_inline(
+        [*TINY, "--epochs=9", "--lr=1e30", "--on-nonfinite=rollback", f"--out={tmp_path / 'run'}"], code=2
+    )
     assert "lower --lr" in done.stderr
 
 
@@ -114,22 +121,18 @@ def poison_passes(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_the_second_loss_of_a_perturbed_step_counts_too(
-    precision: str, poison_passes: Callable[..., None], tmp_path: Path
+    precision: str, poison_passes: Callable[..., None], run: RunFolder
 ) -> None:
     poison_passes("loss", first=3, every=100)  # the second pass of the second step
-    run = RunFolder(tmp_path / "run")
-    done = run_inline([*TINY, "--epochs=1", "--sam=sam", f"--precision={precision}", f"--out={run.path}"])
-    assert done.code == 2
+    run_inline([*TINY, "--epochs=1", "--sam=sam", f"--precision={precision}", f"--out={run.path}"], code=2)
     (row,) = json.loads((run.path / "nonfinite.json").read_text())
     assert (row["epoch"], row["step"]) == (1, 2)
 
 
-def test_a_first_gradient_that_overflows_is_no_bad_loss(poison_passes: Callable[..., None], tmp_path: Path) -> None:
+def test_a_first_gradient_that_overflows_is_no_bad_loss(poison_passes: Callable[..., None], run: RunFolder) -> None:
     """In fp16 it makes the perturbed weights and with them the second loss NaN: a matter of the loss scale."""
     poison_passes("gradient", first=2, every=100)
-    run = RunFolder(tmp_path / "run")
-    done = run_inline([*TINY, "--epochs=1", "--sam=sam", "--precision=fp16", f"--out={run.path}"])
-    assert done.code == 0, done.stderr
+    run_inline([*TINY, "--epochs=1", "--sam=sam", "--precision=fp16", f"--out={run.path}"], code=0)
     assert loss_scale(run)["scale"] == 32768
     assert not (run.path / "nonfinite.json").exists()
 
@@ -139,11 +142,9 @@ def loss_scale(run: RunFolder) -> dict[str, float]:
     return scale
 
 
-def test_a_gradient_that_overflows_at_every_scale_stops(poison_passes: Callable[..., None], tmp_path: Path) -> None:
+def test_a_gradient_that_overflows_at_every_scale_stops(poison_passes: Callable[..., None], run: RunFolder) -> None:
     poison_passes("gradient")
-    run = RunFolder(tmp_path / "run")
-    done = run_inline([*TINY, "--epochs=6", "--precision=fp16", f"--out={run.path}"])
-    assert done.code == 2
+    run_inline([*TINY, "--epochs=6", "--precision=fp16", f"--out={run.path}"], code=2)
     (row,) = json.loads((run.path / "nonfinite.json").read_text())
     assert (row["epoch"], row["step"]) == (5, 1)  # 65,536 is halved sixteen times
 
@@ -154,8 +155,7 @@ def test_an_overflow_in_fp16_is_a_step_that_counts(poison_passes: Callable[..., 
     for policy in ("stop", "skip"):
         poison_passes("gradient", first=1, every=100)
         run = RunFolder(tmp_path / policy)
-        done = run_inline([*TINY, "--epochs=1", "--precision=fp16", f"--on-nonfinite={policy}", f"--out={run.path}"])
-        assert done.code == 0, done.stderr
+        run_inline([*TINY, "--epochs=1", "--precision=fp16", f"--on-nonfinite={policy}", f"--out={run.path}"], code=0)
         rows.append(run.read_metrics())
         counts = load_checkpoint(checkpoint_folders(run.checkpoints)[0]).tensors["model"]["bn.num_batches_tracked"]
         assert counts.item() == 4
@@ -163,21 +163,17 @@ def test_an_overflow_in_fp16_is_a_step_that_counts(poison_passes: Callable[..., 
 
 
 @pytest.mark.usefixtures("poisoned")
-def test_a_bad_loss_does_not_touch_the_loss_scale(tmp_path: Path) -> None:
-    run = RunFolder(tmp_path / "run")
-    done = run_inline([*TINY, "--epochs=2", "--precision=fp16", "--on-nonfinite=skip", f"--out={run.path}"])
-    assert done.code == 0, done.stderr
+def test_a_bad_loss_does_not_touch_the_loss_scale(run: RunFolder) -> None:
+    run_inline([*TINY, "--epochs=2", "--precision=fp16", "--on-nonfinite=skip", f"--out={run.path}"], code=0)
     assert loss_scale(run) == {"scale": 65536.0, "steps_without_overflow": 6}
 
 
 @pytest.mark.parametrize(("policy", "first", "epoch"), [("skip", 4, 2), ("rollback", 0, 1)])
 def test_an_epoch_without_one_good_step_stops(
-    policy: str, first: int, epoch: int, poison_passes: Callable[..., None], tmp_path: Path
+    policy: str, first: int, epoch: int, poison_passes: Callable[..., None], run: RunFolder
 ) -> None:
     poison_passes("loss", first=first)
-    run = RunFolder(tmp_path / "run")
-    done = run_inline([*TINY, "--epochs=3", f"--on-nonfinite={policy}", f"--out={run.path}"])
-    assert done.code == 2
+    done = run_inline([*TINY, "--epochs=3", f"--on-nonfinite={policy}", f"--out={run.path}"], code=2)
     assert f"in epoch {epoch}" in done.stderr
     assert len(run.read_metrics()) == epoch - 1
     assert len(json.loads((run.path / "nonfinite.json").read_text())) == 4
@@ -210,13 +206,12 @@ def test_a_bad_first_step_leaves_no_trace(optimizer: str) -> None:
 
 def test_a_model_without_statistics_has_none_to_put_back() -> None:
     """None of other devices either: an empty buffer would lie on the CPU whatever the model's device is."""
-    assert make_step(arch="cnn_tutorial", dropout=None, on_nonfinite="skip")._statistics_before() == []
+    assert make_step(arch="mlp100", dropout=None, on_nonfinite="skip")._statistics_before() == []
     assert len(make_step(on_nonfinite="skip")._statistics_before() or []) == 2
 
 
-def test_going_back_sets_a_damaged_checkpoint_aside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_going_back_sets_a_damaged_checkpoint_aside(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     """It must not stand in the way of the one that is written at the same step later."""
-    run = RunFolder(tmp_path / "run")
     gradient, passes = TrainStep._gradient, itertools.count()
 
     def damage_and_poison(step: TrainStep, batch: Batch, share: float) -> tuple[Tensor, Tensor]:
@@ -227,14 +222,12 @@ def test_going_back_sets_a_damaged_checkpoint_aside(tmp_path: Path, monkeypatch:
         return loss, logits
 
     monkeypatch.setattr(TrainStep, "_gradient", damage_and_poison)
-    done = run_inline([*TINY, "--epochs=1", "--on-nonfinite=rollback", "--checkpoint-seconds=0", f"--out={run.path}"])
-    assert done.code == 0, done.stderr
+    run_inline([*TINY, "--epochs=1", "--on-nonfinite=rollback", "--checkpoint-seconds=0", f"--out={run.path}"], code=0)
     assert (run.checkpoints / "damaged-step-000000002").is_dir()
     assert all(load_checkpoint(path) for path in checkpoint_folders(run.checkpoints))
 
 
-def test_an_average_that_is_not_finite_is_not_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = RunFolder(tmp_path / "run")
+def test_an_average_that_is_not_finite_is_not_saved(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     step = TrainStep.run
 
     def spoil_the_average(self: TrainStep, count: int, perturbed: bool) -> None:
@@ -243,6 +236,5 @@ def test_an_average_that_is_not_finite_is_not_saved(tmp_path: Path, monkeypatch:
         self.ema.weights[0] = float("inf")
 
     monkeypatch.setattr(TrainStep, "run", spoil_the_average)
-    done = run_inline([*TINY, "--epochs=1", "--ema-decay=0.9", "--checkpoint-seconds=0", f"--out={run.path}"])
-    assert done.code == 2
+    run_inline([*TINY, "--epochs=1", "--ema-decay=0.9", "--checkpoint-seconds=0", f"--out={run.path}"], code=2)
     assert checkpoint_folders(run.checkpoints) == []

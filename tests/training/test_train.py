@@ -1,10 +1,10 @@
 """The main job from its command line: quickstart, early stopping, schedules, what a run leaves behind."""
 
+import contextlib
 import json
 import os
 import pty
 import signal
-import subprocess
 import sys
 import termios
 import time
@@ -19,6 +19,7 @@ from processes import run_inline
 
 from cifarfast.commands import cli
 from cifarfast.commands.evaluate import main as evaluate
+from cifarfast.commands.train import main as train
 from cifarfast.recipes.recipe import parse_recipe
 from cifarfast.runs.checkpoint import checkpoint_folders, load_checkpoint
 from cifarfast.runs.run_folder import RunFolder
@@ -29,13 +30,17 @@ from cifarfast.training.metrics import score
 from cifarfast.training.nonfinite import NonfiniteWatch
 from cifarfast.training.train_state import TrainState
 
-TINY = ["--dataset=synthetic:classes=3,train=96,test=30", "--arch=cnn_tutorial", "--batch-size=16", "--quiet"]
+TINY = ["--dataset=synthetic:classes=3,train=96,test=30,size=18", "--arch=cnn_tutorial", "--batch-size=16", "--quiet"]
 
 
-def test_quickstart(tmp_path: Path) -> None:
-    done = run_inline(["--recipe=quickstart", "--quiet", f"--out={tmp_path / 'run'}"])
-    assert done.code == 0, done.stderr
-    run = RunFolder(tmp_path / "run")
+@pytest.fixture
+def run(tmp_path: Path) -> RunFolder:
+    return RunFolder(tmp_path / "run")
+
+
+@pytest.mark.slow
+def test_quickstart(run: RunFolder) -> None:
+    done = run_inline(["--recipe=quickstart", "--quiet", f"--out={run.path}"], code=0)
     result = run.read_result()
     assert result["test_accuracy_percent"] >= 97
     assert result["train_seconds"] <= 60
@@ -44,10 +49,8 @@ def test_quickstart(tmp_path: Path) -> None:
     assert "--arch wrn16_8 --epochs 200" in done.stdout
 
 
-def test_what_a_run_leaves(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    done = run_inline([*TINY, "--epochs=3", "--ema-decay=0.5", "--val-split=0.25", f"--out={tmp_path / 'run'}"])
-    assert done.code == 0, done.stderr
-    run = RunFolder(tmp_path / "run")
+def test_what_a_run_leaves(run: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
+    run_inline([*TINY, "--epochs=3", "--ema-decay=0.5", "--val-split=0.25", f"--out={run.path}"], code=0)
     result, rows, environment = run.read_result(), run.read_metrics(), run.read_environment()
     needed = "recipe arch dataset official seed epochs test_accuracy_percent best_test_accuracy_percent best_epoch "
     needed += "train_seconds images_per_second parameters macs fingerprint val_accuracy_percent"
@@ -80,8 +83,7 @@ def test_what_a_run_leaves(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
 
 
 def test_the_printed_config_is_a_recipe_that_repeats_the_run(tmp_path: Path) -> None:
-    printed = run_inline([*TINY, "--epochs=2", "--optimizer=adam", "--print-config"])
-    assert printed.code == 0
+    printed = run_inline([*TINY, "--epochs=2", "--optimizer=adam", "--print-config"], code=0)
     recipe = parse_recipe(printed.stdout, where="printed", name="x")[0]
     assert (recipe.optimizer, recipe.lr) == ("adam", 1e-3)
     assert (recipe.device, recipe.precision) == ("auto", "auto")
@@ -109,27 +111,25 @@ def test_the_default_is_a_sensible_cifar10_training() -> None:
     assert (recipe.crop_padding, recipe.flip) == (4, "random")
 
 
-def test_early_stopping(tmp_path: Path) -> None:
+def test_early_stopping(run: RunFolder) -> None:
     settings = ["--epochs=50", "--val-split=0.3", "--early-stopping-patience=2", "--lr=1e-12", "--schedule=constant"]
-    assert run_inline([*TINY, *settings, f"--out={tmp_path / 'run'}"]).code == 0
-    rows = RunFolder(tmp_path / "run").read_metrics()
+    assert run_inline([*TINY, *settings, f"--out={run.path}"]).code == 0
+    rows = run.read_metrics()
     assert len(rows) == 3  # at a rate of 1e-12 nothing improves after the first epoch
     losses = [row["val_loss"] for row in rows]
     assert losses[0] <= min(losses[1:])
-    assert RunFolder(tmp_path / "run").read_result()["epochs"] == len(rows)
+    assert run.read_result()["epochs"] == len(rows)
 
 
-def test_evaluation_every_few_epochs(tmp_path: Path) -> None:
-    assert run_inline([*TINY, "--epochs=5", "--eval-every=2", f"--out={tmp_path / 'run'}"]).code == 0
-    rows = RunFolder(tmp_path / "run").read_metrics()
+def test_evaluation_every_few_epochs(run: RunFolder) -> None:
+    assert run_inline([*TINY, "--epochs=5", "--eval-every=2", f"--out={run.path}"]).code == 0
+    rows = run.read_metrics()
     assert [row["epoch"] for row in rows if "test_loss" in row] == [2, 4, 5]
 
 
-def test_a_diverging_run_stops_and_keeps_its_last_checkpoint(tmp_path: Path) -> None:
+def test_a_diverging_run_stops_and_keeps_its_last_checkpoint(run: RunFolder) -> None:
     settings = ["--epochs=20", "--lr=1e12", "--schedule=one_cycle", "--one-cycle-start-ratio=1e-14"]
-    run = RunFolder(tmp_path / "run")
-    done = run_inline([*TINY, *settings, "--checkpoint-seconds=0", f"--out={run.path}"])
-    assert done.code == 2
+    done = run_inline([*TINY, *settings, "--checkpoint-seconds=0", f"--out={run.path}"], code=2)
     assert "lower --lr" in done.stderr
     assert done.stderr.count("\n") == 1
     kept = checkpoint_folders(run.checkpoints)
@@ -143,26 +143,17 @@ def test_a_diverging_run_stops_and_keeps_its_last_checkpoint(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     "arguments", [["--lr=1e38", "--epochs=1"], ["--lr=1e38", "--epochs=3", "--checkpoint-seconds=0"]]
 )
-def test_divergence_in_the_last_step_is_no_result(arguments: list[str], tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    data = "--dataset=synthetic:classes=3,train=64,test=12"
-    done = run_inline([data, "--arch=mlp100", "--batch-size=64", "--quiet", *arguments, f"--out={run}"])
-    assert done.code == 2
+def test_divergence_in_the_last_step_is_no_result(arguments: list[str], run: RunFolder) -> None:
+    data = "--dataset=synthetic:classes=3,train=64,test=12,size=8"
+    done = run_inline([data, "--arch=mlp100", "--batch-size=64", "--quiet", *arguments, f"--out={run.path}"], code=2)
     assert "lower --lr" in done.stderr
-    assert not (run / "result.json").exists()
+    assert not (run.path / "result.json").exists()
 
 
-def test_a_changed_recipe_says_so(tmp_path: Path) -> None:
-    arguments = [
-        "--recipe=quickstart",
-        "--epochs=1",
-        "--seed=7",
-        "--limit-train=64",
-        "--quiet",
-        f"--out={tmp_path / 'run'}",
-    ]
-    assert run_inline(arguments).code == 0
-    assert RunFolder(tmp_path / "run").read_result()["changed_settings"] == ["limit_train: 64 ≠ None", "epochs: 1 ≠ 20"]
+def test_a_changed_recipe_says_so(run: RunFolder) -> None:
+    settings = ["--recipe=quickstart", "--epochs=1", "--seed=7", "--limit-train=64", "--quiet"]
+    assert run_inline([*settings, f"--out={run.path}"]).code == 0
+    assert run.read_result()["changed_settings"] == ["limit_train: 64 ≠ None", "epochs: 1 ≠ 20"]
 
 
 def paint(folder: Path, count: int) -> None:
@@ -183,46 +174,44 @@ def test_a_run_on_a_folder_can_be_evaluated_from_elsewhere(tmp_path: Path, monke
     assert evaluate(["../run", "--json"]) == 0
 
 
-def test_early_stopping_on_data_with_a_validation_part_of_their_own(tmp_path: Path) -> None:
+def test_early_stopping_on_data_with_a_validation_part_of_their_own(run: RunFolder, tmp_path: Path) -> None:
     for part in ("train", "val", "test"):
         paint(tmp_path / "pets" / part, 5)
     settings = ["--arch=linear", "--epochs=9", "--batch-size=5", "--early-stopping-patience=1", "--lr=1e-12", "--quiet"]
-    assert run_inline([f"--dataset=folder:{tmp_path / 'pets'}", *settings, f"--out={tmp_path / 'run'}"]).code == 0
-    assert len(RunFolder(tmp_path / "run").read_metrics()) < 9
+    assert run_inline([f"--dataset=folder:{tmp_path / 'pets'}", *settings, f"--out={run.path}"]).code == 0
+    assert len(run.read_metrics()) < 9
 
 
 @pytest.mark.parametrize(
     "settings", [["--precision=bf16"], ["--precision=fp16"], ["--no-channels-last"], ["--nesterov"]]
 )
-def test_variants_learn(settings: list[str], tmp_path: Path) -> None:
+def test_variants_learn(settings: list[str], run: RunFolder) -> None:
     settings = [*settings, "--epochs=8", "--lr=0.02", "--crop-padding=0", "--flip=none"]
-    assert run_inline([*TINY, *settings, f"--out={tmp_path / 'run'}"]).code == 0
-    rows = RunFolder(tmp_path / "run").read_metrics()
+    assert run_inline([*TINY, *settings, f"--out={run.path}"]).code == 0
+    rows = run.read_metrics()
     assert rows[-1]["train_loss"] < 0.7 * rows[0]["train_loss"]
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "constant", "step", "one_cycle", "plateau"])
-def test_the_logged_rate_is_the_schedules(schedule: str, tmp_path: Path) -> None:
+def test_the_logged_rate_is_the_schedules(schedule: str, run: RunFolder) -> None:
     arguments = [*TINY, "--epochs=3", f"--schedule={schedule}", "--lr=0.01", "--warmup-epochs=1"]
-    assert run_inline([*arguments, f"--out={tmp_path / 'run'}"]).code == 0
-    rates = [row["lr"] for row in RunFolder(tmp_path / "run").read_metrics()]
+    assert run_inline([*arguments, f"--out={run.path}"]).code == 0
+    rates = [row["lr"] for row in run.read_metrics()]
     assert rates[0] == pytest.approx(0.01)
     assert all(0 < rate <= 0.01 for rate in rates)
 
 
-def test_a_last_batch_of_one_image_is_left_out(tmp_path: Path) -> None:
-    arguments = ["--dataset=synthetic:classes=3,train=33,test=12", "--arch=wrn10_1", "--batch-size=16", "--quiet"]
-    assert run_inline([*arguments, "--epochs=1", f"--out={tmp_path / 'run'}"]).code == 0
-    with pytest.MonkeyPatch.context() as patch:
-        sizes: list[int] = []
-        step = Trainer.train_step
-        patch.setattr(Trainer, "train_step", lambda t, count, *rest: (sizes.append(count), step(t, count, *rest)))
-        assert run_inline([*arguments, "--epochs=1", f"--out={tmp_path / 'again'}"]).code == 0
+def test_a_last_batch_of_one_image_is_left_out(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = ["--dataset=synthetic:train=33,test=12,size=8", "--arch=wrn10_1", "--batch-size=16", "--epochs=1"]
+    sizes: list[int] = []
+    step = Trainer.train_step
+    monkeypatch.setattr(Trainer, "train_step", lambda t, count, *rest: (sizes.append(count), step(t, count, *rest)))
+    assert run_inline([*arguments, "--quiet", f"--out={run.path}"]).code == 0
     assert sizes == [16, 16]
 
 
 def test_a_checkpoint_in_mid_epoch_has_the_time_of_the_steps_it_waited_for(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     check, save, seconds = NonfiniteWatch.check, Checkpointer.save, []
 
@@ -236,7 +225,6 @@ def test_a_checkpoint_in_mid_epoch_has_the_time_of_the_steps_it_waited_for(
 
     monkeypatch.setattr(NonfiniteWatch, "check", slow)
     monkeypatch.setattr(Checkpointer, "save", noted)
-    run = RunFolder(tmp_path / "run")
     assert run_inline([*TINY, "--epochs=1", "--checkpoint-seconds=0", f"--out={run.path}"]).code == 0
     assert len(seconds) > 3
     assert all(value > 0.05 * i for i, value in enumerate(seconds[:-1], 1)), seconds
@@ -263,45 +251,37 @@ def test_processes_part_after_the_trainer_with_its_graphs_is_gone(
     assert seen == [None]
 
 
-def test_tensorboard(tmp_path: Path) -> None:
+def test_tensorboard(run: RunFolder) -> None:
     event_accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    assert run_inline([*TINY, "--epochs=2", "--tensorboard", f"--out={tmp_path / 'run'}"]).code == 0
-    events = event_accumulator.EventAccumulator(str(tmp_path / "run" / "tensorboard"))
+    assert run_inline([*TINY, "--epochs=2", "--tensorboard", f"--out={run.path}"]).code == 0
+    events = event_accumulator.EventAccumulator(str(run.path / "tensorboard"))
     events.Reload()
-    rows = RunFolder(tmp_path / "run").read_metrics()
+    rows = run.read_metrics()
     logged = [event.value for event in events.Scalars("test_accuracy_percent")]
     assert logged == pytest.approx([row["test_accuracy_percent"] for row in rows])
 
 
-def test_the_bar_on_a_terminal_shows_loss_accuracy_rate_and_time_left(tmp_path: Path) -> None:
+def test_the_bar_on_a_terminal_shows_loss_accuracy_rate_and_time_left(
+    run: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = Trainer.train_step
+    monkeypatch.setattr(Trainer, "train_step", lambda *arguments: (time.sleep(0.15), step(*arguments)))
     master, slave = pty.openpty()
     termios.tcsetwinsize(slave, (24, 120))
-    arguments = ["--dataset=synthetic:train=4000", "--arch=cnn_tutorial", "--epochs=2", f"--out={tmp_path / 'run'}"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "cifarfast.train", *arguments], stderr=slave, stdout=subprocess.DEVNULL
-    )
-    os.close(slave)
-    shown = b""
-    while True:
-        try:
-            part = os.read(master, 4096)
-        except OSError:  # the other side is closed
-            break
-        shown += part
-    assert process.wait() == 0
-    text = shown.decode()
+    with os.fdopen(slave, "w") as terminal, contextlib.redirect_stderr(terminal):
+        arguments = [argument for argument in TINY if argument != "--quiet"]
+        assert train([*arguments, "--epochs=2", f"--out={run.path}"]) == 0
+        text = os.read(master, 1 << 16).decode()
+    os.close(master)
     for part in ("epoch 1/2", "epoch 2/2", "images/s", "loss", "accuracy", "<"):
         assert part in text
 
 
 @pytest.mark.slow
-def test_wrn16_8_finishes_on_a_cpu(real_data: Path, tmp_path: Path) -> None:
+def test_wrn16_8_finishes_on_a_cpu(real_data: Path, run: RunFolder) -> None:
     data = f"--data-dir={real_data / 'cifar-10-exact-sample'}"
-    done = run_inline(
-        ["--arch=wrn16_8", "--epochs=1", "--limit-train=512", "--quiet", data, f"--out={tmp_path / 'run'}"]
-    )
-    assert done.code == 0, done.stderr
-    result = RunFolder(tmp_path / "run").read_result()
+    run_inline(["--arch=wrn16_8", "--epochs=1", "--limit-train=512", "--quiet", data, f"--out={run.path}"], code=0)
+    result = run.read_result()
     assert (result["arch"], result["parameters"], result["official"]) == ("wrn16_8", 10_961_370, False)
 
 
@@ -310,7 +290,6 @@ def test_compiled_by_torch_is_the_same_training(tmp_path: Path) -> None:
     settings = [*TINY, "--epochs=2", "--sam=asam", "--ema-decay=0.9", "--cutmix-alpha=1", "--device=cpu"]
     losses = []
     for name, choice in (("compiled", "--compile"), ("torch", "--backend=torch")):
-        done = run_inline([*settings, choice, f"--out={tmp_path / name}"])
-        assert done.code == 0, done.stderr
+        run_inline([*settings, choice, f"--out={tmp_path / name}"], code=0)
         losses.append([row["train_loss"] for row in RunFolder(tmp_path / name).read_metrics()])
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
