@@ -83,8 +83,8 @@ def not_torch_on_cpu() -> None:
 
 
 @pytest.fixture
-def implementation(backend_name: str, device: str, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Force the backend under test; returns the device to put inputs on."""
+def implementation(spec: OpSpec, backend_name: str, device: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Force the backend under test, each of the op's in turn; returns the device to put inputs on."""
     monkeypatch.setenv(backend.BACKEND_VARIABLE, backend_name)
     return device
 

@@ -25,7 +25,7 @@ def _draw(device: str, dtype: torch.dtype = torch.float32, **settings: object) -
 
 @pytest.mark.parametrize("training", [True, False])
 def test_the_batch_norm_is_that_of_the_rounded_sum(
-    training: bool, dtype: torch.dtype, spec: OpSpec, backend_name: str, implementation: str
+    training: bool, dtype: torch.dtype, backend_name: str, implementation: str
 ) -> None:
     if dtype == torch.bfloat16 and (backend_name, implementation) == ("triton", "cpu"):
         pytest.skip("Triton's interpreter cuts bf16 off instead of rounding it")
@@ -42,9 +42,7 @@ def test_the_batch_norm_is_that_of_the_rounded_sum(
 
 @pytest.mark.parametrize("used", ["both", "s", "y"])
 @pytest.mark.parametrize("training", [True, False])
-def test_gradients_of_both_results(
-    training: bool, used: str, spec: OpSpec, backend_name: str, implementation: str
-) -> None:
+def test_gradients_of_both_results(training: bool, used: str, implementation: str) -> None:
     inputs = _draw(implementation, training=training, act="silu")
     leaves = [inputs[name].requires_grad_() for name in ("a", "b", "weight", "bias")]
     s, y = add_batch_norm_act(**inputs)
@@ -76,14 +74,12 @@ def few_programs() -> Iterator[None]:
 @pytest.mark.usefixtures("few_programs", "poisoned_memory")
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("shape", [(3, 8, 9, 7), (2, 24, 7, 7)])
-def test_many_tiles_in_a_program(
-    shape: tuple[int, ...], training: bool, spec: OpSpec, backend_name: str, implementation: str
-) -> None:
+def test_many_tiles_in_a_program(shape: tuple[int, ...], training: bool, spec: OpSpec, implementation: str) -> None:
     case = split(channels_last(*shape, act="leaky_relu", training=training))
     assert_matches(spec, case(SampleMaker(torch.float32, implementation)))
 
 
-def test_large_mean_and_small_deviation(spec: OpSpec, backend_name: str, implementation: str) -> None:
+def test_large_mean_and_small_deviation(implementation: str) -> None:
     inputs = split(offset(8, 4, 8, 8, act="identity", momentum=1.0))(SampleMaker(torch.float32, implementation))
     s, _ = add_batch_norm_act(**inputs)
     torch.testing.assert_close(inputs["running_var"].double(), s.double().var(dim=(0, 2, 3)), rtol=1e-5, atol=0)
@@ -91,13 +87,13 @@ def test_large_mean_and_small_deviation(spec: OpSpec, backend_name: str, impleme
 
 
 @pytest.mark.parametrize("sample", ["relu", "bare", "cumulative", "mixed layouts", "eval"])
-def test_op_that_mutates_passes_opcheck(sample: str, spec: OpSpec, backend_name: str, implementation: str) -> None:
+def test_op_that_mutates_passes_opcheck(sample: str, spec: OpSpec, implementation: str) -> None:
     arguments = spec.op_arguments(spec.cases[sample](SampleMaker(torch.float32, implementation)))
     torch.library.opcheck(torch.ops.cifarfast.add_batch_norm_act.default, arguments)
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_backward_keeps_the_sum_alone(training: bool, spec: OpSpec, backend_name: str, implementation: str) -> None:
+def test_backward_keeps_the_sum_alone(training: bool, implementation: str) -> None:
     kept: list[Tensor] = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
         s, _ = add_batch_norm_act(**_draw(implementation, training=training))
@@ -105,14 +101,14 @@ def test_backward_keeps_the_sum_alone(training: bool, spec: OpSpec, backend_name
     assert len(kept) == 1 + 3
 
 
-def test_second_derivative(spec: OpSpec, backend_name: str, implementation: str) -> None:
+def test_second_derivative(implementation: str) -> None:
     inputs = _draw(implementation, training=True)
     (gradient,) = torch.autograd.grad(add_batch_norm_act(**inputs)[1].sum(), inputs["a"], create_graph=True)
     with pytest.raises(RuntimeError, match="no second derivative"):
         gradient.square().sum().backward()
 
 
-def test_empty_batch_in_eval(spec: OpSpec, backend_name: str, implementation: str) -> None:
+def test_empty_batch_in_eval(implementation: str) -> None:
     inputs = _draw(implementation, training=False)
     s, y = add_batch_norm_act(**{**inputs, "a": inputs["a"][:0], "b": inputs["b"][:0]})
     assert s.shape == y.shape == (0, 8, 5, 3)
@@ -121,9 +117,7 @@ def test_empty_batch_in_eval(spec: OpSpec, backend_name: str, implementation: st
 @pytest.mark.parametrize(
     "options", [{}, {"affine": False}, {"momentum": None}, {"track_running_stats": False}], ids=str
 )
-def test_module_mirrors_torch(
-    options: dict[str, bool | None], spec: OpSpec, backend_name: str, implementation: str
-) -> None:
+def test_module_mirrors_torch(options: dict[str, bool | None], implementation: str) -> None:
     torchs = nn.BatchNorm2d(6, **options).to(implementation)
     ours = AddBatchNormAct2d(6, **options).to(implementation)
     ours.load_state_dict(torchs.state_dict())
@@ -139,7 +133,7 @@ def test_module_mirrors_torch(
         torch.testing.assert_close(mine, theirs, msg=name)
 
 
-def test_statistics_that_are_not_tracked_stay(spec: OpSpec, backend_name: str, implementation: str) -> None:
+def test_statistics_that_are_not_tracked_stay(implementation: str) -> None:
     module = AddBatchNormAct2d(4).to(implementation)
     module.track_running_stats = False
     before = {name: value.clone() for name, value in module.state_dict().items()}
@@ -149,7 +143,7 @@ def test_statistics_that_are_not_tracked_stay(spec: OpSpec, backend_name: str, i
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_module_compiles_fullgraph(training: bool, spec: OpSpec, backend_name: str, implementation: str) -> None:
+def test_module_compiles_fullgraph(training: bool, implementation: str) -> None:
     """With and without a use of the sum beside the batch norm."""
     module = AddBatchNormAct2d(5).to(implementation).train(training)
     a, b = (t.requires_grad_() for t in SampleMaker(torch.float32, implementation).randn(2, 2, 5, 3, 3).unbind())

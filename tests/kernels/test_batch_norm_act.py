@@ -57,9 +57,7 @@ def _norm_of_one_channel(device: str, weight: float = 1.0, act: str = "relu") ->
 
 @SETTINGS
 @given(**SIZES, act=ACT, with_residual=st.booleans())
-def test_fused_is_composed(
-    n: int, c: int, h: int, w: int, act: str, with_residual: bool, spec: OpSpec, backend_name: str, implementation: str
-) -> None:
+def test_fused_is_composed(n: int, c: int, h: int, w: int, act: str, with_residual: bool, implementation: str) -> None:
     inputs = _draw(implementation, n, c, h, w, act=act, eps=0.1)
     residual = torch.randn_like(inputs["x"]).requires_grad_() if with_residual else None
     mean, var = inputs["running_mean"].clone(), inputs["running_var"].clone()
@@ -79,9 +77,7 @@ def test_fused_is_composed(
 
 @SETTINGS
 @given(**SIZES, act=ACT)
-def test_eval_is_a_folded_affine(
-    n: int, c: int, h: int, w: int, act: str, spec: OpSpec, backend_name: str, implementation: str
-) -> None:
+def test_eval_is_a_folded_affine(n: int, c: int, h: int, w: int, act: str, implementation: str) -> None:
     inputs = _draw(implementation, n, c, h, w, act=act, training=False)
     scale = inputs["weight"] / (inputs["running_var"] + 1e-5).sqrt()
     shift = inputs["bias"] - inputs["running_mean"] * scale
@@ -104,11 +100,11 @@ def few_programs() -> Iterator[None]:
 
 @pytest.mark.usefixtures("few_programs", "poisoned_memory")
 @pytest.mark.parametrize("shape", [(3, 8, 9, 7), (2, 24, 7, 7)])
-def test_many_tiles_in_a_program(shape: tuple[int, ...], spec: OpSpec, backend_name: str, implementation: str) -> None:
+def test_many_tiles_in_a_program(shape: tuple[int, ...], spec: OpSpec, implementation: str) -> None:
     assert_matches(spec, channels_last(*shape, act="leaky_relu")(SampleMaker(torch.float32, implementation)))
 
 
-def test_large_mean_and_small_deviation(spec: OpSpec, backend_name: str, implementation: str) -> None:
+def test_large_mean_and_small_deviation(implementation: str) -> None:
     inputs = offset(8, 4, 8, 8, act="identity", momentum=1.0)(SampleMaker(torch.float32, implementation))
     y = batch_norm_act(**inputs)
     x = inputs["x"].double()
@@ -137,9 +133,7 @@ def _large_mean(x: Tensor) -> None:
 
 
 @pytest.mark.parametrize("disturb", [_large_mean, _first_chunk_far_away, _first_pixel_far_away, _last_chunk_far_away])
-def test_statistics_of_many_chunks(
-    disturb: Callable[[Tensor], None], spec: OpSpec, backend_name: str, implementation: str
-) -> None:
+def test_statistics_of_many_chunks(disturb: Callable[[Tensor], None], implementation: str) -> None:
     x = SampleMaker(torch.float32, implementation).randn(3, 8, 25, 16).to(memory_format=torch.channels_last)
     disturb(x)
     running_mean, running_var = torch.zeros(8, device=implementation), torch.zeros(8, device=implementation)
@@ -158,7 +152,7 @@ def test_statistics_of_many_chunks(
     torch.testing.assert_close(running_var.double(), x.double().var(dim=(0, 2, 3)), rtol=chunks * eps, atol=0)
 
 
-def test_relu_mask_is_that_of_the_rounded_output(spec: OpSpec, backend_name: str, implementation: str) -> None:
+def test_relu_mask_is_that_of_the_rounded_output(implementation: str) -> None:
     x = torch.tensor([-1.0, 1.0, 2.0, -2.0], dtype=torch.float16, device=implementation).view(4, 1, 1, 1)
     norm = _norm_of_one_channel(implementation, weight=2.0**-26)  # every y rounds to 0 in fp16
     for residual in (None, torch.zeros_like(x)):
@@ -169,7 +163,7 @@ def test_relu_mask_is_that_of_the_rounded_output(spec: OpSpec, backend_name: str
         assert not any(gradient.any() for gradient in gradients)
 
 
-def test_relu_masks_an_infinite_gradient(spec: OpSpec, backend_name: str, implementation: str) -> None:
+def test_relu_masks_an_infinite_gradient(implementation: str) -> None:
     values = torch.tensor([-1.0, 1.0, 2.0, -2.0], device=implementation).view(4, 1, 1, 1)
     cotangent = torch.tensor([torch.inf, 1.0, 1.0, -torch.inf], device=implementation).view_as(values)
     norm = _norm_of_one_channel(implementation)
@@ -187,7 +181,7 @@ def test_relu_masks_an_infinite_gradient(spec: OpSpec, backend_name: str, implem
 
 
 @pytest.mark.parametrize(("act", "extra"), [("identity", 0), ("relu", 1), ("silu", 1)])
-def test_backward_keeps_little(act: str, extra: int, spec: OpSpec, backend_name: str, implementation: str) -> None:
+def test_backward_keeps_little(act: str, extra: int, implementation: str) -> None:
     inputs = _draw(implementation, 2, 8, 4, 4, act=act)
     for residual, images in ((None, 1), (torch.randn_like(inputs["x"]), 1 + extra)):
         kept: list[Tensor] = []
@@ -198,7 +192,7 @@ def test_backward_keeps_little(act: str, extra: int, spec: OpSpec, backend_name:
 
 
 @pytest.mark.parametrize("kept", [torch.float32, torch.bfloat16, torch.float64])
-def test_statistics_of_eval(kept: torch.dtype, spec: OpSpec, backend_name: str, implementation: str) -> None:
+def test_statistics_of_eval(kept: torch.dtype, implementation: str) -> None:
     """In one kernel, of buffers of any dtype, for more channels than a program has."""
     make = SampleMaker(torch.float64, implementation)
     mean, var = make.randn(300).to(kept), (make.rand(300) + 0.5).to(kept)
@@ -217,7 +211,7 @@ def test_statistics_of_eval(kept: torch.dtype, spec: OpSpec, backend_name: str, 
         *("dropout", "residual dropout", "residual dropout identity", "residual dropout silu", "eval dropout"),
     ],
 )
-def test_other_ops_pass_opcheck(sample: str, spec: OpSpec, backend_name: str, implementation: str) -> None:
+def test_other_ops_pass_opcheck(sample: str, spec: OpSpec, implementation: str) -> None:
     inputs = spec.cases[sample](SampleMaker(torch.float32, implementation))
     x, statistics, weight, bias, training, act, slope, residual, *dropping = spec.op_arguments(inputs)
     buffers = (inputs["running_mean"], inputs["running_var"], torch.tensor(3, device=implementation))
@@ -232,7 +226,7 @@ def test_other_ops_pass_opcheck(sample: str, spec: OpSpec, backend_name: str, im
 
 
 @pytest.mark.parametrize("return_input", [True, False])
-def test_second_derivative(return_input: bool, spec: OpSpec, backend_name: str, implementation: str) -> None:
+def test_second_derivative(return_input: bool, implementation: str) -> None:
     inputs = _draw(implementation, 2, 3, 2, 2, act="silu", return_input=return_input)
     y = batch_norm_act(**inputs)
     (gradient,) = torch.autograd.grad((y[1] if return_input else y).sum(), inputs["x"], create_graph=True)
@@ -240,7 +234,7 @@ def test_second_derivative(return_input: bool, spec: OpSpec, backend_name: str, 
         gradient.square().sum().backward()
 
 
-def test_nan_stays_nan(spec: OpSpec, backend_name: str, implementation: str) -> None:
+def test_nan_stays_nan(implementation: str) -> None:
     for act in ACTIVATIONS:
         inputs = _draw(implementation, 2, 2, 2, 2, act=act, training=False)
         x = inputs.pop("x").detach()
@@ -250,7 +244,7 @@ def test_nan_stays_nan(spec: OpSpec, backend_name: str, implementation: str) -> 
         assert y.isnan().sum() == 1
 
 
-def test_half_precision_parameters(spec: OpSpec, backend_name: str, implementation: str) -> None:
+def test_half_precision_parameters(implementation: str) -> None:
     inputs = channels_last(3, 5, 4, 4)(SampleMaker(torch.bfloat16, implementation))
     wide = batch_norm_act(
         **{name: value.clone() if torch.is_tensor(value) else value for name, value in inputs.items()}
@@ -264,7 +258,7 @@ def test_half_precision_parameters(spec: OpSpec, backend_name: str, implementati
     assert gradient.dtype == inputs["running_var"].dtype == torch.bfloat16
 
 
-def test_empty_batch_in_eval(spec: OpSpec, backend_name: str, implementation: str) -> None:
+def test_empty_batch_in_eval(implementation: str) -> None:
     inputs = _draw(implementation, 2, 3, 4, 4, training=False)
     y = batch_norm_act(**{**inputs, "x": inputs["x"][:0]})
     assert y.shape == (0, 3, 4, 4)
@@ -272,9 +266,7 @@ def test_empty_batch_in_eval(spec: OpSpec, backend_name: str, implementation: st
 
 @pytest.mark.parametrize("momentum", [0.3, None])
 @pytest.mark.parametrize("options", [{}, {"affine": False}, {"track_running_stats": False}], ids=str)
-def test_module_mirrors_torch(
-    momentum: float | None, options: dict[str, bool], spec: OpSpec, backend_name: str, implementation: str
-) -> None:
+def test_module_mirrors_torch(momentum: float | None, options: dict[str, bool], implementation: str) -> None:
     torchs = nn.BatchNorm2d(6, momentum=momentum, **options).to(implementation)
     ours = BatchNormAct2d(6, momentum=momentum, act="relu", **options).to(implementation)
     ours.load_state_dict(torchs.state_dict())
@@ -305,7 +297,7 @@ def test_module_settings() -> None:
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_module_compiles_fullgraph(training: bool, spec: OpSpec, backend_name: str, implementation: str) -> None:
+def test_module_compiles_fullgraph(training: bool, implementation: str) -> None:
     torch.compiler.reset()
     module = BatchNormAct2d(5).to(implementation).train(training)
     compiled = torch.compile(module, fullgraph=True, backend="aot_eager")
@@ -316,7 +308,7 @@ def test_module_compiles_fullgraph(training: bool, spec: OpSpec, backend_name: s
     assert module.num_batches_tracked.item() == 2 * training
 
 
-def test_given_statistics(dtype: torch.dtype, spec: OpSpec, backend_name: str, implementation: str) -> None:
+def test_given_statistics(dtype: torch.dtype, implementation: str) -> None:
     """They normalise x, gradients go through them as through x's own, and the running ones stay."""
     inputs = channels_last(2, 8, 5, 3)(SampleMaker(dtype, implementation))
     statistics = given_statistics(inputs)
@@ -335,9 +327,7 @@ def test_given_statistics(dtype: torch.dtype, spec: OpSpec, backend_name: str, i
 
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("options", [{}, {"dropout_p": 0.5}, {"residual": True}], ids=str)
-def test_returned_input(
-    options: dict[str, Any], training: bool, dtype: torch.dtype, spec: OpSpec, backend_name: str, implementation: str
-) -> None:
+def test_returned_input(options: dict[str, Any], training: bool, dtype: torch.dtype, implementation: str) -> None:
     inputs = channels_last(2, 8, 5, 3, act="gelu", training=training)(SampleMaker(dtype, implementation))
     inputs["x"].requires_grad_()
     if "residual" in options:
@@ -357,9 +347,7 @@ def test_returned_input(
 
 @pytest.mark.parametrize("used", ["both", "x", "y"])
 @pytest.mark.parametrize("training", [True, False])
-def test_gradients_of_both_results(
-    training: bool, used: str, spec: OpSpec, backend_name: str, implementation: str
-) -> None:
+def test_gradients_of_both_results(training: bool, used: str, implementation: str) -> None:
     inputs = _draw(implementation, 2, 8, 5, 3, training=training, act="silu")
     leaves = [inputs[name].requires_grad_() for name in ("x", "weight", "bias")]
     ours = dict(zip("xy", batch_norm_act(**inputs, return_input=True), strict=True))
@@ -397,9 +385,7 @@ def _strided_like(shape: tuple[int, ...], strides: str, make: SampleMaker) -> Te
 @pytest.mark.parametrize(
     "strides", ["first channels", "odd distance", "middle channels", "cropped", "expanded", "channels_first"]
 )
-def test_gradients_of_any_layout(
-    strides: str, shape: tuple[int, ...], spec: OpSpec, backend_name: str, implementation: str
-) -> None:
+def test_gradients_of_any_layout(strides: str, shape: tuple[int, ...], implementation: str) -> None:
     make = SampleMaker(torch.float32, implementation)
     inputs = channels_first(*shape, training=False)(make)
     other, grad = (_strided_like(shape, strides, make) for _ in range(2))
@@ -411,7 +397,7 @@ def test_gradients_of_any_layout(
         torch.testing.assert_close(ours, true)
 
 
-def test_sum_of_gradients_is_rounded_once(spec: OpSpec, backend_name: str, implementation: str) -> None:
+def test_sum_of_gradients_is_rounded_once(implementation: str) -> None:
     """½ + 2⁻¹¹ + 2⁻¹³, rounded to fp16, is ½ + 2⁻¹¹, and 1 more of that is rounded down; 1 more of the first is not."""
     ones = torch.ones(1, 1, 1, 1, dtype=torch.float16, device=implementation)
     norm = _norm_of_one_channel(implementation, weight=0.5 + 2.0**-11 + 2.0**-13, act="identity")
@@ -419,7 +405,7 @@ def test_sum_of_gradients_is_rounded_once(spec: OpSpec, backend_name: str, imple
     assert dx.item() == 1.5 + 2.0**-10
 
 
-def test_backward_of_a_fork_keeps_x_alone(spec: OpSpec, backend_name: str, implementation: str) -> None:
+def test_backward_of_a_fork_keeps_x_alone(implementation: str) -> None:
     kept: list[Tensor] = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
         inputs = _draw(implementation, 2, 8, 5, 3)
@@ -428,13 +414,13 @@ def test_backward_of_a_fork_keeps_x_alone(spec: OpSpec, backend_name: str, imple
     assert len(kept) == 1 + 3
 
 
-def test_change_of_the_returned_input_is_an_error(spec: OpSpec, backend_name: str, implementation: str) -> None:
+def test_change_of_the_returned_input_is_an_error(implementation: str) -> None:
     x, _ = batch_norm_act(**_draw(implementation, 2, 8, 5, 3), return_input=True)
     with pytest.raises(RuntimeError, match="modified inplace"):
         x.mul_(2)
 
 
-def test_no_gradient_wanted(spec: OpSpec, backend_name: str, implementation: str) -> None:
+def test_no_gradient_wanted(implementation: str) -> None:
     inputs = _draw(implementation, 2, 8, 5, 3)
     with torch.no_grad():
         x, y = batch_norm_act(**inputs, return_input=True)
@@ -443,7 +429,7 @@ def test_no_gradient_wanted(spec: OpSpec, backend_name: str, implementation: str
 
 
 @pytest.mark.parametrize("used", ["both", "x", "y"])
-def test_block_compiles_fullgraph(used: str, spec: OpSpec, backend_name: str, implementation: str) -> None:
+def test_block_compiles_fullgraph(used: str, implementation: str) -> None:
     torch.compiler.reset()
     module = ForkBatchNormAct2d(5).to(implementation)
     x = SampleMaker(torch.float32, implementation).randn(2, 5, 3, 3).requires_grad_()

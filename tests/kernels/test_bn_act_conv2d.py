@@ -28,15 +28,7 @@ SETTINGS = settings(max_examples=6, deadline=None, suppress_health_check=[Health
     act=st.sampled_from(["silu", "identity", "sigmoid"]),
 )
 def test_fused_equals_composed(
-    seed: int,
-    size: int,
-    stride: int,
-    padding: int,
-    training: bool,
-    act: str,
-    spec: OpSpec,
-    backend_name: str,
-    implementation: str,
+    seed: int, size: int, stride: int, padding: int, training: bool, act: str, implementation: str
 ) -> None:
     inputs = draw_unit(seed, implementation, size=size)
     options = {"training": training, "act": act, "eps": 0.1}
@@ -56,7 +48,7 @@ def test_fused_equals_composed(
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
 
 
-def test_statistics_of_the_convolution_before(spec: OpSpec, backend_name: str, implementation: str) -> None:
+def test_statistics_of_the_convolution_before(implementation: str) -> None:
     first, second = draw_unit(0, implementation, k=8), draw_unit(1, implementation, k=8)
 
     def block(given: bool) -> tuple[Tensor, nn.BatchNorm2d]:
@@ -80,7 +72,7 @@ def test_statistics_of_the_convolution_before(spec: OpSpec, backend_name: str, i
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-3)
 
 
-def test_given_statistics_move_nothing(spec: OpSpec, backend_name: str, implementation: str) -> None:
+def test_given_statistics_move_nothing(implementation: str) -> None:
     inputs = draw_unit(10, implementation)
     var, mean = torch.var_mean(inputs["x"].detach(), dim=(0, 2, 3), correction=0)
     statistics = torch.stack([mean, torch.zeros_like(mean), (var + 1e-5).rsqrt()])
@@ -94,7 +86,7 @@ def test_given_statistics_move_nothing(spec: OpSpec, backend_name: str, implemen
 
 
 @pytest.mark.parametrize("options", [(), ("next_norm",), ("next_norm", "return_input")], ids="-".join)
-def test_second_derivative(options: tuple[str, ...], spec: OpSpec, backend_name: str, implementation: str) -> None:
+def test_second_derivative(options: tuple[str, ...], implementation: str) -> None:
     inputs = draw_unit(3, implementation)
     values = {"next_norm": draw_norm(16, implementation), "return_input": True}
     result = bn_act_conv2d(**inputs, training=True, padding=1, **{name: values[name] for name in options})
@@ -104,7 +96,7 @@ def test_second_derivative(options: tuple[str, ...], spec: OpSpec, backend_name:
         gradient.square().sum().backward()
 
 
-def test_relu_masks_an_infinite_gradient(spec: OpSpec, backend_name: str, implementation: str) -> None:
+def test_relu_masks_an_infinite_gradient(implementation: str) -> None:
     inputs = {**draw_unit(6, implementation, size=1), "running_mean": torch.zeros(8, device=implementation)}
     leaves = leaves_of(inputs)
     results = []
@@ -124,7 +116,7 @@ def test_relu_masks_an_infinite_gradient(spec: OpSpec, backend_name: str, implem
         torch.testing.assert_close(a, b, equal_nan=True)
 
 
-def test_sums_over_groups_of_tiles(spec: OpSpec, backend_name: str, implementation: str) -> None:
+def test_sums_over_groups_of_tiles(implementation: str) -> None:
     """Gradients of BN's weight and bias are summed over more tiles than one program joins."""
     inputs = draw_unit(0, implementation, h=33, w=33, size=1)
     leaves = [inputs["weight"], inputs["bias"], inputs["x"]]
@@ -140,9 +132,7 @@ def test_sums_over_groups_of_tiles(spec: OpSpec, backend_name: str, implementati
 
 
 @pytest.mark.parametrize(("training", "act"), [(True, "relu"), (True, "identity"), (False, "silu")])
-def test_fork_adds_both_gradients(
-    training: bool, act: str, spec: OpSpec, backend_name: str, implementation: str
-) -> None:
+def test_fork_adds_both_gradients(training: bool, act: str, implementation: str) -> None:
     inputs = draw_unit(2, implementation)
     options = {"padding": 1, "training": training, "act": act}
 
@@ -163,7 +153,7 @@ def test_fork_adds_both_gradients(
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
 
 
-def test_fork_with_a_gradient_for_one_result(spec: OpSpec, backend_name: str, implementation: str) -> None:
+def test_fork_with_a_gradient_for_one_result(implementation: str) -> None:
     inputs = draw_unit(3, implementation)
     shortcut, y = bn_act_conv2d(**inputs, training=True, return_input=True)
     (gradient,) = torch.autograd.grad(shortcut.sum(), inputs["x"], retain_graph=True)
@@ -174,7 +164,7 @@ def test_fork_with_a_gradient_for_one_result(spec: OpSpec, backend_name: str, im
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
 
 
-def test_fork_compiles_fullgraph(spec: OpSpec, backend_name: str, implementation: str) -> None:
+def test_fork_compiles_fullgraph(implementation: str) -> None:
     inputs = {name: value.detach() for name, value in draw_unit(4, implementation).items()}
 
     def fork(x: Tensor) -> Any:
@@ -193,11 +183,11 @@ def test_fork_compiles_fullgraph(spec: OpSpec, backend_name: str, implementation
 
 @pytest.mark.usefixtures("poisoned_memory")
 @pytest.mark.parametrize("sample", ["3x3", "stride 2", "eval"])
-def test_parameters_with_gaps(sample: str, spec: OpSpec, backend_name: str, implementation: str) -> None:
+def test_parameters_with_gaps(sample: str, spec: OpSpec, implementation: str) -> None:
     assert_matches(spec, with_gaps(spec.cases[sample])(SampleMaker(torch.float32, implementation)))
 
 
-def test_padded_pixels_are_zero(spec: OpSpec, backend_name: str, implementation: str) -> None:
+def test_padded_pixels_are_zero(implementation: str) -> None:
     inputs = draw_unit(0, implementation)
     inputs["bias"] = torch.full_like(inputs["bias"], 50.0)
     y = bn_act_conv2d(**inputs, padding=1, act="relu")
@@ -207,7 +197,7 @@ def test_padded_pixels_are_zero(spec: OpSpec, backend_name: str, implementation:
 
 
 @pytest.mark.parametrize("name", ["x", "conv_weight", "weight", "bias"])
-def test_gradient_only_where_needed(name: str, spec: OpSpec, backend_name: str, implementation: str) -> None:
+def test_gradient_only_where_needed(name: str, spec: OpSpec, implementation: str) -> None:
     inputs = spec.cases["3x3"](SampleMaker(torch.float32, implementation))
 
     def gradients(*names: str) -> dict[str, Tensor]:
@@ -218,7 +208,7 @@ def test_gradient_only_where_needed(name: str, spec: OpSpec, backend_name: str, 
     torch.testing.assert_close(gradients(name)[name], gradients("x", "conv_weight", "weight", "bias")[name])
 
 
-def test_module_equals_torchs(spec: OpSpec, backend_name: str, implementation: str) -> None:
+def test_module_equals_torchs(implementation: str) -> None:
     ours = BNActConv2d(8, 16, 3, stride=2, padding=1).to(implementation)
     bn, conv = nn.BatchNorm2d(8).to(implementation), nn.Conv2d(8, 16, 3, 2, 1, bias=False).to(implementation)
     torchs = nn.ModuleDict({"conv": conv, "bn": bn})

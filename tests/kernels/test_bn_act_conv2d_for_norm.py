@@ -7,15 +7,13 @@ from norm_inputs import BUFFERS, arguments_of, draw_norm, draw_unit, leaves_of
 from torch import Tensor, nn
 
 from cifarfast.kernels import bn_act_conv2d
-from cifarfast.kernels.testing.spec import OpSpec, SampleMaker
+from cifarfast.kernels.testing.spec import SampleMaker
 
 
 @pytest.mark.usefixtures("poisoned_memory")
 @pytest.mark.parametrize("momentum", [0.3, None])
 @pytest.mark.parametrize("return_input", [False, True])
-def test_statistics_for_the_norm_after(
-    return_input: bool, momentum: float | None, spec: OpSpec, backend_name: str, implementation: str
-) -> None:
+def test_statistics_for_the_norm_after(return_input: bool, momentum: float | None, implementation: str) -> None:
     """Two batches: the output, what the next batch norm makes of it, its running statistics and all gradients are those
     of torch's modules, and who takes the statistics does not update again."""
     first, second = draw_unit(0, implementation, k=16, h=9, w=8), draw_unit(1, implementation, c=16, k=8)
@@ -43,9 +41,7 @@ def test_statistics_for_the_norm_after(
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-3)
 
 
-def test_statistics_for_the_norm_after_are_those_of_the_rounded_output(
-    dtype: torch.dtype, spec: OpSpec, backend_name: str, implementation: str
-) -> None:
+def test_statistics_for_the_norm_after_are_those_of_the_rounded_output(dtype: torch.dtype, implementation: str) -> None:
     """With a mean far from zero too; buffers may have its dtype; there are more tiles than one program joins."""
     make = SampleMaker(dtype, implementation)
     x, conv_weight = make.randn(2, 8, 33, 33), make.randn(8, 8, 1, 1, scale=1e-2)
@@ -65,7 +61,7 @@ def test_statistics_for_the_norm_after_are_those_of_the_rounded_output(
 
 
 @pytest.mark.parametrize("return_input", [False, True])
-def test_the_norm_after_counts_once(return_input: bool, spec: OpSpec, backend_name: str, implementation: str) -> None:
+def test_the_norm_after_counts_once(return_input: bool, implementation: str) -> None:
     """However many blocks of channels there are; without tracking, as in a SAM step's second pass, nothing moves."""
     inputs = draw_unit(8, implementation, k=264, size=1)
     norm, second = draw_norm(264, implementation), draw_unit(9, implementation, c=264, size=1)["conv_weight"]
@@ -84,7 +80,7 @@ def test_the_norm_after_counts_once(return_input: bool, spec: OpSpec, backend_na
 
 @pytest.mark.slow
 @pytest.mark.parametrize("tracks", [True, False])
-def test_for_norm_compiles_with_inductor(tracks: bool, spec: OpSpec, backend_name: str, implementation: str) -> None:
+def test_for_norm_compiles_with_inductor(tracks: bool, implementation: str) -> None:
     first = {name: value.detach() for name, value in draw_unit(4, implementation).items()}
     second = draw_unit(5, implementation, c=16, k=8)["conv_weight"].detach()
 
@@ -103,7 +99,7 @@ def test_for_norm_compiles_with_inductor(tracks: bool, spec: OpSpec, backend_nam
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
 
 
-def test_opcheck_for_the_norm_after(spec: OpSpec, backend_name: str, implementation: str) -> None:
+def test_opcheck_for_the_norm_after(implementation: str) -> None:
     inputs = {name: value.detach() for name, value in draw_unit(0, implementation).items()}
     x, conv_weight, mean, var, weight, bias = inputs.values()
     statistics = torch.stack([mean, torch.zeros_like(mean), var.rsqrt()])
@@ -117,7 +113,7 @@ def test_opcheck_for_the_norm_after(spec: OpSpec, backend_name: str, implementat
 
 
 @pytest.mark.parametrize("return_input", [False, True])
-def test_for_norm_compiles_fullgraph(return_input: bool, spec: OpSpec, backend_name: str, implementation: str) -> None:
+def test_for_norm_compiles_fullgraph(return_input: bool, implementation: str) -> None:
     first = {name: value.detach() for name, value in draw_unit(4, implementation).items()}
     second = draw_unit(5, implementation, c=16, k=8)["conv_weight"].detach()
 

@@ -67,14 +67,14 @@ def with_statistics(x: Tensor, weight: Tensor, **geometry: int) -> tuple[Tensor,
     return y.double(), high + low, var
 
 
-def test_statistics(spec: OpSpec, case: str, backend_name: str, implementation: str) -> None:
+def test_statistics(spec: OpSpec, case: str, implementation: str) -> None:
     inputs = spec.cases[case](SampleMaker(torch.bfloat16, implementation))
     y, mean, var = with_statistics(**inputs)
     torch.testing.assert_close(mean, y.mean(dim=(0, 2, 3)), rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(var, y.var(dim=(0, 2, 3), correction=0), rtol=1e-5, atol=1e-6)
 
 
-def test_statistics_of_a_large_mean(spec: OpSpec, backend_name: str, implementation: str) -> None:
+def test_statistics_of_a_large_mean(implementation: str) -> None:
     make = SampleMaker(torch.float32, implementation)
     x = 1 + make.randn(5, 8, 4, 5, scale=1e-4)
     y, mean, var = with_statistics(x, torch.full((8, 8, 1, 1), 12.5, device=implementation))
@@ -83,9 +83,7 @@ def test_statistics_of_a_large_mean(spec: OpSpec, backend_name: str, implementat
 
 
 @pytest.mark.parametrize("shape", [(3, 9, 11), (3, 39, 41), (2, 32, 64), (1, 65, 65)])
-def test_statistics_over_groups_of_tiles(
-    shape: tuple[int, int, int], spec: OpSpec, backend_name: str, implementation: str
-) -> None:
+def test_statistics_over_groups_of_tiles(shape: tuple[int, int, int], implementation: str) -> None:
     """Several, and more than one program joins: a last group and a last tile with fewer, all full, one of one tile."""
     n, h, w = shape
     make = SampleMaker(torch.float32, implementation)
@@ -96,9 +94,7 @@ def test_statistics_over_groups_of_tiles(
 
 
 @pytest.mark.parametrize("operand", ["x", "weight", "dy"])
-def test_an_operand_that_no_descriptor_can_describe(
-    operand: str, spec: OpSpec, backend_name: str, implementation: str
-) -> None:
+def test_an_operand_that_no_descriptor_can_describe(operand: str, spec: OpSpec, implementation: str) -> None:
     """A view that begins at its storage's second element, 2 bytes past what a tensor descriptor needs."""
     make = SampleMaker(torch.bfloat16, implementation)
     inputs = spec.cases["boxes"](make)
@@ -116,7 +112,7 @@ def test_an_operand_that_no_descriptor_can_describe(
         torch.testing.assert_close(result, expected, rtol=0.01, atol=0.01)
 
 
-def test_gradient_only_where_needed(spec: OpSpec, backend_name: str, implementation: str) -> None:
+def test_gradient_only_where_needed(implementation: str) -> None:
     make = SampleMaker(torch.float32, implementation)
     x, weight = make.randn(2, 8, 3, 3), make.randn(8, 8, 3, 3)
     for needs_x in (True, False):
@@ -126,7 +122,7 @@ def test_gradient_only_where_needed(spec: OpSpec, backend_name: str, implementat
         assert (b.grad is not None) != needs_x
 
 
-def test_second_derivative(spec: OpSpec, backend_name: str, implementation: str) -> None:
+def test_second_derivative(implementation: str) -> None:
     x = torch.randn(1, 8, 3, 3, device=implementation, requires_grad=True)
     y = conv2d(x, torch.randn(8, 8, 1, 1, device=implementation))
     (gradient,) = torch.autograd.grad(y.sum(), x, create_graph=True)

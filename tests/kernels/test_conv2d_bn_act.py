@@ -27,9 +27,7 @@ SETTINGS = settings(max_examples=6, deadline=None, suppress_health_check=[Health
     padding=st.integers(0, 2),
     act=st.sampled_from(["relu", "silu", "identity", "sigmoid"]),
 )
-def test_eval_equals_folded(
-    seed: int, size: int, stride: int, padding: int, act: str, spec: OpSpec, backend_name: str, implementation: str
-) -> None:
+def test_eval_equals_folded(seed: int, size: int, stride: int, padding: int, act: str, implementation: str) -> None:
     make = SampleMaker(torch.float32, implementation, seed)
     inputs = {
         "x": make.randn(2, 8, 4, 3),
@@ -54,7 +52,7 @@ def test_eval_equals_folded(
 
 
 @pytest.mark.parametrize("shape", [(2, 8, 5, 5), (2, 8, 8, 8)], ids=["runs", "boxes"])
-def test_fold_in_half_precision(shape: tuple[int, ...], spec: OpSpec, backend_name: str, implementation: str) -> None:
+def test_fold_in_half_precision(shape: tuple[int, ...], spec: OpSpec, implementation: str) -> None:
     make = SampleMaker(torch.float16, implementation)
     inputs = spec.cases["eval"](make) | {"x": make.randn(*shape)}
     inputs["residual"] = make.randn(shape[0], inputs["conv_weight"].shape[0], *shape[2:])
@@ -65,7 +63,7 @@ def test_fold_in_half_precision(shape: tuple[int, ...], spec: OpSpec, backend_na
     torch.testing.assert_close(folded.double(), expected, rtol=2e-3, atol=2e-3)
 
 
-def test_opcheck_of_the_other_ops(spec: OpSpec, backend_name: str, implementation: str) -> None:
+def test_opcheck_of_the_other_ops(spec: OpSpec, implementation: str) -> None:
     inputs = spec.cases["eval"](SampleMaker(torch.float32, implementation))
     x, conv_weight, weight, bias = (inputs[name] for name in ("x", "conv_weight", "weight", "bias"))
     affine = (given_statistics(inputs), weight, bias)
@@ -85,7 +83,7 @@ def test_opcheck_of_the_other_ops(spec: OpSpec, backend_name: str, implementatio
 
 @pytest.mark.usefixtures("poisoned_memory")
 @pytest.mark.parametrize("sample", ["3x3", "residual silu stride 2", "eval"])
-def test_parameters_with_gaps(sample: str, spec: OpSpec, backend_name: str, implementation: str) -> None:
+def test_parameters_with_gaps(sample: str, spec: OpSpec, implementation: str) -> None:
     case = spec.cases[sample]
     assert_matches(spec, with_gaps(case)(SampleMaker(torch.float32, implementation)))
     with torch.no_grad():  # in eval the batch norm is folded
@@ -97,7 +95,7 @@ def test_parameters_with_gaps(sample: str, spec: OpSpec, backend_name: str, impl
 
 @pytest.mark.parametrize("name", ["x", "conv_weight", "weight", "bias", "residual"])
 @pytest.mark.parametrize("kind", ["residual", "residual identity"])
-def test_gradient_only_where_needed(name: str, kind: str, spec: OpSpec, backend_name: str, implementation: str) -> None:
+def test_gradient_only_where_needed(name: str, kind: str, spec: OpSpec, implementation: str) -> None:
     inputs = spec.cases[kind](SampleMaker(torch.float32, implementation))
 
     def gradients(*names: str) -> dict[str, Tensor]:
@@ -109,7 +107,7 @@ def test_gradient_only_where_needed(name: str, kind: str, spec: OpSpec, backend_
 
 
 @pytest.mark.parametrize("momentum", [0.3, None])
-def test_module_equals_torchs(momentum: float | None, spec: OpSpec, backend_name: str, implementation: str) -> None:
+def test_module_equals_torchs(momentum: float | None, implementation: str) -> None:
     options = {"momentum": momentum, "eps": 1e-3}
     ours = ConvBNAct2d(8, 16, 3, padding=1, act="silu", **options).to(implementation)
     conv, bn = nn.Conv2d(8, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16, **options)
@@ -131,7 +129,7 @@ def test_module_equals_torchs(momentum: float | None, spec: OpSpec, backend_name
         torch.testing.assert_close(ours.state_dict()[name], value, msg=name)
 
 
-def test_counts_once(spec: OpSpec, backend_name: str, implementation: str) -> None:
+def test_counts_once(implementation: str) -> None:
     """However many blocks of channels there are."""
     make = SampleMaker(torch.float32, implementation)
     x, conv_weight = make.randn(2, 8, 4, 4), make.randn(264, 8, 1, 1)

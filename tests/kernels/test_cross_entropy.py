@@ -28,16 +28,7 @@ def _draw(n: int, c: int, seed: int, device: str) -> tuple[Tensor, Tensor, Tenso
 @SETTINGS
 @given(**SIZES, epsilon=EPSILON, reduction=REDUCTION, weighted=st.booleans(), soft=st.booleans())
 def test_equals_torch(
-    n: int,
-    c: int,
-    seed: int,
-    epsilon: float,
-    reduction: str,
-    weighted: bool,
-    soft: bool,
-    spec: OpSpec,
-    backend_name: str,
-    implementation: str,
+    n: int, c: int, seed: int, epsilon: float, reduction: str, weighted: bool, soft: bool, implementation: str
 ) -> None:
     logits, labels, _, _, weight = _draw(n, c, seed, implementation)
     if soft:
@@ -57,16 +48,7 @@ def test_equals_torch(
 @SETTINGS
 @given(**SIZES, epsilon=EPSILON, reduction=REDUCTION, weighted=st.booleans(), ignored=st.sampled_from([-100, 0, 7]))
 def test_ignored_labels_equal_torchs(
-    n: int,
-    c: int,
-    seed: int,
-    epsilon: float,
-    reduction: str,
-    weighted: bool,
-    ignored: int,
-    spec: OpSpec,
-    backend_name: str,
-    implementation: str,
+    n: int, c: int, seed: int, epsilon: float, reduction: str, weighted: bool, ignored: int, implementation: str
 ) -> None:
     logits, labels, _, _, weight = _draw(n, c, seed, implementation)
     labels[::2] = ignored if ignored < c else -100
@@ -84,16 +66,7 @@ def test_ignored_labels_equal_torchs(
 @SETTINGS
 @given(**SIZES, epsilon=EPSILON, reduction=REDUCTION, weighted=st.booleans(), gamma=st.sampled_from([0.0, 2.0]))
 def test_ignored_labels_of_two_count_by_themselves(
-    n: int,
-    c: int,
-    seed: int,
-    epsilon: float,
-    reduction: str,
-    weighted: bool,
-    gamma: float,
-    spec: OpSpec,
-    backend_name: str,
-    implementation: str,
+    n: int, c: int, seed: int, epsilon: float, reduction: str, weighted: bool, gamma: float, implementation: str
 ) -> None:
     logits, labels, labels_b, lam, weight = _draw(n, c, seed, implementation)
     labels[::2], labels_b[::3] = -100, -100
@@ -114,7 +87,7 @@ def test_ignored_labels_of_two_count_by_themselves(
         torch.testing.assert_close(*gradients, rtol=2e-5, atol=8e-6)
 
 
-def test_soft_labels_and_ignore_index(spec: OpSpec, backend_name: str, implementation: str) -> None:
+def test_soft_labels_and_ignore_index(implementation: str) -> None:
     logits = torch.randn(4, 5, device=implementation)
     labels = torch.rand(4, 5, device=implementation)
     for ignored in (-100, -1):
@@ -124,9 +97,7 @@ def test_soft_labels_and_ignore_index(spec: OpSpec, backend_name: str, implement
 
 @SETTINGS
 @given(**SIZES, epsilon=EPSILON)
-def test_gradient_of_a_row_sums_to_zero(
-    n: int, c: int, seed: int, epsilon: float, spec: OpSpec, backend_name: str, implementation: str
-) -> None:
+def test_gradient_of_a_row_sums_to_zero(n: int, c: int, seed: int, epsilon: float, implementation: str) -> None:
     logits, labels, labels_b, lam, _ = _draw(n, c, seed, implementation)
     loss = cross_entropy(logits, labels, labels_b, lam, label_smoothing=epsilon, reduction="none")
     (gradient,) = torch.autograd.grad(loss.sum(), logits)
@@ -136,9 +107,7 @@ def test_gradient_of_a_row_sums_to_zero(
 
 @SETTINGS
 @given(**SIZES, gamma=st.sampled_from([0.0, 0.5, 2.0]))
-def test_lam_of_one_is_the_first_label(
-    n: int, c: int, seed: int, gamma: float, spec: OpSpec, backend_name: str, implementation: str
-) -> None:
+def test_lam_of_one_is_the_first_label(n: int, c: int, seed: int, gamma: float, implementation: str) -> None:
     logits, labels, labels_b, lam, weight = _draw(n, c, seed, implementation)
     options = {"weight": weight, "focal_gamma": gamma}
     hard = cross_entropy(logits, labels, **options)
@@ -149,7 +118,7 @@ def test_lam_of_one_is_the_first_label(
     torch.testing.assert_close(soft, cross_entropy(logits, labels, reduction="sum", **options))
 
 
-def test_op_outputs_are_contiguous(spec: OpSpec, case: str, backend_name: str, implementation: str) -> None:
+def test_op_outputs_are_contiguous(spec: OpSpec, case: str, implementation: str) -> None:
     inputs = spec.cases[case](SampleMaker(torch.float32, implementation))
     loss, gradient, divisor = torch.ops.cifarfast.cross_entropy(*spec.op_arguments(inputs))
     backward = torch.ops.cifarfast.cross_entropy_backward
@@ -159,7 +128,7 @@ def test_op_outputs_are_contiguous(spec: OpSpec, case: str, backend_name: str, i
     torch.library.opcheck(backward.default, arguments)
 
 
-def test_impossible_classes(spec: OpSpec, backend_name: str, implementation: str) -> None:
+def test_impossible_classes(implementation: str) -> None:
     logits = torch.tensor([[1.0, 2.0, -torch.inf, 0.5], [0.0, -torch.inf, 3.0, 1.0]], device=implementation)
     labels = torch.tensor([0, 2], device=implementation)
     for gamma in (0.0, 1.5):
@@ -173,7 +142,7 @@ def test_impossible_classes(spec: OpSpec, backend_name: str, implementation: str
 
 @pytest.mark.parametrize("label", [-1, -101, 10, 2**40])
 def test_label_out_of_range_makes_its_sample_nan(
-    label: int, spec: OpSpec, backend_name: str, implementation: str, monkeypatch: pytest.MonkeyPatch
+    label: int, implementation: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Target, "check_labels", lambda *_: None)  # as on a GPU
     logits = torch.zeros(5, 10, device=implementation)
@@ -184,9 +153,7 @@ def test_label_out_of_range_makes_its_sample_nan(
 
 
 @pytest.mark.parametrize("label", [-1, -101, 10])
-def test_label_out_of_range_raises(
-    label: int, spec: OpSpec, backend_name: str, implementation: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_label_out_of_range_raises(label: int, implementation: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(DEBUG_VARIABLE, "1")
     labels = torch.tensor([0, -100, label], device=implementation)
     with pytest.raises(ValueError, match=rf"labels must lie in \[0, 10\) or be ignore_index -100, got {label}$"):
@@ -195,7 +162,7 @@ def test_label_out_of_range_raises(
         cross_entropy(torch.zeros(3, 10, device=implementation), labels, ignore_index=3)
 
 
-def test_second_derivative(spec: OpSpec, backend_name: str, implementation: str) -> None:
+def test_second_derivative(implementation: str) -> None:
     logits = torch.randn(4, 3, device=implementation, requires_grad=True)
     labels = torch.tensor([0, 1, 2, 0], device=implementation)
     loss = op.forward(logits, Target(labels))[0]
@@ -204,7 +171,7 @@ def test_second_derivative(spec: OpSpec, backend_name: str, implementation: str)
         gradient.square().sum().backward()
 
 
-def test_gradient_accumulates_and_backward_repeats(spec: OpSpec, backend_name: str, implementation: str) -> None:
+def test_gradient_accumulates_and_backward_repeats(implementation: str) -> None:
     logits = torch.randn(4, 3, device=implementation, requires_grad=True)
     loss = cross_entropy(logits, torch.tensor([0, 1, 2, 0], device=implementation))
     loss.backward(retain_graph=True)
@@ -289,7 +256,7 @@ def test_half_precision_loss_is_fp32() -> None:
     assert logits.grad.dtype == torch.bfloat16
 
 
-def test_more_classes_than_a_program_holds(spec: OpSpec, backend_name: str, implementation: str) -> None:
+def test_more_classes_than_a_program_holds(implementation: str) -> None:
     logits = torch.randn(2, 5000, device=implementation, requires_grad=True)
     labels = torch.tensor([4999, 17], device=implementation)
     loss = cross_entropy(logits, labels)

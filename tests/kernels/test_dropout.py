@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from cifarfast.kernels import BatchNormAct2d, Dropout, ShakeDrop, batch_norm_act, dropout, share_randomness
 from cifarfast.kernels.philox import philox_4x32
-from cifarfast.kernels.testing.spec import OpSpec
 
 SETTINGS = settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
@@ -30,9 +29,7 @@ def _counters(device: str, seed: int = 7, step: int = 3) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize(("channels", "last"), [(24, True), (24, False), (13, True), (13, False)])
-def test_draws_are_those_of_philox(
-    channels: int, last: bool, spec: OpSpec, backend_name: str, implementation: str
-) -> None:
+def test_draws_are_those_of_philox(channels: int, last: bool, implementation: str) -> None:
     n, height, width, seed, step, layer = 3, 2, 4, -(2**62) - 5, 2**33 + 9, 12
     indices = torch.tensor([2**32 - 1, 0, 77])
     groups = -(-channels // 8)
@@ -54,7 +51,7 @@ def test_draws_are_those_of_philox(
 
 
 @pytest.mark.parametrize("p", [0.1, 0.3, 0.9])
-def test_mean_over_draws_is_the_input(p: float, spec: OpSpec, backend_name: str, implementation: str) -> None:
+def test_mean_over_draws_is_the_input(p: float, backend_name: str, implementation: str) -> None:
     shape = (30, 96) if (backend_name, implementation) == ("triton", "cpu") else (1000, 960)
     out = dropout(torch.ones(shape, device=implementation), p, **_counters(implementation))
     deviation = (p / (1 - p) / out.numel()) ** 0.5
@@ -69,9 +66,7 @@ def test_mean_over_draws_is_the_input(p: float, spec: OpSpec, backend_name: str,
 
 @SETTINGS
 @given(n=st.integers(2, 6), seed=st.integers(-(2**63), 2**63 - 1))
-def test_a_draw_depends_on_its_sample_only(
-    n: int, seed: int, spec: OpSpec, backend_name: str, implementation: str
-) -> None:
+def test_a_draw_depends_on_its_sample_only(n: int, seed: int, implementation: str) -> None:
     counters = _counters(implementation, seed)
     indices = torch.arange(100, 100 + n, device=implementation)
     whole = _kept((n, 9, 3), implementation, 0.5, indices=indices, **counters)
@@ -81,7 +76,7 @@ def test_a_draw_depends_on_its_sample_only(
     assert torch.equal(whole[-1:], last)
 
 
-def test_steps_layers_and_seeds_differ(spec: OpSpec, backend_name: str, implementation: str) -> None:
+def test_steps_layers_and_seeds_differ(implementation: str) -> None:
     shape = (8, 64)
     draws = [
         _kept(shape, implementation, 0.5, layer=layer, **_counters(implementation, seed, step))
@@ -92,7 +87,7 @@ def test_steps_layers_and_seeds_differ(spec: OpSpec, backend_name: str, implemen
         assert abs(same - 0.5) <= 5 * 0.5 / first.numel() ** 0.5
 
 
-def test_without_counters_torchs_generator_decides(spec: OpSpec, backend_name: str, implementation: str) -> None:
+def test_without_counters_torchs_generator_decides(implementation: str) -> None:
     torch.manual_seed(5)
     first, second = (_kept((8, 16), implementation, 0.5) for _ in range(2))
     torch.manual_seed(5)
@@ -100,7 +95,7 @@ def test_without_counters_torchs_generator_decides(spec: OpSpec, backend_name: s
     assert not torch.equal(first, second)
 
 
-def test_gradient_of_the_gradient(spec: OpSpec, backend_name: str, implementation: str) -> None:
+def test_gradient_of_the_gradient(implementation: str) -> None:
     x = torch.randn(4, 9, device=implementation, requires_grad=True)
     out = dropout(x, 0.5, **_counters(implementation))
     (gradient,) = torch.autograd.grad(out.square().sum(), x, create_graph=True)

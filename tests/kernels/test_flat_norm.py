@@ -15,16 +15,13 @@ from cifarfast.kernels import (
     flat_sgd_step,
     flat_table,
 )
-from cifarfast.kernels.testing.spec import OpSpec
 
 SETTINGS = settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @SETTINGS
 @given(n=st.integers(1, 9000), seed=st.integers(0, 100), dtype=st.sampled_from([torch.float32, torch.bfloat16]))
-def test_norms_equal_fp64(
-    n: int, seed: int, dtype: torch.dtype, spec: OpSpec, backend_name: str, implementation: str
-) -> None:
+def test_norms_equal_fp64(n: int, seed: int, dtype: torch.dtype, implementation: str) -> None:
     generator = torch.Generator().manual_seed(seed)
     grad, master = torch.randn(n, generator=generator).to(dtype), torch.randn(n, generator=generator)
     ours = flat_grad_norm(grad.to(implementation))
@@ -36,14 +33,14 @@ def test_norms_equal_fp64(
     torch.testing.assert_close(asam.cpu().double(), truth, rtol=5e-7, atol=0)
 
 
-def test_large_buffer_is_accurate(spec: OpSpec, backend_name: str, implementation: str) -> None:
+def test_large_buffer_is_accurate(backend_name: str, implementation: str) -> None:
     n = 3_000_001 if backend_name == "torch" or implementation == "cuda" else 30_001
     grad = torch.randn(n, generator=torch.Generator().manual_seed(0)) + 1
     ours = flat_grad_norm(grad.to(implementation)).cpu().double()
     torch.testing.assert_close(ours, grad.double().norm(), rtol=2e-7, atol=0)
 
 
-def test_frozen_segments_do_not_count(spec: OpSpec, backend_name: str, implementation: str) -> None:
+def test_frozen_segments_do_not_count(implementation: str) -> None:
     table = flat_table(LENGTHS, lr_scale=[1.0, 0.0, 1.0], device=implementation)
     values = draw(torch.Generator().manual_seed(0))
     grad = pack([values[0], torch.full((LENGTHS[1],), torch.nan), values[2]], table, implementation)
@@ -54,9 +51,7 @@ def test_frozen_segments_do_not_count(spec: OpSpec, backend_name: str, implement
 
 @pytest.mark.parametrize("max_norm", [0.5, 1e6])
 @pytest.mark.parametrize("grad_scale", [1.0, 0.25])
-def test_clipped_steps_equal_torch(
-    max_norm: float, grad_scale: float, spec: OpSpec, backend_name: str, implementation: str
-) -> None:
+def test_clipped_steps_equal_torch(max_norm: float, grad_scale: float, implementation: str) -> None:
     table = flat_table(LENGTHS, device=implementation)
     generator = torch.Generator().manual_seed(0)
     values, gradients = draw(generator), draw(generator)
@@ -76,7 +71,7 @@ def test_clipped_steps_equal_torch(
     assert relative_error(unpack(master, table), weights) < 1e-6
 
 
-def test_norm_that_is_not_finite(spec: OpSpec, backend_name: str, implementation: str) -> None:
+def test_norm_that_is_not_finite(implementation: str) -> None:
     grad = torch.ones(50, device=implementation)
     grad[7] = torch.nan
     assert flat_grad_norm(grad).isnan()

@@ -10,7 +10,7 @@ from cifarfast.kernels.testing.spec import OpSpec, SampleMaker
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_is_the_mean_of_batch_norm_act(training: bool, spec: OpSpec, backend_name: str, implementation: str) -> None:
+def test_is_the_mean_of_batch_norm_act(training: bool, implementation: str) -> None:
     for act in ("relu", "silu"):
         inputs = channels_last(3, 9, 4, 5, act=act, training=training)(SampleMaker(torch.float32, implementation))
         inputs["x"].requires_grad_()
@@ -21,7 +21,7 @@ def test_is_the_mean_of_batch_norm_act(training: bool, spec: OpSpec, backend_nam
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
 
 
-def test_backward_op_passes_opcheck(spec: OpSpec, backend_name: str, implementation: str) -> None:
+def test_backward_op_passes_opcheck(spec: OpSpec, implementation: str) -> None:
     for case in ("relu", "bare"):
         inputs = spec.cases[case](SampleMaker(torch.float32, implementation))
         x, *rest = spec.op_arguments(inputs)
@@ -29,7 +29,7 @@ def test_backward_op_passes_opcheck(spec: OpSpec, backend_name: str, implementat
         torch.library.opcheck(torch.ops.cifarfast.global_avg_pool_act_backward.default, arguments)
 
 
-def test_relu_masks_an_infinite_gradient(spec: OpSpec, backend_name: str, implementation: str) -> None:
+def test_relu_masks_an_infinite_gradient(implementation: str) -> None:
     x = torch.tensor([-1.0, 1.0], device=implementation).view(2, 1, 1, 1).expand(2, 1, 2, 2)
     grad = torch.tensor([torch.inf, 1.0], device=implementation).view(2, 1)
     statistics = torch.tensor([[0.0], [0.0], [1.0]], device=implementation)
@@ -40,7 +40,7 @@ def test_relu_masks_an_infinite_gradient(spec: OpSpec, backend_name: str, implem
     assert d_bias.item() == 1.0
 
 
-def test_module_mirrors_torch(spec: OpSpec, backend_name: str, implementation: str) -> None:
+def test_module_mirrors_torch(implementation: str) -> None:
     torchs = nn.Sequential(nn.BatchNorm2d(6), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()).to(implementation)
     ours = GlobalAvgPoolAct2d(6).to(implementation)
     ours.load_state_dict(torchs[0].state_dict())

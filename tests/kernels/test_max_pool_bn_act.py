@@ -17,9 +17,7 @@ SETTINGS = settings(max_examples=8, deadline=None, suppress_health_check=[Health
 
 @SETTINGS
 @given(h=st.integers(2, 5), w=st.integers(2, 5), training=st.booleans(), act=st.sampled_from(ACTIVATIONS))
-def test_is_the_maximum_of_batch_norm_act(
-    h: int, w: int, training: bool, act: str, spec: OpSpec, backend_name: str, implementation: str
-) -> None:
+def test_is_the_maximum_of_batch_norm_act(h: int, w: int, training: bool, act: str, implementation: str) -> None:
     inputs = channels_last(2, 5, h, w, act=act, training=training)(SampleMaker(torch.float32, implementation))
     inputs["x"].requires_grad_()
     pooled, composed = max_pool_bn_act(**inputs), F.max_pool2d(batch_norm_act(**inputs), 2)
@@ -29,7 +27,7 @@ def test_is_the_maximum_of_batch_norm_act(
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
-def test_of_equal_values_the_first_gets_the_gradient(spec: OpSpec, backend_name: str, implementation: str) -> None:
+def test_of_equal_values_the_first_gets_the_gradient(implementation: str) -> None:
     x = torch.randint(0, 2, (6, 4, 6, 7), generator=torch.Generator().manual_seed(0)).float().to(implementation)
     x = x.contiguous(memory_format=torch.channels_last).requires_grad_()
     statistics = torch.tensor([0.0, 0.0, 1.0], device=implementation)[:, None].repeat(1, 4)
@@ -42,7 +40,7 @@ def test_of_equal_values_the_first_gets_the_gradient(spec: OpSpec, backend_name:
     assert torch.equal(ours, theirs)
 
 
-def test_nan_is_a_maximum(spec: OpSpec, backend_name: str, implementation: str) -> None:
+def test_nan_is_a_maximum(implementation: str) -> None:
     inputs = channels_last(1, 2, 4, 4, training=False)(SampleMaker(torch.float32, implementation))
     inputs["x"][0, 1, 2, 3] = torch.nan
     y = max_pool_bn_act(**inputs)
@@ -50,7 +48,7 @@ def test_nan_is_a_maximum(spec: OpSpec, backend_name: str, implementation: str) 
     assert y.isnan().sum() == 1
 
 
-def test_backward_op_passes_opcheck(spec: OpSpec, backend_name: str, implementation: str) -> None:
+def test_backward_op_passes_opcheck(spec: OpSpec, implementation: str) -> None:
     for case in ("relu", "bare"):
         inputs = spec.cases[case](SampleMaker(torch.float32, implementation))
         arguments = spec.op_arguments(inputs)
@@ -58,7 +56,7 @@ def test_backward_op_passes_opcheck(spec: OpSpec, backend_name: str, implementat
         torch.library.opcheck(torch.ops.cifarfast.max_pool_bn_act_backward.default, (grad, *arguments))
 
 
-def test_relu_masks_an_infinite_gradient(spec: OpSpec, backend_name: str, implementation: str) -> None:
+def test_relu_masks_an_infinite_gradient(implementation: str) -> None:
     x = torch.tensor([-1.0, 1.0], device=implementation).view(2, 1, 1, 1).expand(2, 1, 2, 2)
     grad = torch.tensor([torch.inf, 1.0], device=implementation).view(2, 1, 1, 1)
     statistics = torch.tensor([[0.0], [0.0], [1.0]], device=implementation)
@@ -69,7 +67,7 @@ def test_relu_masks_an_infinite_gradient(spec: OpSpec, backend_name: str, implem
     assert d_bias.item() == 1.0
 
 
-def test_module_mirrors_torch(spec: OpSpec, backend_name: str, implementation: str) -> None:
+def test_module_mirrors_torch(implementation: str) -> None:
     torchs = nn.Sequential(nn.BatchNorm2d(6), nn.ReLU(), nn.MaxPool2d(2)).to(implementation)
     ours = MaxPoolBatchNormAct2d(6).to(implementation)
     ours.load_state_dict(torchs[0].state_dict())

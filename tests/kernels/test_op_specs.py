@@ -30,7 +30,7 @@ class Recorded(TorchDispatchMode):
 
 
 @pytest.mark.usefixtures("poisoned_memory")
-def test_matches_fp64(spec: OpSpec, case: str, dtype: torch.dtype, backend_name: str, implementation: str) -> None:
+def test_matches_fp64(spec: OpSpec, case: str, dtype: torch.dtype, implementation: str) -> None:
     if dtype not in spec.dtypes:
         pytest.skip(f"{spec.name} does not run in {dtype}")
     assert_matches(spec, spec.cases[case](SampleMaker(dtype, implementation)))
@@ -60,7 +60,7 @@ def _given(spec: OpSpec, case: str) -> list[object]:
     ]
 
 
-def test_opcheck(spec: OpSpec, case: str, backend_name: str, implementation: str) -> None:
+def test_opcheck(spec: OpSpec, case: str, implementation: str) -> None:
     checks = ["test_schema", "test_faketensor"]
     first = next(iter(spec.cases))
     # autograd and torch.compile see one op whatever runs it, and the interpreter is slow
@@ -90,9 +90,7 @@ def test_opcheck(spec: OpSpec, case: str, backend_name: str, implementation: str
 # in half precision kernels take other ways, such as tensor descriptors
 @pytest.mark.parametrize("compute_dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
 @pytest.mark.usefixtures("not_torch_on_cpu")
-def test_deterministic(
-    spec: OpSpec, case: str, compute_dtype: torch.dtype, backend_name: str, implementation: str
-) -> None:
+def test_deterministic(spec: OpSpec, case: str, compute_dtype: torch.dtype, implementation: str) -> None:
     if INTERPRETED and (compute_dtype == torch.float32 or case != next(iter(spec.cases))):
         pytest.skip("the interpreter runs programs in order: one case of an op is enough")
     inputs = spec.cases[case](SampleMaker(compute_dtype, implementation))
@@ -119,22 +117,20 @@ def _matches_on_random_inputs(spec: OpSpec, implementation: str, data: st.DataOb
 
 @_random_inputs(5)  # a GPU compiles kernels for each
 @given(data=st.data())
-def test_random_inputs(spec: OpSpec, backend_name: str, implementation: str, data: st.DataObject) -> None:
+def test_random_inputs(spec: OpSpec, implementation: str, data: st.DataObject) -> None:
     _matches_on_random_inputs(spec, implementation, data)
 
 
 @pytest.mark.slow
 @_random_inputs(15 if INTERPRETED else 25)
 @given(data=st.data())
-def test_more_random_inputs(
-    spec: OpSpec, backend_name: str, device: str, implementation: str, data: st.DataObject
-) -> None:
+def test_more_random_inputs(spec: OpSpec, device: str, implementation: str, data: st.DataObject) -> None:
     if device != "cpu":
         pytest.skip("a GPU compiles kernels for each")
     _matches_on_random_inputs(spec, implementation, data)
 
 
-def test_compiles_fullgraph(spec: OpSpec, dtype: torch.dtype, backend_name: str, implementation: str) -> None:
+def test_compiles_fullgraph(spec: OpSpec, dtype: torch.dtype, implementation: str) -> None:
     torch.compiler.reset()
     compiled = torch.compile(spec.function, fullgraph=True, backend="aot_eager")
     case = next(iter(spec.cases.values()))
@@ -142,7 +138,7 @@ def test_compiles_fullgraph(spec: OpSpec, dtype: torch.dtype, backend_name: str,
 
 
 @pytest.mark.slow
-def test_compiles_with_inductor(spec: OpSpec, backend_name: str, implementation: str) -> None:
+def test_compiles_with_inductor(spec: OpSpec, implementation: str) -> None:
     for case in spec.cases.values():
         torch.compiler.reset()
         compiled = torch.compile(spec.function, fullgraph=True)

@@ -42,14 +42,7 @@ def _set_running(norm: nn.BatchNorm2d) -> None:
     level=st.sampled_from(["batch", "image", "channel", "pixel"]),
 )
 def test_fused_equals_separate_modules(
-    pool: bool,
-    in_channels: int,
-    momentum: float | None,
-    training: bool,
-    level: str,
-    spec: OpSpec,
-    backend_name: str,
-    implementation: str,
+    pool: bool, in_channels: int, momentum: float | None, training: bool, level: str, implementation: str
 ) -> None:
     h, x = draw_tail(implementation, in_channels=in_channels, pool=pool)
     norm = nn.BatchNorm2d(8, momentum=momentum, device=implementation)
@@ -73,7 +66,7 @@ def test_fused_equals_separate_modules(
         torch.testing.assert_close(tail.get_buffer(name), buffer, rtol=1e-6, atol=1e-6)
 
 
-def test_a_mean_far_from_zero_costs_no_digits(spec: OpSpec, backend_name: str, implementation: str) -> None:
+def test_a_mean_far_from_zero_costs_no_digits(implementation: str) -> None:
     h, x = draw_tail(implementation)
     h = (h.detach() * 0.003 + 1000).requires_grad_()
     out = shakedrop_bn_shortcut(h, x, None, None, training=True)
@@ -85,7 +78,7 @@ def test_a_mean_far_from_zero_costs_no_digits(spec: OpSpec, backend_name: str, i
     assert (gradient - gradient64).abs().max() < 1e-4 * gradient64.abs().max()
 
 
-def test_evaluation_is_the_mean_over_draws(spec: OpSpec, backend_name: str, implementation: str) -> None:
+def test_evaluation_is_the_mean_over_draws(backend_name: str, implementation: str) -> None:
     draws = 20 if (backend_name, implementation) == ("triton", "cpu") else 1000
     h, x = draw_tail(implementation, pool=True)
     tail = ShakeDropTail(8, 0.7, device=implementation)
@@ -204,9 +197,7 @@ def test_statistics_of_the_rounded_output(
 @pytest.mark.usefixtures("poisoned_memory")
 @pytest.mark.parametrize("momentum", [0.3, None])
 @pytest.mark.parametrize("pool", [False, True])
-def test_statistics_for_the_norm_after(
-    pool: bool, momentum: float | None, spec: OpSpec, backend_name: str, implementation: str
-) -> None:
+def test_statistics_for_the_norm_after(pool: bool, momentum: float | None, implementation: str) -> None:
     """Two batches: what the batch norm after the tail makes of it, its running statistics and all gradients are those
     without statistics handed on; who takes them does not update again."""
     h, x = draw_tail(implementation, pool=pool)
@@ -236,7 +227,7 @@ def test_statistics_for_the_norm_after(
         torch.testing.assert_close(a, b, rtol=2e-4, atol=2e-4)
 
 
-def test_statistics_are_handed_on(spec: OpSpec, backend_name: str, implementation: str) -> None:
+def test_statistics_are_handed_on(implementation: str) -> None:
     """From a tail to the next one, and from that to the next block's fork and to the pooling."""
     h, x = draw_tail(implementation, in_channels=8)
     make = SampleMaker(torch.float32, implementation, 9)
@@ -269,7 +260,7 @@ def test_plain_torch_leaves_statistics_to_the_norm_after() -> None:
     assert torch.equal(y, shakedrop_bn_shortcut(h, x, None, None, training=True))
 
 
-def test_the_norm_after_counts_once(spec: OpSpec, backend_name: str, implementation: str) -> None:
+def test_the_norm_after_counts_once(implementation: str) -> None:
     """However many blocks of channels there are; without tracking, as in a SAM step's second pass, nothing moves."""
     h, x = draw_tail(implementation, channels=264)
     norm = nn.BatchNorm2d(264, device=implementation)
@@ -287,7 +278,7 @@ def test_the_norm_after_counts_once(spec: OpSpec, backend_name: str, implementat
         torch.testing.assert_close(z, F.batch_norm(y, None, None, training=True), rtol=1e-4, atol=1e-4)
 
 
-def test_for_norm_compiles_fullgraph(spec: OpSpec, backend_name: str, implementation: str) -> None:
+def test_for_norm_compiles_fullgraph(implementation: str) -> None:
     h, x = draw_tail(implementation)
 
     def unit(norm: nn.BatchNorm2d, h: Tensor, x: Tensor) -> Tensor:
@@ -309,7 +300,7 @@ def test_for_norm_compiles_fullgraph(spec: OpSpec, backend_name: str, implementa
 
 
 @pytest.mark.parametrize("op", [shakedrop_bn_shortcut, batch_norm_act, global_avg_pool_act])
-def test_given_statistics_move_nothing(op: Any, spec: OpSpec, backend_name: str, implementation: str) -> None:
+def test_given_statistics_move_nothing(op: Any, implementation: str) -> None:
     x = SampleMaker(torch.float32, implementation, 12).randn(3, 8, 4, 4)
     var, mean = torch.var_mean(x, dim=(0, 2, 3), correction=0)
     statistics = torch.stack([mean, torch.zeros_like(mean), (var + 1e-5).rsqrt()])
@@ -356,9 +347,7 @@ def test_mistakes_of_the_norm_after(norm: nn.BatchNorm2d, message: str) -> None:
 
 @pytest.mark.parametrize("momentum", [0.1, None])
 @pytest.mark.parametrize("name", ["image", "pooled odd", "no affine"])
-def test_ops_beside_the_functional_one(
-    name: str, momentum: float | None, spec: OpSpec, backend_name: str, implementation: str
-) -> None:
+def test_ops_beside_the_functional_one(name: str, momentum: float | None, spec: OpSpec, implementation: str) -> None:
     """That which writes to the running statistics, and the backward."""
     inputs: Inputs = spec.cases[name](SampleMaker(torch.float32, implementation))
     arguments = spec.op_arguments({**inputs, "momentum": momentum})
@@ -371,7 +360,7 @@ def test_ops_beside_the_functional_one(
     torch.library.opcheck(torch.ops.cifarfast.shakedrop_bn_shortcut_backward.default, backward)
 
 
-def test_second_derivative(spec: OpSpec, backend_name: str, implementation: str) -> None:
+def test_second_derivative(implementation: str) -> None:
     h, x = draw_tail(implementation)
     norm = nn.BatchNorm2d(8, device=implementation)
     outputs = [shakedrop_bn_shortcut(h, x, None, None, training=True)]
@@ -382,7 +371,7 @@ def test_second_derivative(spec: OpSpec, backend_name: str, implementation: str)
             gradient.square().sum().backward()
 
 
-def test_gradient_accumulates_and_backward_repeats(spec: OpSpec, backend_name: str, implementation: str) -> None:
+def test_gradient_accumulates_and_backward_repeats(implementation: str) -> None:
     h, x = draw_tail(implementation, in_channels=8)
     out = shakedrop_bn_shortcut(h, x, None, None, training=True)
     cotangent = torch.ones_like(out)
@@ -414,10 +403,7 @@ WRONG = {
     "weight dtype": ({"weight": C.double(), "bias": C}, "weight"),
     "bias device": ({"weight": C, "bias": C.to("meta")}, "bias"),
     "count": ({"num_batches_tracked": torch.zeros(1)}, "num_batches_tracked"),
-    "count device": (
-        {"num_batches_tracked": torch.zeros((), dtype=torch.int64, device="meta")},
-        "num_batches_tracked",
-    ),
+    "count device": ({"num_batches_tracked": torch.zeros((), dtype=torch.int64, device="meta")}, "num_batches_tracked"),
     "cumulative": ({"running_mean": C, "running_var": C, "momentum": None}, "num_batches_tracked"),
     "momentum": ({"momentum": 2.0}, "momentum"),
     "eps": ({"eps": -1.0}, "eps"),
