@@ -1,6 +1,5 @@
 """The moving average: exact ends, agreement with torch, decays from the device."""
 
-import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -27,15 +26,3 @@ def test_properties(n: int, decay: float, seed: int, implementation: str) -> Non
         ema = start.clone()
         flat_ema(ema, master, scalars)
         assert torch.equal(ema, expected)
-
-
-def test_mistakes_name_the_argument() -> None:
-    scalars = flat_scalars(lr=0.1)
-    with pytest.raises(ValueError, match=r"^ema "):
-        flat_ema(torch.ones(4), torch.ones(5), scalars)
-    with pytest.raises(ValueError, match=r"^ema must be a \[P\] buffer, got None"):
-        flat_ema(None, torch.ones(5), scalars)
-    with pytest.raises(ValueError, match=r"^master "):
-        flat_ema(torch.ones(4), torch.ones(4).half(), scalars)
-    with pytest.raises(ValueError, match=r"^scalars "):
-        flat_ema(torch.ones(4), torch.ones(4), torch.ones(3))

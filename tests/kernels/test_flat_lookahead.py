@@ -47,13 +47,3 @@ def test_not_due(name: str, value: float, implementation: str) -> None:
     flat_lookahead(master, slow, scalars, every=5)
     assert torch.equal(master, before[0])
     assert torch.equal(slow, before[1])
-
-
-def test_mistakes_name_the_argument() -> None:
-    good = {"master": torch.ones(4), "slow": torch.ones(4), "scalars": flat_scalars(lr=0.1)}
-    wrong = {"slow": torch.ones(5), "copy": torch.ones(3), "alpha": 1.5, "every": 0, "scalars": torch.ones(2)}
-    for name, value in wrong.items():
-        with pytest.raises(ValueError, match=rf"^{name} "):
-            flat_lookahead(**{**good, name: value})
-    with pytest.raises(ValueError, match=r"^slow must be a \[P\] buffer, got None"):
-        flat_lookahead(**{**good, "slow": None})

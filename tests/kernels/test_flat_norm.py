@@ -77,21 +77,3 @@ def test_norm_that_is_not_finite(implementation: str) -> None:
     assert flat_grad_norm(grad).isnan()
     grad[7] = torch.inf
     assert flat_grad_norm(grad).isinf()
-
-
-def test_mistakes_name_the_argument() -> None:
-    grad, scalars = torch.ones(10), flat_scalars(lr=0.1)
-    with pytest.raises(ValueError, match=r"^grad "):
-        flat_grad_norm(torch.ones(10, dtype=torch.int64))
-    with pytest.raises(ValueError, match=r"^grad "):
-        flat_asam_norm(torch.ones(11), grad)
-    with pytest.raises(ValueError, match=r"^master "):
-        flat_asam_norm(torch.ones(10).half(), grad)
-    with pytest.raises(ValueError, match=r"^eta "):
-        flat_asam_norm(torch.ones(10), grad, eta=-1.0)
-    with pytest.raises(ValueError, match=r"^table "):
-        flat_grad_norm(grad, flat_table(LENGTHS))
-    with pytest.raises(ValueError, match=r"^max_norm "):
-        flat_clip(grad, scalars, 0.0)
-    with pytest.raises(ValueError, match=r"^scalars "):
-        flat_clip(grad, scalars[:4], 1.0)

@@ -186,38 +186,6 @@ def test_module_compiles_fullgraph(shared: bool) -> None:
             step.add_(1)
 
 
-BRANCH = torch.zeros(4, 3, 2, 2)
-WRONG = {
-    "empty batch": ({"shortcut": BRANCH[:0], "branch": BRANCH[:0]}, "branch"),
-    "one dimension": ({"shortcut": BRANCH[0, 0, 0], "branch": BRANCH[0, 0, 0]}, "branch"),
-    "integers": ({"shortcut": BRANCH.long(), "branch": BRANCH.long()}, "branch"),
-    "shortcut shape": ({"shortcut": BRANCH[:, :2]}, "shortcut"),
-    "shortcut dtype": ({"shortcut": BRANCH.half()}, "shortcut"),
-    "shortcut device": ({"shortcut": BRANCH.to("meta")}, "shortcut"),
-    "probability": ({"keep_probability": 1.5}, "keep_probability"),
-    "probability nan": ({"keep_probability": float("nan")}, "keep_probability"),
-    "layer": ({"layer": -1}, "layer"),
-    "half a layer": ({"layer": 2.5}, "layer"),
-    "no layer": ({"layer": None}, "layer"),
-    "level": ({"level": "row"}, "level"),
-    "keep_level": ({"keep_level": "pixel"}, "keep_level"),
-    "seed shape": ({"seed": torch.zeros(1, dtype=torch.int64)}, "seed"),
-    "step dtype": ({"step": torch.zeros((), dtype=torch.int32)}, "step"),
-    "step device": ({"step": torch.zeros((), dtype=torch.int64, device="meta")}, "step"),
-    "indices length": ({"indices": torch.arange(3)}, "indices"),
-    "sparse indices": ({"indices": torch.arange(4).to_sparse()}, "indices"),
-    "sparse shortcut": ({"shortcut": BRANCH.to_sparse()}, "shortcut"),
-    "sparse branch": ({"branch": BRANCH.to_sparse()}, "branch"),
-}
-
-
-@pytest.mark.parametrize("mistake", WRONG)
-def test_mistakes_name_the_argument(mistake: str) -> None:
-    changes, name = WRONG[mistake]
-    with pytest.raises(ValueError, match=rf"^{name} "):
-        shakedrop(**{"shortcut": BRANCH, "branch": BRANCH, "keep_probability": 0.5, **changes})
-
-
 def test_module_mistakes() -> None:
     with pytest.raises(ValueError, match=r"^keep_probability "):
         ShakeDrop(-0.1)
