@@ -103,7 +103,7 @@ SMALL = {
     "used elsewhere": (UsedElsewhere, (2, 8, 4, 4), {}),
     "loss inside": (Classifier, (7, 8, 5, 5), {"conv2d_bn_act": 1, "cross_entropy": 1}),
 }
-_IMAGES = (8, 3, 64, 64)
+_IMAGES = (8, 3, 32, 32)
 LARGE = {
     "torchvision resnet18": (torchvision_model("resnet18"), _IMAGES, {"batch_norm_act": 1, "conv2d_bn_act": 19}),
     "timm resnet26": (timm_model("resnet26"), _IMAGES, {"batch_norm_act": 1, "conv2d_bn_act": 28}),
