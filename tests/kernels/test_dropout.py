@@ -4,14 +4,10 @@ import itertools
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from cifarfast.kernels import BatchNormAct2d, Dropout, ShakeDrop, batch_norm_act, dropout, share_randomness
 from cifarfast.kernels.philox import philox_4x32
-
-SETTINGS = settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def _kept(shape: tuple[int, ...], device: str, p: float, *, last: bool = False, **counters: object) -> Tensor:
@@ -62,45 +58,6 @@ def test_mean_over_draws_is_the_input(p: float, backend_name: str, implementatio
         expected = p / (1 - p) / shape[dim]
         spread = means.square().mean().item() / expected
         assert abs(spread - 1) <= 5 * (2 / len(means)) ** 0.5
-
-
-@SETTINGS
-@given(n=st.integers(2, 6), seed=st.integers(-(2**63), 2**63 - 1))
-def test_a_draw_depends_on_its_sample_only(n: int, seed: int, implementation: str) -> None:
-    counters = _counters(implementation, seed)
-    indices = torch.arange(100, 100 + n, device=implementation)
-    whole = _kept((n, 9, 3), implementation, 0.5, indices=indices, **counters)
-    flipped = _kept((n, 9, 3), implementation, 0.5, indices=indices.flip(0), **counters)
-    last = _kept((1, 9, 3), implementation, 0.5, indices=indices[-1:], **counters)
-    assert torch.equal(whole, flipped.flip(0))
-    assert torch.equal(whole[-1:], last)
-
-
-def test_steps_layers_and_seeds_differ(implementation: str) -> None:
-    shape = (8, 64)
-    draws = [
-        _kept(shape, implementation, 0.5, layer=layer, **_counters(implementation, seed, step))
-        for seed, step, layer in ((1, 0, 0), (2, 0, 0), (1 + 2**32, 0, 0), (1, 1, 0), (1, 0, 1), (1, 2, 3))
-    ]
-    for first, second in itertools.combinations(draws, 2):
-        same = (first == second).double().mean().item()
-        assert abs(same - 0.5) <= 5 * 0.5 / first.numel() ** 0.5
-
-
-def test_without_counters_torchs_generator_decides(implementation: str) -> None:
-    torch.manual_seed(5)
-    first, second = (_kept((8, 16), implementation, 0.5) for _ in range(2))
-    torch.manual_seed(5)
-    assert torch.equal(first, _kept((8, 16), implementation, 0.5))
-    assert not torch.equal(first, second)
-
-
-def test_gradient_of_the_gradient(implementation: str) -> None:
-    x = torch.randn(4, 9, device=implementation, requires_grad=True)
-    out = dropout(x, 0.5, **_counters(implementation))
-    (gradient,) = torch.autograd.grad(out.square().sum(), x, create_graph=True)
-    (second,) = torch.autograd.grad(gradient.sum(), x)
-    assert torch.equal(second, torch.where(out != 0, 8.0, 0.0))
 
 
 def test_module_is_a_dropout_that_shares_randomness() -> None:

@@ -20,7 +20,7 @@ FOLDER = Path(__file__).parent
 
 
 SHARED = ("test_op_specs.py",)
-OF_SEVERAL = [f"test_{name}.py" for name in ("gradients", "modules", "pooling", "statistics")]
+OF_SEVERAL = [f"test_{name}.py" for name in ("draws", "gradients", "modules", "pooling", "statistics")]
 OWN = (
     "test_kernel_tune_measure.py",
     "test_last_block.py",
