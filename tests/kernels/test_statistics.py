@@ -42,7 +42,8 @@ def _draw(op: str, device: str, channels: int = 8) -> tuple[Inputs, list[Tensor]
         inputs = {"h": h, "x": x, "running_mean": None, "running_var": None, "training": True}
         inputs |= {"keep_probability": 0.5, **draw_counters(device)}
     else:
-        inputs = draw_unit(0, device, k=channels, h=9, w=8) | {"padding": 1}
+        size: dict[str, int] = {"h": 9, "w": 8} if channels == 8 else {"size": 1}
+        inputs = draw_unit(0, device, k=channels, **size) | {"padding": 1}
         if op == "conv2d":
             inputs = {"x": inputs["x"], "weight": inputs["conv_weight"], "padding": 1}
         else:
