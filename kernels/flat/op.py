@@ -199,8 +199,9 @@ def flat_perturb(
     check_like("copy", copy, master, half=True)
     check_like("grad", grad, master, half=True)
     check_table(table, master)
-    if norm.numel() != 1 or norm.dtype != master.dtype:
-        raise ValueError(f"norm must be one {master.dtype} number, got {list(norm.shape)} {norm.dtype}")
+    if norm.numel() != 1 or norm.dtype != master.dtype or norm.layout != torch.strided:
+        found = f"{list(norm.shape)} {norm.dtype} {norm.layout}"
+        raise ValueError(f"norm must be one {master.dtype} number in a dense tensor, got {found}")
     check_device("norm", norm, master)
     if not 0 <= rho < float("inf"):
         raise ValueError(f"rho must be finite and at least 0, got {rho}")

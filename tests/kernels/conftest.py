@@ -20,6 +20,10 @@ SPECS = all_specs()
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "ops(*names): of all ops the test is about these")
+
+
 def _implementations(spec: OpSpec) -> list[Any]:
     cpu = [("torch", "cpu")] + ([("triton", "cpu")] if INTERPRETED and "triton" in spec.backends else [])
     gpu = [(name, "cuda") for name in spec.backends]
@@ -35,9 +39,11 @@ def _beside_torch_on_cpu(spec: OpSpec) -> list[Any]:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     names = metafunc.fixturenames
-    # test_<op>.py and test_<op>_for_norm.py are about their op only
-    name = metafunc.module.__name__.removesuffix("_for_norm")
-    specs = [spec for spec in SPECS if name == f"test_{spec.name}"] or SPECS
+    # test_<op>.py is about its op only, as a test with the marker ``ops`` is about those
+    name = metafunc.module.__name__
+    marker = metafunc.definition.get_closest_marker("ops")
+    chosen = [spec for spec in SPECS if name == f"test_{spec.name}"] or SPECS
+    specs = [spec for spec in SPECS if spec.name in marker.args] if marker else chosen
     tested = _beside_torch_on_cpu if "not_torch_on_cpu" in names else _implementations
     if "backend_name" in names and "case" in names:
         metafunc.parametrize(
@@ -83,8 +89,8 @@ def not_torch_on_cpu() -> None:
 
 
 @pytest.fixture
-def implementation(backend_name: str, device: str, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Force the backend under test; returns the device to put inputs on."""
+def implementation(spec: OpSpec, backend_name: str, device: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Force the backend under test, each of the op's in turn; returns the device to put inputs on."""
     monkeypatch.setenv(backend.BACKEND_VARIABLE, backend_name)
     return device
 

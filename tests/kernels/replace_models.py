@@ -1,5 +1,6 @@
 """Models for the tests of ``replace_modules``."""
 
+import sys
 from collections.abc import Callable
 
 import pytest
@@ -83,8 +84,17 @@ def shared_relu() -> nn.Module:
     return nn.Sequential(*conv_bn_relu(8, 8, act=relu), *conv_bn_relu(8, 16, act=relu))
 
 
-def torchvision_model(name: str, **options: object) -> Callable[[], nn.Module]:
-    return lambda: getattr(pytest.importorskip("torchvision").models, name)(num_classes=10, **options)
+def torchvision_resnet(block: str) -> Callable[[], nn.Module]:
+    """One block a stage."""
+    resnet = "torchvision.models.resnet"
+    return lambda: pytest.importorskip(resnet).ResNet(getattr(sys.modules[resnet], block), [1] * 4, num_classes=10)
+
+
+def torchvision_vgg() -> nn.Module:
+    """VGG-11 with few channels and one dense layer."""
+    layers = [16, "M", 32, "M", 64, 64, "M", 64, 64, "M", 64, 64, "M"]
+    features = pytest.importorskip("torchvision.models.vgg").make_layers(layers, batch_norm=True)
+    return nn.Sequential(features, nn.Flatten(), nn.Linear(64, 10))
 
 
 def timm_model(name: str, **options: object) -> Callable[[], nn.Module]:
@@ -103,21 +113,30 @@ SMALL = {
     "used elsewhere": (UsedElsewhere, (2, 8, 4, 4), {}),
     "loss inside": (Classifier, (7, 8, 5, 5), {"conv2d_bn_act": 1, "cross_entropy": 1}),
 }
-_IMAGES = (8, 3, 64, 64)
+_IMAGES = (8, 3, 32, 32)
+_NARROW = {"channels": (16, 32, 64, 128)}
 LARGE = {
-    "torchvision resnet18": (torchvision_model("resnet18"), _IMAGES, {"batch_norm_act": 1, "conv2d_bn_act": 19}),
-    "timm resnet26": (timm_model("resnet26"), _IMAGES, {"batch_norm_act": 1, "conv2d_bn_act": 28}),
-    "timm resnetv2_18": (timm_model("resnetv2_18"), _IMAGES, {"batch_norm_act": 9, "conv2d_bn_act": 8}),
+    "torchvision basic blocks": (torchvision_resnet("BasicBlock"), _IMAGES, {"batch_norm_act": 1, "conv2d_bn_act": 11}),
+    "timm resnet26": (
+        timm_model("resnet26", channels=(24, 32, 64, 128)),
+        _IMAGES,
+        {"batch_norm_act": 1, "conv2d_bn_act": 28},
+    ),
+    "timm resnetv2_18": (timm_model("resnetv2_18", **_NARROW), _IMAGES, {"batch_norm_act": 9, "conv2d_bn_act": 8}),
 }
 SLOW = {
-    "timm resnet18d": (timm_model("resnet18d"), _IMAGES, {"batch_norm_act": 2, "conv2d_bn_act": 20}),
+    "timm resnet18d": (timm_model("resnet18d", **_NARROW), _IMAGES, {"batch_norm_act": 2, "conv2d_bn_act": 21}),
     "torchvision vgg11_bn": (
-        torchvision_model("vgg11_bn", dropout=0.0),
+        torchvision_vgg,
         (4, 3, 32, 32),
         {"max_pool_bn_act": 5, "batch_norm_act": 3},
     ),
-    "torchvision resnet50": (torchvision_model("resnet50"), _IMAGES, {"batch_norm_act": 1, "conv2d_bn_act": 52}),
-    "timm densenet121": (timm_model("densenet121"), _IMAGES, {"batch_norm_act": 63, "conv2d_bn_act": 58}),
+    "torchvision bottlenecks": (torchvision_resnet("Bottleneck"), _IMAGES, {"batch_norm_act": 1, "conv2d_bn_act": 16}),
+    "timm densenet121": (
+        timm_model("densenet121", growth_rate=16, block_config=(2, 2, 2)),
+        _IMAGES,
+        {"batch_norm_act": 10, "conv2d_bn_act": 6},
+    ),
     "timm efficientnet_b0": (timm_model("efficientnet_b0"), _IMAGES, {"batch_norm_act": 17, "conv2d_bn_act": 32}),
 }
 MODELS = {**SMALL, **LARGE, **SLOW}

@@ -26,47 +26,9 @@ def _draw(n: int, c: int, seed: int, device: str) -> tuple[Tensor, Tensor, Tenso
 
 
 @SETTINGS
-@given(**SIZES, epsilon=EPSILON, reduction=REDUCTION, weighted=st.booleans(), soft=st.booleans())
-def test_equals_torch(
-    n: int,
-    c: int,
-    seed: int,
-    epsilon: float,
-    reduction: str,
-    weighted: bool,
-    soft: bool,
-    spec: OpSpec,
-    backend_name: str,
-    implementation: str,
-) -> None:
-    logits, labels, _, _, weight = _draw(n, c, seed, implementation)
-    if soft:
-        labels = SampleMaker(torch.float32, implementation, seed + 1).rand(n, c)
-    options = {"weight": weight if weighted else None, "label_smoothing": epsilon, "reduction": reduction}
-    ours, torchs = cross_entropy(logits, labels, **options), F.cross_entropy(logits, labels, **options)
-    cotangent = torch.ones_like(ours)
-    torch.testing.assert_close(ours, torchs, rtol=2e-6, atol=2e-6)
-    torch.testing.assert_close(
-        torch.autograd.grad(ours, logits, cotangent),
-        torch.autograd.grad(torchs, logits, cotangent),
-        rtol=1e-5,
-        atol=4e-6,
-    )
-
-
-@SETTINGS
 @given(**SIZES, epsilon=EPSILON, reduction=REDUCTION, weighted=st.booleans(), ignored=st.sampled_from([-100, 0, 7]))
 def test_ignored_labels_equal_torchs(
-    n: int,
-    c: int,
-    seed: int,
-    epsilon: float,
-    reduction: str,
-    weighted: bool,
-    ignored: int,
-    spec: OpSpec,
-    backend_name: str,
-    implementation: str,
+    n: int, c: int, seed: int, epsilon: float, reduction: str, weighted: bool, ignored: int, implementation: str
 ) -> None:
     logits, labels, _, _, weight = _draw(n, c, seed, implementation)
     labels[::2] = ignored if ignored < c else -100
@@ -84,16 +46,7 @@ def test_ignored_labels_equal_torchs(
 @SETTINGS
 @given(**SIZES, epsilon=EPSILON, reduction=REDUCTION, weighted=st.booleans(), gamma=st.sampled_from([0.0, 2.0]))
 def test_ignored_labels_of_two_count_by_themselves(
-    n: int,
-    c: int,
-    seed: int,
-    epsilon: float,
-    reduction: str,
-    weighted: bool,
-    gamma: float,
-    spec: OpSpec,
-    backend_name: str,
-    implementation: str,
+    n: int, c: int, seed: int, epsilon: float, reduction: str, weighted: bool, gamma: float, implementation: str
 ) -> None:
     logits, labels, labels_b, lam, weight = _draw(n, c, seed, implementation)
     labels[::2], labels_b[::3] = -100, -100
@@ -114,7 +67,7 @@ def test_ignored_labels_of_two_count_by_themselves(
         torch.testing.assert_close(*gradients, rtol=2e-5, atol=8e-6)
 
 
-def test_soft_labels_and_ignore_index(spec: OpSpec, backend_name: str, implementation: str) -> None:
+def test_soft_labels_and_ignore_index(implementation: str) -> None:
     logits = torch.randn(4, 5, device=implementation)
     labels = torch.rand(4, 5, device=implementation)
     for ignored in (-100, -1):
@@ -123,22 +76,8 @@ def test_soft_labels_and_ignore_index(spec: OpSpec, backend_name: str, implement
 
 
 @SETTINGS
-@given(**SIZES, epsilon=EPSILON)
-def test_gradient_of_a_row_sums_to_zero(
-    n: int, c: int, seed: int, epsilon: float, spec: OpSpec, backend_name: str, implementation: str
-) -> None:
-    logits, labels, labels_b, lam, _ = _draw(n, c, seed, implementation)
-    loss = cross_entropy(logits, labels, labels_b, lam, label_smoothing=epsilon, reduction="none")
-    (gradient,) = torch.autograd.grad(loss.sum(), logits)
-    torch.testing.assert_close(gradient.sum(dim=1), torch.zeros_like(loss), rtol=0, atol=2e-6)
-    assert (loss >= 0).all()
-
-
-@SETTINGS
 @given(**SIZES, gamma=st.sampled_from([0.0, 0.5, 2.0]))
-def test_lam_of_one_is_the_first_label(
-    n: int, c: int, seed: int, gamma: float, spec: OpSpec, backend_name: str, implementation: str
-) -> None:
+def test_lam_of_one_is_the_first_label(n: int, c: int, seed: int, gamma: float, implementation: str) -> None:
     logits, labels, labels_b, lam, weight = _draw(n, c, seed, implementation)
     options = {"weight": weight, "focal_gamma": gamma}
     hard = cross_entropy(logits, labels, **options)
@@ -149,17 +88,16 @@ def test_lam_of_one_is_the_first_label(
     torch.testing.assert_close(soft, cross_entropy(logits, labels, reduction="sum", **options))
 
 
-def test_op_outputs_are_contiguous(spec: OpSpec, case: str, backend_name: str, implementation: str) -> None:
+def test_op_outputs_are_contiguous(spec: OpSpec, case: str, implementation: str) -> None:
     inputs = spec.cases[case](SampleMaker(torch.float32, implementation))
     loss, gradient, divisor = torch.ops.cifarfast.cross_entropy(*spec.op_arguments(inputs))
     backward = torch.ops.cifarfast.cross_entropy_backward
     arguments = (gradient, torch.ones_like(loss), divisor, inputs["logits"], inputs.get("reduction", "mean"))
     assert gradient.is_contiguous()
     assert backward(*arguments).is_contiguous()
-    torch.library.opcheck(backward.default, arguments)
 
 
-def test_impossible_classes(spec: OpSpec, backend_name: str, implementation: str) -> None:
+def test_impossible_classes(implementation: str) -> None:
     logits = torch.tensor([[1.0, 2.0, -torch.inf, 0.5], [0.0, -torch.inf, 3.0, 1.0]], device=implementation)
     labels = torch.tensor([0, 2], device=implementation)
     for gamma in (0.0, 1.5):
@@ -173,7 +111,7 @@ def test_impossible_classes(spec: OpSpec, backend_name: str, implementation: str
 
 @pytest.mark.parametrize("label", [-1, -101, 10, 2**40])
 def test_label_out_of_range_makes_its_sample_nan(
-    label: int, spec: OpSpec, backend_name: str, implementation: str, monkeypatch: pytest.MonkeyPatch
+    label: int, implementation: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Target, "check_labels", lambda *_: None)  # as on a GPU
     logits = torch.zeros(5, 10, device=implementation)
@@ -184,76 +122,13 @@ def test_label_out_of_range_makes_its_sample_nan(
 
 
 @pytest.mark.parametrize("label", [-1, -101, 10])
-def test_label_out_of_range_raises(
-    label: int, spec: OpSpec, backend_name: str, implementation: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_label_out_of_range_raises(label: int, implementation: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(DEBUG_VARIABLE, "1")
     labels = torch.tensor([0, -100, label], device=implementation)
     with pytest.raises(ValueError, match=rf"labels must lie in \[0, 10\) or be ignore_index -100, got {label}$"):
         cross_entropy(torch.zeros(3, 10, device=implementation), labels)
     with pytest.raises(ValueError, match=r"labels must lie in \[0, 10\) or be ignore_index 3, got -100$"):
         cross_entropy(torch.zeros(3, 10, device=implementation), labels, ignore_index=3)
-
-
-def test_second_derivative(spec: OpSpec, backend_name: str, implementation: str) -> None:
-    logits = torch.randn(4, 3, device=implementation, requires_grad=True)
-    labels = torch.tensor([0, 1, 2, 0], device=implementation)
-    loss = op.forward(logits, Target(labels))[0]
-    (gradient,) = torch.autograd.grad(loss, logits, create_graph=True)
-    with pytest.raises(RuntimeError, match="no second derivative"):
-        gradient.square().sum().backward()
-
-
-def test_gradient_accumulates_and_backward_repeats(spec: OpSpec, backend_name: str, implementation: str) -> None:
-    logits = torch.randn(4, 3, device=implementation, requires_grad=True)
-    loss = cross_entropy(logits, torch.tensor([0, 1, 2, 0], device=implementation))
-    loss.backward(retain_graph=True)
-    assert logits.grad is not None
-    once = logits.grad.clone()
-    loss.backward()
-    assert torch.equal(logits.grad, 2 * once)
-
-
-def _arguments(**changes: object) -> dict[str, object]:
-    arguments = {"logits": torch.zeros(4, 10), "labels": torch.zeros(4, dtype=torch.int64)}
-    return {**arguments, **changes}
-
-
-HALF = torch.full((4,), 0.5)
-WRONG = {
-    "empty batch": (_arguments(logits=torch.zeros(0, 10), labels=torch.zeros(0, dtype=torch.int64)), "logits"),
-    "no classes": (_arguments(logits=torch.zeros(4, 0)), "logits"),
-    "one dimension": (_arguments(logits=torch.zeros(10)), "logits"),
-    "integer logits": (_arguments(logits=torch.zeros(4, 10, dtype=torch.int64)), "logits"),
-    "number of labels": (_arguments(labels=torch.zeros(5, dtype=torch.int64)), "labels"),
-    "int32 labels": (_arguments(labels=torch.zeros(4, dtype=torch.int32)), "labels"),
-    "soft shape": (_arguments(labels=torch.zeros(4)), "labels"),
-    "soft with gradient": (_arguments(labels=torch.zeros(4, 10, requires_grad=True)), "labels"),
-    "meta labels": (_arguments(labels=torch.zeros(4, dtype=torch.int64, device="meta")), "labels"),
-    "labels_b alone": (_arguments(labels_b=torch.zeros(4, dtype=torch.int64)), "labels_b"),
-    "lam alone": (_arguments(lam=HALF), "lam"),
-    "lam shape": (_arguments(labels_b=torch.zeros(4, dtype=torch.int64), lam=torch.ones(1)), "lam"),
-    "lam dtype": (_arguments(labels_b=torch.zeros(4, dtype=torch.int64), lam=HALF.double()), "lam"),
-    "two soft": (_arguments(labels=torch.zeros(4, 10), labels_b=torch.zeros(4, 10), lam=HALF), "labels_b"),
-    "weight shape": (_arguments(weight=torch.ones(4)), "weight"),
-    "weight dtype": (_arguments(weight=torch.ones(10, dtype=torch.int64)), "weight"),
-    "sparse logits": (_arguments(logits=torch.zeros(4, 10).to_sparse()), "logits"),
-    "sparse labels": (_arguments(labels=torch.zeros(4, dtype=torch.int64).to_sparse()), "labels"),
-    "sparse weight": (_arguments(weight=torch.ones(10).to_sparse()), "weight"),
-    "smoothing": (_arguments(label_smoothing=1.5), "label_smoothing"),
-    "gamma": (_arguments(focal_gamma=-1.0), "focal_gamma"),
-    "reduction": (_arguments(reduction="avg"), "reduction"),
-    "ignored soft": (_arguments(labels=torch.zeros(4, 10), ignore_index=2), "ignore_index"),
-    "label": (_arguments(labels=torch.full((4,), 10)), "labels"),
-    "second label": (_arguments(labels_b=torch.full((4,), -1), lam=HALF), "labels_b"),
-}
-
-
-@pytest.mark.parametrize("mistake", WRONG)
-def test_mistakes_name_the_argument(mistake: str) -> None:
-    arguments, name = WRONG[mistake]
-    with pytest.raises(ValueError, match=rf"^{name} "):
-        cross_entropy(**arguments)
 
 
 def test_module_mirrors_torch() -> None:
@@ -289,7 +164,7 @@ def test_half_precision_loss_is_fp32() -> None:
     assert logits.grad.dtype == torch.bfloat16
 
 
-def test_more_classes_than_a_program_holds(spec: OpSpec, backend_name: str, implementation: str) -> None:
+def test_more_classes_than_a_program_holds(implementation: str) -> None:
     logits = torch.randn(2, 5000, device=implementation, requires_grad=True)
     labels = torch.tensor([4999, 17], device=implementation)
     loss = cross_entropy(logits, labels)

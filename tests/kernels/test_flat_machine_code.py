@@ -12,8 +12,13 @@ triton = pytest.importorskip("triton")
 INTERPRETED = triton.knobs.runtime.interpret
 # the partial sums end in a reduction, so they are no pure stream
 OPS = [op for op in backend.registered() if op.startswith("flat_") and op != "flat_norm"]
+QUICK = ("nadam", "sgd nesterov")  # of the optimizer's rules
 STREAMS = [
-    pytest.param(build, id=f"{build.launch.name}-{build.label}")
+    pytest.param(
+        build,
+        id=f"{build.launch.name}-{build.label}",
+        marks=[pytest.mark.slow] if "optimizer" in build.launch.name and build.label not in QUICK else [],
+    )
     for build in ([] if INTERPRETED else report.builds(OPS, ["sm_90"]))
     if build.launch.settings.get("EVEN") and build.launch.name != "flat_norm_kernel"
 ]

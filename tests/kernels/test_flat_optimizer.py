@@ -13,7 +13,6 @@ from torch import Tensor, optim
 
 import cifarfast.kernels as k
 from cifarfast.kernels import FlatScalar, FlatTable, flat_scalars, flat_table
-from cifarfast.kernels.testing.spec import OpSpec
 
 SETTINGS = settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 TOLERANCE = 1e-6
@@ -34,13 +33,7 @@ class Rule:
         return self.torchs(groups, **{"lr": 0.01, "foreach": False, **options, **changes})
 
     def run(
-        self,
-        master: Tensor,
-        grad: Tensor,
-        states: list[Tensor],
-        table: FlatTable,
-        scalars: Tensor,
-        **more: Tensor,
+        self, master: Tensor, grad: Tensor, states: list[Tensor], table: FlatTable, scalars: Tensor, **more: Tensor
     ) -> None:
         arguments: list[Any] = list(states)
         if self.step is k.flat_sgd_step and not states:
@@ -78,7 +71,7 @@ def _start(rule: Rule, table: FlatTable, device: str, **scalars: float) -> tuple
 
 
 @pytest.mark.parametrize("name", RULES)
-def test_100_steps_equal_torch(name: str, spec: OpSpec, backend_name: str, implementation: str) -> None:
+def test_100_steps_equal_torch(name: str, backend_name: str, implementation: str) -> None:
     """Weight decay on two of three segments, two learning rates; against torch's single-tensor loop in fp32 and fp64.
 
     torch rounds 1 − lr·weight_decay to fp32 in every step of a decoupled decay, an error of its own that adds up.
@@ -112,7 +105,7 @@ def test_100_steps_equal_torch(name: str, spec: OpSpec, backend_name: str, imple
 
 
 @pytest.mark.parametrize("name", RULES)
-def test_padding_stays_zero(name: str, spec: OpSpec, backend_name: str, implementation: str) -> None:
+def test_padding_stays_zero(name: str, implementation: str) -> None:
     table = flat_table(LENGTHS, weight_decay=0.1, l2=0.1, device=implementation)
     master, states, scalars = _start(RULES[name], table, implementation, ema_decay=0.9)
     ema, copy = torch.zeros_like(master), torch.full_like(master, torch.nan, dtype=COPY_DTYPE)
@@ -125,7 +118,7 @@ def test_padding_stays_zero(name: str, spec: OpSpec, backend_name: str, implemen
 
 
 @pytest.mark.parametrize("name", ["nesterov", "adamw", "nadam"])
-def test_frozen_segment_keeps_its_bits(name: str, spec: OpSpec, backend_name: str, implementation: str) -> None:
+def test_frozen_segment_keeps_its_bits(name: str, implementation: str) -> None:
     rule = RULES[name]
     table = flat_table(LENGTHS, weight_decay=0.1, lr_scale=(1.0, 0.0, 2.0), device=implementation)
     master, states, scalars = _start(rule, table, implementation)
@@ -143,7 +136,7 @@ def test_frozen_segment_keeps_its_bits(name: str, spec: OpSpec, backend_name: st
     assert torch.equal(unpack(copy, table)[1], unpack(master, table)[1].to(COPY_DTYPE))
 
 
-def test_a_skipped_step_only_restores_the_copy(spec: OpSpec, backend_name: str, implementation: str) -> None:
+def test_a_skipped_step_only_restores_the_copy(implementation: str) -> None:
     rule = RULES["nadam"]
     table = flat_table(LENGTHS, weight_decay=0.1, device=implementation)
     master, states, scalars = _start(rule, table, implementation, ema_decay=0.5)
@@ -162,7 +155,7 @@ def test_a_skipped_step_only_restores_the_copy(spec: OpSpec, backend_name: str, 
     assert not torch.equal(master, before[0])
 
 
-def test_l2_is_the_gradient_of_a_penalty(spec: OpSpec, backend_name: str, implementation: str) -> None:
+def test_l2_is_the_gradient_of_a_penalty(implementation: str) -> None:
     table = flat_table([3], l2=0.25, device=implementation)
     master = pack([torch.tensor([1.0, -2.0, 4.0])], table, implementation)
     scalars = flat_scalars(lr=0.5, device=implementation)
@@ -170,7 +163,7 @@ def test_l2_is_the_gradient_of_a_penalty(spec: OpSpec, backend_name: str, implem
     assert unpack(master, table)[0].tolist() == [0.75, -1.5, 3.0]
 
 
-def test_decoupled_sgd(spec: OpSpec, backend_name: str, implementation: str) -> None:
+def test_decoupled_sgd(implementation: str) -> None:
     table = flat_table([2], weight_decay=0.5, device=implementation)
     master = pack([torch.tensor([1.0, -2.0])], table, implementation)
     buffer, scalars = torch.zeros_like(master), flat_scalars(lr=0.5, device=implementation)
@@ -180,7 +173,7 @@ def test_decoupled_sgd(spec: OpSpec, backend_name: str, implementation: str) -> 
 
 
 @pytest.mark.parametrize("name", ["nesterov", "adam"])
-def test_learning_rate_changes_on_the_device(name: str, spec: OpSpec, backend_name: str, implementation: str) -> None:
+def test_learning_rate_changes_on_the_device(name: str, implementation: str) -> None:
     rule = RULES[name]
     table = flat_table(LENGTHS, device=implementation)
     master, states, scalars = _start(rule, table, implementation)
@@ -198,7 +191,7 @@ def test_learning_rate_changes_on_the_device(name: str, spec: OpSpec, backend_na
     assert relative_error(unpack(master, table), weights) < TOLERANCE
 
 
-def test_gradient_with_a_loss_scale(dtype: torch.dtype, spec: OpSpec, backend_name: str, implementation: str) -> None:
+def test_gradient_with_a_loss_scale(dtype: torch.dtype, implementation: str) -> None:
     """A scaled gradient in any dtype gives the bits that its unscaled fp32 value gives."""
     results = []
     for scale, grad_dtype in ((1.0, torch.float32), (256.0, dtype)):
@@ -218,7 +211,7 @@ def test_gradient_with_a_loss_scale(dtype: torch.dtype, spec: OpSpec, backend_na
     seed=st.integers(0, 100),
 )
 def test_segments_do_not_change_the_result(
-    lengths: list[int], missing: int, name: str, seed: int, spec: OpSpec, backend_name: str, implementation: str
+    lengths: list[int], missing: int, name: str, seed: int, implementation: str
 ) -> None:
     """With equal settings everywhere, many segments and a cut tail give the bits of one segment."""
     rule = RULES[name]
@@ -240,7 +233,7 @@ def test_segments_do_not_change_the_result(
 
 
 @pytest.mark.parametrize("decay", [0.0, 1.0, 0.9])
-def test_ema_in_the_step(decay: float, spec: OpSpec, backend_name: str, implementation: str) -> None:
+def test_ema_in_the_step(decay: float, implementation: str) -> None:
     rule = RULES["nesterov"]
     table = flat_table(LENGTHS, device=implementation)
     master, states, scalars = _start(rule, table, implementation, ema_decay=decay)
@@ -272,7 +265,7 @@ def test_compiled_step_writes_the_buffers_themselves() -> None:
     assert all(torch.equal(a, b) for a, b in zip((master, *states, scalars), expected, strict=True))
 
 
-def test_weights_that_require_a_gradient(spec: OpSpec, backend_name: str, implementation: str) -> None:
+def test_weights_that_require_a_gradient(implementation: str) -> None:
     table = flat_table([4], device=implementation)
     master = pack([torch.ones(4)], table, implementation).requires_grad_()
     k.flat_sgd_step(master, torch.ones_like(master), None, table, flat_scalars(lr=0.5, device=implementation))

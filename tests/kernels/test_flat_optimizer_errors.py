@@ -13,45 +13,6 @@ TABLE = flat_table([1000, 30])
 P = TABLE.length
 
 
-def _arguments(**changes: Any) -> dict[str, Any]:
-    buffers = {name: torch.zeros(P) for name in ("master", "grad", "exp_avg", "exp_avg_sq")}
-    return {**buffers, "table": TABLE, "scalars": flat_scalars(lr=0.1), **changes}
-
-
-WRONG = {
-    "master half": ({"master": torch.zeros(P).half()}, "master"),
-    "master 2-d": ({"master": torch.zeros(P, 1)}, "master"),
-    "master empty": ({"master": torch.zeros(0)}, "master"),
-    "master with gaps": ({"master": torch.zeros(2 * P)[::2]}, "master"),
-    "grad missing": ({"grad": None}, "grad"),
-    "grad short": ({"grad": torch.zeros(P - 1)}, "grad"),
-    "grad integer": ({"grad": torch.zeros(P, dtype=torch.int32)}, "grad"),
-    "grad fp64": ({"grad": torch.zeros(P).double()}, "grad"),
-    "grad elsewhere": ({"grad": torch.zeros(P, device="meta")}, "grad"),
-    "state half": ({"exp_avg": torch.zeros(P).bfloat16()}, "exp_avg"),
-    "state short": ({"exp_avg_sq": torch.zeros(5)}, "exp_avg_sq"),
-    "state missing": ({"exp_avg_sq": None}, "exp_avg_sq"),
-    "ema half": ({"ema": torch.zeros(P).half()}, "ema"),
-    "copy integer": ({"copy": torch.zeros(P, dtype=torch.int8)}, "copy"),
-    "copy short": ({"copy": torch.zeros(P - FLAT_BLOCK).half()}, "copy"),
-    "table of fewer blocks": ({"table": flat_table([1000])}, "table"),
-    "table fp64": ({"table": TABLE._replace(settings=TABLE.settings.double())}, "table"),
-    "table transposed": ({"table": TABLE._replace(settings=TABLE.settings.t().contiguous().t())}, "table"),
-    "scalars fp32": ({"scalars": flat_scalars(lr=0.1).float()}, "scalars"),
-    "scalars with gaps": ({"scalars": flat_scalars(lr=0.1).repeat_interleave(2)[::2]}, "scalars"),
-    "scalars short": ({"scalars": torch.zeros(3, dtype=torch.float64)}, "scalars"),
-    "betas": ({"betas": (0.9, 1.0)}, "betas"),
-    "eps": ({"eps": 0.0}, "eps"),
-}
-
-
-@pytest.mark.parametrize("mistake", WRONG)
-def test_mistakes_name_the_argument(mistake: str) -> None:
-    changes, name = WRONG[mistake]
-    with pytest.raises(ValueError, match=rf"^{name} "):
-        k.flat_adam_step(**_arguments(**changes))
-
-
 STEPS: dict[str, tuple[Callable[..., None], list[Any], dict[str, Any], str]] = {
     "momentum without buffer": (k.flat_sgd_step, [None], {"momentum": 0.9}, "momentum_buffer"),
     "buffer without momentum": (k.flat_sgd_step, [torch.zeros(P)], {}, "momentum_buffer"),

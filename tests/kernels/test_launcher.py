@@ -63,12 +63,14 @@ STEPS: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("settings", STEPS, ids=lambda settings: "-".join(map(str, settings.values())) or "sgd")
 def test_a_training_step(settings: dict[str, Any]) -> None:
+    from small_models import narrow
     from small_steps import BATCH, make_step
 
     from cifarfast.inference.logits import predict_logits
     from cifarfast.recipes.build import build_augment
 
-    step = make_step(backend="fused", **{"precision": "bf16", **settings})
+    with narrow():
+        step = make_step(backend="fused", **{"precision": "bf16", **settings})
     with record() as launches:
         step.model.train()
         step.begin(0, 0, [0.02] * 5, set())

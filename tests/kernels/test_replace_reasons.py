@@ -212,7 +212,7 @@ def test_following_leaves_no_trace() -> None:
 
 
 def test_hooks_of_a_block_are_kept() -> None:
-    model, x = build("torchvision resnet18")
+    model, x = build("torchvision basic blocks")
     expected = copy.deepcopy(model)(x)
     shapes = []
     model.layer1[0].register_forward_hook(lambda module, args, out: shapes.append(out.shape))
@@ -224,7 +224,7 @@ def test_hooks_of_a_block_are_kept() -> None:
 
 
 def test_a_block_with_a_hook_inside_is_fused_around_it() -> None:
-    torchs, x = build("torchvision resnet18")
+    torchs, x = build("torchvision basic blocks")
     ours = copy.deepcopy(torchs)
     seen = []
     ours.layer1[0].bn1.register_forward_hook(lambda module, args, out: seen.append(out))

@@ -20,8 +20,13 @@ FOLDER = Path(__file__).parent
 
 
 SHARED = ("test_op_specs.py",)
-OF_OPS = [f"test_{op}{part}.py" for op in backend.registered() for part in ("", "_for_norm")]
-OWN = ("test_kernel_tune_measure.py", "test_last_block.py", *OF_OPS)
+OF_SEVERAL = [f"test_{name}.py" for name in ("draws", "gradients", "modules", "pooling", "statistics")]
+OWN = (
+    "test_kernel_tune_measure.py",
+    "test_last_block.py",
+    *OF_SEVERAL,
+    *(f"test_{op}.py" for op in backend.registered()),
+)
 
 
 @pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="already interpreted")

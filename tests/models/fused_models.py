@@ -2,9 +2,11 @@
 
 import copy
 from collections.abc import Mapping
+from contextlib import nullcontext
 
 import torch
 import torch.nn.functional as F
+from small_models import narrow
 from torch import Tensor, nn
 
 from cifarfast.kernels import share_randomness
@@ -15,10 +17,11 @@ from cifarfast.models.registry import find_entry
 Results = dict[str, Tensor]
 
 
-def create_pair(name: str, **settings: float) -> tuple[nn.Module, nn.Module]:
-    """A plain model, none of whose vectors is all 0 or 1, and its fused twin."""
+def create_pair(name: str, *, whole: bool = False, **settings: float) -> tuple[nn.Module, nn.Module]:
+    """A plain model, none of whose vectors is all 0 or 1, and its fused twin; with few channels but when ``whole``."""
     torch.manual_seed(0)
-    model = create_model(name, **{"image_size": smallest_image(name), **settings})
+    with nullcontext() if whole else narrow():
+        model = create_model(name, **{"image_size": smallest_image(name), **settings})
     state = model.state_dict()
     for key, value in state.items():
         if value.is_floating_point() and value.dim() == 1:

@@ -5,6 +5,7 @@ import doctest
 import pytest
 import torch
 import torch.nn.functional as F
+from small_models import narrow
 from torch import Tensor, nn
 
 import cifarfast.models
@@ -16,6 +17,9 @@ from cifarfast.models.registry import find_entry
 BIG = {"wrn28_10", "pyramidnet272_a200", "pyramidnet272_a200_shakedrop", "googlenet", "resnet50"}
 SMALL_MEMBERS = ["wrn10_2", "pyramidnet14_a12", "pyramidnet14_a12_shakedrop"]
 RUN = sorted({*list_models(), *SMALL_MEMBERS} - BIG)
+# one of each class of models: the others differ in numbers that no image's size depends on
+KINDS = [name for name in list_models() if not name.startswith(("wrn", "pyramidnet", "res15", "resnet50"))]
+KINDS += SMALL_MEMBERS
 
 
 def images(channels: int = 3, size: int = 32) -> Tensor:
@@ -41,7 +45,7 @@ def test_forward_backward_and_state_dict(name: str) -> None:
     assert torch.equal(first, second)
 
 
-@pytest.mark.parametrize("name", sorted(BIG))
+@pytest.mark.parametrize("name", sorted(BIG - {"pyramidnet272_a200"}))  # what it has pyramidnet272_a200_shakedrop has
 def test_big_model_trains_on_meta(name: str) -> None:
     with torch.device("meta"):
         model = create_model(name)
@@ -49,8 +53,8 @@ def test_big_model_trains_on_meta(name: str) -> None:
     assert all(p.grad is not None and p.grad.shape == p.shape for p in model.parameters())
 
 
-@pytest.mark.parametrize(("channels", "size"), [(1, 28), (3, 32), (1, 45)])
-@pytest.mark.parametrize("name", [*list_models(), *SMALL_MEMBERS])
+@pytest.mark.parametrize(("channels", "size"), [(1, 28), (1, 45)])
+@pytest.mark.parametrize("name", KINDS)
 def test_channels_and_sizes(name: str, channels: int, size: int) -> None:
     with torch.device("meta"):
         model = create_model(name, num_classes=47, in_channels=channels, image_size=size)
@@ -58,7 +62,7 @@ def test_channels_and_sizes(name: str, channels: int, size: int) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:Initializing zero-element")
-@pytest.mark.parametrize("name", list_models())
+@pytest.mark.parametrize("name", KINDS)
 def test_smallest_image(name: str) -> None:
     entry = find_entry(name)
     smallest = entry.min_image_size
@@ -72,10 +76,11 @@ def test_smallest_image(name: str) -> None:
                 entry.build(image_size=smallest - 1, **settings)(torch.empty(2, 3, smallest - 1, smallest - 1))
 
 
-@pytest.mark.parametrize("name", ["plain_cnn_bn", "res5", *SMALL_MEMBERS, "vgg16", "mobilenet_v2"])
+@pytest.mark.parametrize("name", ["plain_cnn_bn", "resnet18", *SMALL_MEMBERS, "vgg16", "mobilenet_v2"])
 def test_channels_last_and_autocast(name: str) -> None:
     torch.manual_seed(1)
-    model = create_model(name).eval()
+    with narrow():
+        model = create_model(name).eval()
     x = images()
     with torch.no_grad():
         expected = model(x)
@@ -99,7 +104,7 @@ def test_pyramidnet_keeps_channels_last() -> None:
     assert layouts == [True] * 6
 
 
-@pytest.mark.parametrize("name", ["wrn10_2", "pyramidnet14_a12_shakedrop"])
+@pytest.mark.parametrize("name", ["wrn10_2", "pyramidnet8_a6_shakedrop"])
 def test_compiles_as_one_graph(name: str) -> None:
     torch.manual_seed(1)
     model = create_model(name)

@@ -233,7 +233,7 @@ def test_bfloat16_on_a_gpu(
 ) -> None:
     if forced:
         monkeypatch.setenv(backend.BACKEND_VARIABLE, forced)
-    pair = create_pair(name, image_size=32, **settings)
+    pair = create_pair(name, whole=True, image_size=32, **settings)
     plain, fused = (model.cuda().to(memory_format=torch.channels_last).train(train) for model in pair)
     images = make_images(32, count=16).cuda().contiguous(memory_format=torch.channels_last)
     expected, found = (run(model, images, autocast=torch.bfloat16) for model in (plain, fused))

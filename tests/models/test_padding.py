@@ -142,7 +142,7 @@ def test_loading_another_width_is_an_error(shape: str) -> None:
         model.load_state_dict(state)
 
 
-@pytest.mark.parametrize("name", ["wrn16_8", "resnet18", "pyramidnet110_a150_shakedrop", "pyramidnet272_a200"])
+@pytest.mark.parametrize("name", ["wrn16_8", "resnet18", *PYRAMIDS])
 def test_true_shapes_count_what_the_plain_model_has(name: str) -> None:
     with torch.device("meta"):
         plain = create_model(name)

@@ -207,6 +207,8 @@ SPEC = OpSpec(
     compiled_ops=("cifarfast::shakedrop_bn_shortcut_functional", "cifarfast::shakedrop_bn_shortcut_backward"),
     op_arguments=_op_arguments,
     differentiable=("h", "x", "weight", "bias"),
+    mutates=("running_mean", "running_var"),
+    advances=("num_batches_tracked",),
     cases={
         "image": _tail(3, 16, (4, 4), 8),
         "same width": _tail(3, 8, (3, 3), keep_level="batch", layer=7),
