@@ -9,11 +9,13 @@ from math import prod
 import torch
 from torch import Tensor
 
+from ..arguments import names_misfits
 from ..layout import check_strided, output_layout
 from ..library import Gradients, operator
 from .draws import Dropping
 
 
+@names_misfits
 def dropout(
     x: Tensor,
     p: float = 0.5,

@@ -10,11 +10,13 @@ from math import prod
 import torch
 from torch import Tensor
 
+from ..arguments import names_misfits
 from ..layout import check_strided, output_layout
 from ..library import Gradients, operator
 from .draws import Scaling
 
 
+@names_misfits
 def shakedrop(
     shortcut: Tensor,
     branch: Tensor,

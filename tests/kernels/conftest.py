@@ -35,8 +35,8 @@ def _beside_torch_on_cpu(spec: OpSpec) -> list[Any]:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     names = metafunc.fixturenames
-    # test_<op>.py and test_<op>_for_norm.py are about their op only
-    name = metafunc.module.__name__.removesuffix("_for_norm")
+    # test_<op>.py, test_<op>_for_norm.py and test_<op>_masked.py are about their op only
+    name = metafunc.module.__name__.removesuffix("_for_norm").removesuffix("_masked")
     specs = [spec for spec in SPECS if name == f"test_{spec.name}"] or SPECS
     tested = _beside_torch_on_cpu if "not_torch_on_cpu" in names else _implementations
     if "backend_name" in names and "case" in names:

@@ -3,11 +3,13 @@
 import torch
 from torch import Tensor
 
+from ...arguments import names_misfits
 from ...library import operator
 from ..checks import check_like, check_master, check_scalars
 
 
 @torch.no_grad()
+@names_misfits
 def flat_ema(ema: Tensor, master: Tensor, scalars: Tensor) -> None:
     """``ema ← d·ema + (1 − d)·w`` in place, computed as ``ema + (1 − d)(w − ema)``; d is the scalar ``EMA_DECAY``.
 

@@ -3,11 +3,13 @@
 import torch
 from torch import Tensor
 
+from ...arguments import names_misfits
 from ...library import operator
 from ..checks import check_like, check_master, check_scalars
 
 
 @torch.no_grad()
+@names_misfits
 def flat_lookahead(
     master: Tensor, slow: Tensor, scalars: Tensor, copy: Tensor | None = None, *, alpha: float = 0.5, every: int = 5
 ) -> None:

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from ...arguments import names_misfits
 from ...library import operator
 from ..checks import check_grad, check_like, check_master, check_scalars, check_table
 from ..scalars import FlatScalar
@@ -24,6 +25,7 @@ def flat_norm(
     return result
 
 
+@names_misfits
 def flat_grad_norm(grad: Tensor, table: FlatTable | None = None) -> Tensor:
     """The gradient's global 2-norm ``‖g‖ = √Σ g²``.
 
@@ -40,6 +42,7 @@ def flat_grad_norm(grad: Tensor, table: FlatTable | None = None) -> Tensor:
     return flat_norm(grad, None, table)
 
 
+@names_misfits
 def flat_asam_norm(master: Tensor, grad: Tensor, table: FlatTable | None = None, *, eta: float = 0.0) -> Tensor:
     """ASAM's norm ``‖(|w| + eta)·g‖ = √Σ ((|w| + eta) g)²`` over all parameters.
 
@@ -62,6 +65,7 @@ def flat_asam_norm(master: Tensor, grad: Tensor, table: FlatTable | None = None,
 
 
 @torch.no_grad()
+@names_misfits
 def flat_clip(grad: Tensor, scalars: Tensor, max_norm: float, table: FlatTable | None = None) -> Tensor:
     """Make the next step use gradients of a norm of at most ``max_norm``; the gradient buffer is only read.
 
@@ -86,7 +90,7 @@ def flat_clip(grad: Tensor, scalars: Tensor, max_norm: float, table: FlatTable |
         raise ValueError(f"max_norm must be above 0, got {max_norm}")
     total_norm = flat_norm(grad, None, table)
     total_norm *= scalars[FlatScalar.GRAD_SCALE].abs()
-    scalars[FlatScalar.CLIP] = (max_norm / (total_norm + 1e-6)).clamp(max=1.0)
+    scalars[FlatScalar.CLIP] = (float(max_norm) / (total_norm + 1e-6)).clamp(max=1.0)
     return total_norm
 
 

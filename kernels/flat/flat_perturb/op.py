@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from ...arguments import names_misfits
 from ...library import operator, runs_on
 from ..checks import check_device, check_like, check_master, check_table
 from ..flat_norm.op import check_eta
@@ -10,6 +11,7 @@ from ..table import FlatTable
 
 
 @torch.no_grad()
+@names_misfits
 def flat_perturb(
     copy: Tensor,
     master: Tensor,
