@@ -124,6 +124,6 @@ def test_10_the_message_says_what_was_wanted(backend: str | None, monkeypatch: p
     with pytest.raises(TypeError, match=r"^seed must be Tensor or None, got int 0$"):
         kernels.dropout(x, 0.5, seed=0, step=torch.tensor(0), indices=torch.arange(2))  # type: ignore[arg-type]
     with pytest.raises(TypeError, match=r"^weight must be Tensor or None, got list \[1\.0\]$"):
-        kernels.batch_norm_act(torch.ones(2, 8, 3, 3), None, None, [1.0], torch.ones(8), True)  # type: ignore[arg-type]
+        kernels.batch_norm_act(torch.ones(2, 8, 3, 3), None, None, [1.0], torch.ones(8), training=True)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"^padding must lie in \[0, 32767\], got 1000000000000$"):
         kernels.conv2d(torch.ones(2, 8, 3, 3), torch.ones(8, 8, 1, 1), padding=10**12)
