@@ -87,6 +87,24 @@ def overhead() -> str:
     return markdown(header, rows)
 
 
+def op_calls() -> str:
+    """What a call of an op costs the host, of two commits beside each other."""
+    rows = [
+        (
+            *(f"`{row['op']}`", row["mode"], row["path"]),
+            *(f"{row[key]:,.1f}" for key in ("old_microseconds", "new_microseconds")),
+            _spread(row["ratio_of_a_turn"], 1, 2),
+            *(row[key][:7] for key in ("old_commit", "new_commit")),
+            device_name(document["environment"]),
+        )
+        for document in documents("op_call")
+        for row in document["rows"]
+    ]
+    if not rows:
+        return "No measurement is committed yet."
+    return markdown(("op", "what", "path", "µs before", "µs after", "after / before", "before", "after", "on"), rows)
+
+
 def train_step() -> str:
     """A training step on GPUs beside torch's."""
     return step_table(document for document in documents("train_step") if document["environment"]["gpu"])
@@ -239,6 +257,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "ops": ops,
     "op_times": op_times,
     "overhead": overhead,
+    "op_calls": op_calls,
     "train_step": train_step,
     "augment": augment,
     "launches": launches,

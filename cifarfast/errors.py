@@ -12,6 +12,17 @@ class UserError(ValueError):
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """Return ``", did you mean 'X'?"`` for the known name closest to ``name``, or ``""`` when none is close."""
-    matches = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f", did you mean {matches[0]!r}?" if matches else ""
+    """Return ``", did you mean 'X'?"`` for the known name closest to ``name``, or ``""`` when none is close.
+
+    Close are two thirds of the letters in the same order (difflib's ratio), and a beginning of three letters or more;
+    case and a flag's dashes do not count.
+    """
+    plain = {_plain(word): word for word in reversed(list(known))}
+    word = _plain(name)
+    matches = difflib.get_close_matches(word, plain, n=1, cutoff=2 / 3)
+    matches = matches or [other for other in reversed(plain) if len(word) >= 3 and other.startswith(word)]
+    return f", did you mean {plain[matches[0]]!r}?" if matches else ""
+
+
+def _plain(word: str) -> str:
+    return word.casefold().lstrip("-")

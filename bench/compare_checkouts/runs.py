@@ -118,13 +118,18 @@ def compare_folders(part: str, name: str, old: Path, new: Path, *, same_checkpoi
     Args:
         part, name: of the rows.
         old, new: the folders.
-        same_checkpoints: all of them are compared, not only the last.
+        same_checkpoints: all that both have are compared, not only the last; the clock says when the others were made.
     """
     checkpoints = [sorted((folder / "checkpoints").glob("step-*")) for folder in (old, new)]
     files = [_names(folder) for folder in (old, new)]
+    pairs = [(checkpoints[0][-1], checkpoints[1][-1])]
     if same_checkpoints:
-        names = [[path.name for path in found] for found in checkpoints]
-        yield compared(part, f"{name}: checkpoints", [] if names[0] == names[1] else [f"{names[0]} → {names[1]}"])
+        last = [found[-1].name for found in checkpoints]
+        yield compared(part, f"{name}: last checkpoint", [] if last[0] == last[1] else [f"{last[0]} → {last[1]}"])
+        by_name = [{path.name: path for path in found} for found in checkpoints]
+        pairs = [
+            (by_name[0][each], by_name[1][each]) for each in sorted(by_name[0].keys() & by_name[1].keys())
+        ] or pairs
     yield compared(part, f"{name}: files", sorted(map(str, files[0] ^ files[1])))
     for file in ("config.toml", "metrics.csv"):
         same = (old / file).read_bytes() == (new / file).read_bytes()
@@ -133,7 +138,6 @@ def compare_folders(part: str, name: str, old: Path, new: Path, *, same_checkpoi
     yield compared(part, f"{name}: predictions.npz", _named_arrays(*arrays))
     results = [without_times(json.loads((folder / "result.json").read_text())) for folder in (old, new)]
     yield compared(part, f"{name}: result.json", keys_that_differ(*results))
-    pairs = list(zip(*checkpoints, strict=False)) if same_checkpoints else [(checkpoints[0][-1], checkpoints[1][-1])]
     for kind in ("model", "ema", "optimizer"):
         if (pairs[0][0] / f"{kind}.safetensors").exists():
             found = [line for a, b in pairs for line in _tensors(a, b, kind)]

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from ..data.official import data_name
 from ..ensembling import EnsembleRecipe, is_ensemble, read_record
 from ..ensembling.evaluation import evaluate
 from ..errors import UserError
@@ -94,8 +95,8 @@ class Run:
         if not self.finished:
             return f"Run({str(self.path)!r}: not finished)"
         result = self.result
-        data = result["dataset"] + ("" if result["official"] else " (not the official files)")
-        return f"Run({str(self.path)!r}: {result['arch']} on {data}, {result['test_accuracy_percent']:.2f} %)"
+        what, accuracy = f"{result['arch']} on {data_name(result)}", result["test_accuracy_percent"]
+        return f"Run({str(self.path)!r}: {what}, {accuracy:.2f} %)"
 
     @property
     def path(self) -> Path:

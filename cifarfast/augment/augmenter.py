@@ -16,6 +16,10 @@ from .compiled import Compiled, check_order, compile_program, to_device
 from .program import Size
 from .transform import Transform
 
+# far from where fp32 overflows
+_MAX_VALUE = 1e30
+_EPOCHS = 2**32
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -87,6 +91,9 @@ class Augment:
         self.transforms = list(transforms)
         self.mean = [checks.number("Augment", "mean", float(value), -1e6, 1e6) for value in mean]
         self.std = [checks.positive("Augment", "std", float(value)) for value in std]
+        for m, s in zip(self.mean, self.std, strict=True):
+            if max(abs(m), 1.0) / s > _MAX_VALUE:
+                raise UserError(f"Augment: std must not make values larger than {_MAX_VALUE:g}, got mean {m}, std {s}")
         self.seed = checks.integer("Augment", "seed", seed, 0, 2**63 - 1)
         self.dtype = dtype
         self.channels_last = channels_last
@@ -117,7 +124,7 @@ class Augment:
             images: uint8 [N, H, W, C], contiguous, the whole data set, on the device that computes.
             labels: int64 [N].
             indices: int64 [B], values in [0, N), or [0, 2N) with ``augmented_copy``.
-            epoch: an int, or an int64 tensor with one element that is read on the device.
+            epoch: an int in [0, 2³²), or an int64 tensor with one element that is read on the device.
             pool: int64 [M], the images a partner for CutMix or Mixup is drawn from, M ≥ 2, each once; all N by default.
                 Give the training part's indices when ``images`` also holds validation images.
             batch_key: int64 [1], the index whose draws decide for the batch where mixing is drawn per batch; its first
@@ -125,9 +132,10 @@ class Augment:
 
         Raises:
             UserError: for tensors of another dtype or shape, settings that the image size does not allow and, on a CPU,
-                indices out of range.
+                an epoch, indices, a batch_key or a pool out of range.
         """
         self._check(images, labels, indices, epoch, pool, batch_key)
+        epoch = epoch.reshape(1) if isinstance(epoch, Tensor) else epoch
         batch_key = indices[:1] if batch_key is None else batch_key
         size = Size(*images.shape[1:])
         ready = self._ready.get((images.device, size)) or self._prepare(images.device, size)
@@ -178,12 +186,25 @@ class Augment:
             raise UserError(f"Augment: labels must be one per image, got {len(labels)} for {len(images)} images")
         if batch_key is not None and len(batch_key) != 1:
             raise UserError(f"Augment: batch_key must be int64 [1], got {list(batch_key.shape)}")
+        self._check_epoch(epoch, images.device)
+        if pool is not None and pool.is_cpu and len(pool) > 0 and not 0 <= pool.min() <= pool.max() < len(images):
+            raise UserError(f"Augment: pool must lie in 0 … N − 1 = {len(images) - 1}")
+        limit = len(images) * (2 if self.augmented_copy else 1)
+        if batch_key is not None and batch_key.is_cpu and not 0 <= batch_key.item() < limit:
+            raise UserError(f"Augment: batch_key must be an index, 0 … {limit - 1}, got {batch_key.item()}")
+
+    @staticmethod
+    def _check_epoch(epoch: int | Tensor, device: torch.device) -> None:
         if isinstance(epoch, Tensor):
-            fits = (epoch.dtype, epoch.numel(), epoch.device) == (torch.int64, 1, images.device)
+            fits = (epoch.dtype, epoch.numel(), epoch.device) == (torch.int64, 1, device)
         else:
             fits = isinstance(epoch, int)
+        # a value on a GPU is not waited for
+        if fits and (isinstance(epoch, int) or epoch.is_cpu):
+            fits = 0 <= int(epoch) < _EPOCHS
         if not fits:
-            raise UserError(f"Augment: epoch must be an int or one int64 element on {images.device}, got {epoch!r}")
+            wanted = f"an int in [0, 2³²) or one int64 element of that range on {device}"
+            raise UserError(f"Augment: epoch must be {wanted}, got {epoch!r}")
 
     def _prepare(self, device: torch.device, size: Size) -> _Ready:
         compiled = to_device(compile_program(self.transforms, size), self.mean, self.std, device)
@@ -254,4 +275,5 @@ class Augment:
         if self.channels > values.shape[3]:
             values = torch.nn.functional.pad(values, (0, self.channels - values.shape[3]))
         out = values.to(self.dtype).permute(0, 3, 1, 2)
-        return out if self.channels_last else out.contiguous(), labels_a, labels_b, lam
+        # not .contiguous(), which leaves the strides of one channel as they are
+        return out if self.channels_last else out.new_empty(out.shape).copy_(out), labels_a, labels_b, lam

@@ -43,8 +43,8 @@ def compile_program(transforms: Sequence[Transform], size: Size) -> Program:
     Raises:
         UserError: for settings that this size does not allow, or too many operations.
     """
-    if max(size.height, size.width) > MAX_SIDE:
-        raise UserError(f"Augment: images must be at most {MAX_SIDE} pixels a side, got {size.height}×{size.width}")
+    if not all(1 <= side <= MAX_SIDE for side in (size.height, size.width)):
+        raise UserError(f"Augment: images must have 1 to {MAX_SIDE} pixels a side, got {size.height}×{size.width}")
     program = Program(size)
     for transform in transforms:
         transform.compile(program)

@@ -5,10 +5,12 @@ import os
 import shlex
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
 
+from ..data.official import data_name
 from ..errors import UserError
 from ..recipes.recipe import Recipe, to_toml
 from ..runs.environment import command, pick_device
@@ -51,14 +53,22 @@ def parse_options(arguments: list[str]) -> TrainOptions:
 
 def summary(result: dict[str, Any]) -> str:
     """The outcome of a run in two lines."""
-    dataset = result["dataset"] + ("" if result["official"] else " (not the official files)")
     macs = f", {result['macs'] / 1e6:,.1f} M MACs an image" if "macs" in result else ""
     return (
-        f"test accuracy {result['test_accuracy_percent']:.2f} % after epoch {result['epochs']} on {dataset}; "
+        f"test accuracy {result['test_accuracy_percent']:.2f} % after epoch {result['epochs']} on {data_name(result)}; "
         f"best {result['best_test_accuracy_percent']:.2f} % after epoch {result['best_epoch']}\n"
         f"{result['train_seconds']:.1f} s of training, {result['images_per_second']:,.0f} images/s, "
         f"{result['parameters']:,} parameters" + macs
     )
+
+
+def next_steps(result: dict[str, Any], run: Path) -> str:
+    """What to type next; after a first run also a training on CIFAR-10 that suits the device."""
+    lines = [f"next: {command(name)} {shlex.quote(str(run))}" for name in ("evaluate", "report")]
+    if result["dataset"] == "digits":
+        settings = "--recipe b01_lenet" if result["device"] == "cpu" else "--arch wrn16_8 --epochs 200"
+        lines.append(f"CIFAR-10: {command('train')} {settings}")
+    return "\n".join(lines)
 
 
 def run_command(arguments: list[str]) -> int:
@@ -84,10 +94,9 @@ def run_command(arguments: list[str]) -> int:
     if stopped:
         return stopped
     if is_main_process():
-        print(summary(run.read_result()))
-        print(f"next: {command('report')} {shlex.quote(str(run.path))}")
-        if settings.dataset == "digits":
-            print(f"CIFAR-10: {command('train')} --arch wrn16_8 --epochs 200")
+        result = run.read_result()
+        print(summary(result))
+        print(next_steps(result, run.path))
     return 0
 
 

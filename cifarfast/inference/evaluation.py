@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..augment import View
 from ..data import Dataset, Splits, load_dataset
+from ..data.official import data_name
 from ..errors import UserError
 from ..recipes.recipe import Recipe
 from ..runs.checkpoint import Checkpoint, newest_checkpoint
@@ -37,10 +38,9 @@ class Evaluation:
     def to_text(self) -> str:
         """Everything as lines and tables."""
         about, scores = self.about, self.scores
-        data = about["dataset"] + ("" if about["official"] else " (not the official files)")
         lines = [
             f"{about['source']}: test accuracy {scores.accuracy_percent:.2f} %, top-5 {scores.top5_percent:.2f} %, "
-            f"loss {scores.loss:.4f} on {scores.images:,} images of {data}"
+            f"loss {scores.loss:.4f} on {scores.images:,} images of {data_name(about)}"
         ]
         if about.get("optimistic"):
             lines.append(f"these numbers are {about['optimistic']}")

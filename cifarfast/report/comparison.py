@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from ..data.official import data_name
 from ..runs.run_folder import RunFolder
 from ..runtime.console import printable
 
@@ -32,7 +33,7 @@ def comparison_table(runs: Sequence[RunFolder]) -> str:
 
 def _cells(run: RunFolder) -> tuple[str, ...]:
     result = run.read_result()
-    data = result["dataset"] + ("" if result["official"] else " (not official)")
+    data = data_name(result)
     mark = " *" if result.get("optimistic") else ""
     return (
         result["arch"],

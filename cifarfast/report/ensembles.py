@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from ..data.official import data_name
 from ..ensembling import EnsembleRecord
 from ..inference.score_table import aligned
 
@@ -42,7 +43,7 @@ def member_rows(record: EnsembleRecord) -> list[tuple[str, str, str, str]]:
 def ensemble_text(record: EnsembleRecord) -> str:
     """An ensemble for the terminal."""
     result = record.result
-    data = result["dataset"] + ("" if result["official"] else " (not the official files)")
+    data = data_name(result)
     remark = f" ({record.optimistic})" if record.optimistic else ""
     accuracy = f"{result['ensemble']['equal_vote_accuracy_percent']:.2f} %"
     equal = [f"test accuracy of equal votes {accuracy}"] if result["ensemble"]["weighting"] != "equal" else []

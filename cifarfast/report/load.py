@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..data import Splits, load_dataset
+from ..data.official import data_name
 from ..ensembling import EnsembleRecord, ensemble_recipe_names, is_ensemble, load_ensemble_recipe, read_record
 from ..errors import UserError
 from ..inference.scores import PredictionScores, check_predictions, score_predictions
@@ -68,11 +69,6 @@ class LoadedRun:
     def data_name(self) -> str:
         """The data set's name, with a mark when the files are not the official ones."""
         return data_name(self.result)
-
-
-def data_name(result: dict[str, Any]) -> str:
-    """The data set of a result, with a mark when the files are not the official ones."""
-    return str(result["dataset"]) + ("" if result["official"] else " (not official)")
 
 
 def load_run(path: str | Path) -> LoadedRun:

@@ -15,9 +15,10 @@ from markupsafe import Markup
 from .._version import __version__
 from ..augment import Resize
 from ..data import Splits
+from ..data.official import is_copy
 from ..errors import UserError
 from ..inference.checkpoint_model import check_images, checkpoint_augment, checkpoint_model
-from ..inference.scores import sample_losses
+from ..inference.scores import CALIBRATION_BINS, sample_losses
 from ..models import create_model
 from ..recipes.recipe import Recipe
 from ..runs.storage import disk_errors, write_atomic
@@ -28,9 +29,11 @@ from .figures import SERIES
 from .label_errors import rank_label_errors
 from .load import LoadedRun, load_data, load_runs
 from .pictures import TILES, augmented_rows, prediction_tiles, random_tiles
-from .prediction_figures import Curves, best_f1, calibration_figure, class_bars, confusion_figure
+from .prediction_figures import THIN_BIN, Curves, best_f1, calibration_figure, class_bars, confusion_figure
 
 _MOST_LAYERS = 400
+LEAST_ACCURACY = 70.0
+"""Test accuracy in percent below which no likely label errors are listed."""
 
 
 @dataclass
@@ -104,6 +107,10 @@ def render(runs: list[LoadedRun], data: Splits | None, notes: list[str], problem
         series=SERIES,
         version=__version__,
         duration=_duration,
+        is_copy=is_copy,
+        bins=CALIBRATION_BINS,
+        thin=THIN_BIN,
+        least_accuracy=f"{LEAST_ACCURACY:g}",
         css=Markup(_resource("style.css")),
         script=Markup(_resource("script.js")),
         **{"hardest": [], "errors": None, "samples": [], "augmented": [], **sections},
@@ -134,18 +141,27 @@ def _pictures(runs: Sequence[LoadedRun], data: Splits, probabilities: Sequence[n
         losses = sample_losses(run.logits, run.labels)
         chosen = np.argsort(-losses, kind="stable")[:TILES].tolist()
         hardest.append(prediction_tiles(data.test, p, chosen, [f"loss {losses[i]:.1f}" for i in chosen]))
-    # a run that was fitted on the test set has seen its labels, wrong ones included
-    unseen = [p for run, p in zip(runs, probabilities, strict=True) if not run.optimistic]
-    mean = np.mean(unseen or probabilities, axis=0)
-    ranked = rank_label_errors(mean, runs[0].labels)
-    top = ranked[:TILES].tolist()
-    details = [f"label {100 * mean[i, runs[0].labels[i]]:.1f} %" for i in top]
     return {
         "hardest": hardest,
-        "errors": (len(ranked), prediction_tiles(data.test, mean, top, details), len(unseen)),
+        "errors": _label_errors(runs, data, probabilities),
         "samples": random_tiles(data.train),
         "augmented": _augmented(runs, data),
     }
+
+
+def _label_errors(
+    runs: Sequence[LoadedRun], data: Splits, probabilities: Sequence[np.ndarray]
+) -> tuple[int, list[Any], int] | None:
+    """How many likely label errors there are, pictures of the likeliest, by how many runs; None for weak runs."""
+    # a run that was fitted on the test set has seen its labels, wrong ones included
+    unseen = [p for run, p in zip(runs, probabilities, strict=True) if not run.optimistic]
+    mean, labels = np.mean(unseen or probabilities, axis=0), runs[0].labels
+    if 100 * (mean.argmax(axis=1) == labels).mean() < LEAST_ACCURACY:
+        return None
+    ranked = rank_label_errors(mean, labels)
+    top = ranked[:TILES].tolist()
+    details = [f"label {100 * mean[i, labels[i]]:.1f} %" for i in top]
+    return len(ranked), prediction_tiles(data.test, mean, top, details), len(unseen)
 
 
 def _augmented(runs: Sequence[LoadedRun], data: Splits) -> list[tuple[str, list[Any]]]:

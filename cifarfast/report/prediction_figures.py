@@ -97,6 +97,10 @@ def class_bars(runs: Sequence[LoadedRun]) -> str:
         return to_svg(figure, f"{what} of each class")
 
 
+THIN_BIN = 20
+"""Images of a bin below which its accuracy says little: its point is faded."""
+
+
 def calibration_figure(runs: Sequence[LoadedRun]) -> str:
     """Accuracy against confidence in 15 bins; on the diagonal the confidence is honest."""
     with style():
@@ -104,8 +108,10 @@ def calibration_figure(runs: Sequence[LoadedRun]) -> str:
         axes.plot([0, 1], [0, 1], color=MUTED, linewidth=0.9, linestyle=(0, (3, 2)))
         for number, run in enumerate(runs):
             table = calibration(np.exp(log_softmax(run.logits)), run.labels)
-            table = table[table[:, 0] > 0]
-            axes.plot(table[:, 1], table[:, 2], "-o", color=series_color(number), markersize=3, linewidth=1.3)
+            table, color = table[table[:, 0] > 0], series_color(number)
+            axes.plot(table[:, 1], table[:, 2], "-", color=color, linewidth=1.3, alpha=0.35)
+            for rows, alpha in ((table[table[:, 0] >= THIN_BIN], 1.0), (table[table[:, 0] < THIN_BIN], 0.25)):
+                axes.plot(rows[:, 1], rows[:, 2], "o", color=color, markersize=3, alpha=alpha)
         axes.set(xlim=(0, 1), ylim=(0, 1), xlabel="confidence", title="Calibration: accuracy by confidence")
         return to_svg(figure, "Calibration")
 

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from ..data.official import has_official_files, is_copy
 from ..errors import UserError
 from ..runs.run_folder import RunFolder
 
@@ -24,7 +25,6 @@ _NEEDED = (
     *("dataset", "official", "fingerprint", "epochs", "test_accuracy_percent", "best_test_accuracy_percent"),
     *("best_epoch", "train_seconds", "images_per_second"),
 )
-_WITH_OFFICIAL_FILES = ("cifar10", "cifar100", "emnist_")
 
 
 @dataclass(frozen=True)
@@ -185,9 +185,9 @@ def _runs(row: Values) -> str:
 def _data(data: Values) -> str:
     """The data set; of one that has official files also whether they are these."""
     name = str(data["dataset"])
-    if not name.startswith(_WITH_OFFICIAL_FILES):
+    if not has_official_files(name):
         return name
-    return f"{name}, {'official' if data['official'] else 'copy'}"
+    return f"{name}, {'copy' if is_copy(data) else 'official'}"
 
 
 def _machine(row: Values) -> str:
@@ -212,8 +212,7 @@ def reproduction_page(rows: Sequence[Values]) -> str:
         "after the last epoch, which is the headline, and in the best epoch; mean ± sample standard deviation over the "
         "runs, one a seed. No setting was chosen by the test set. Training seconds leave evaluation out.",
     ]
-    data = [row["data"] for row in rows if "data" in row]
-    if any(not each["official"] and str(each["dataset"]).startswith(_WITH_OFFICIAL_FILES) for each in data):
+    if any(is_copy(row["data"]) for row in rows if "data" in row):
         parts.append(
             "copy: these are not the data set's official files, so the accuracies are not those on the official data."
         )

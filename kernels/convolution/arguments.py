@@ -18,6 +18,8 @@ _DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 _KERNEL_SIZES = (1, 3)
 _STRIDES = (1, 2)
 _CHANNEL_MULTIPLE = 8
+# far above what a network uses; sizes of outputs stay within int64
+_MAX_PADDING = 32_767
 
 
 @dataclass(frozen=True)
@@ -86,8 +88,8 @@ def check_geometry(stride: object, padding: object) -> Convolution:
     stride, padding = _one_number("stride", stride), _one_number("padding", padding)
     if stride not in _STRIDES:
         raise ValueError(f"stride must be 1 or 2, got {stride}")
-    if padding < 0:
-        raise ValueError(f"padding must be at least 0, got {padding}")
+    if not 0 <= padding <= _MAX_PADDING:
+        raise ValueError(f"padding must lie in [0, {_MAX_PADDING}], got {padding}")
     return Convolution(stride, padding)
 
 

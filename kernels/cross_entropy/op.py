@@ -9,6 +9,7 @@ before the mean's 1/N, so that in fp16 they do not underflow.
 import torch
 from torch import Tensor, nn
 
+from ..arguments import names_misfits
 from ..library import Gradients, operator, runs_on, runs_plain_torch
 from .reference import reference_loss
 from .target import Target, check_settings
@@ -17,6 +18,7 @@ from .target import Target, check_settings
 _MAX_TRITON_CLASSES = 4096
 
 
+@names_misfits
 def cross_entropy(
     logits: Tensor,
     labels: Tensor,

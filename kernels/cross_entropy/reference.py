@@ -1,5 +1,7 @@
 """Cross entropy in plain torch: the truth that the kernels are tested against, and what runs on a CPU."""
 
+from collections.abc import Iterable
+from functools import reduce
 from typing import Any
 
 import torch
@@ -25,21 +27,28 @@ def reference_loss(logits: Tensor, target: Target) -> Tensor:
     Nothing is checked; labels must lie in [0, C) or be ``ignore_index``.
     """
     x = logits if logits.dtype in (torch.float32, torch.float64) else logits.float()
-    labels, labels_b, lam = target.labels, target.labels_b, target.lam
     weight = None if target.weight is None else target.weight.to(x.dtype)
-    if target.is_soft:
-        labels = labels.to(x.dtype)
-    if labels_b is None and target.focal_gamma == 0:
-        return _torch_loss(x, labels, weight, target, target.reduction)
-    loss = _per_sample(x, labels, weight, target)
-    if labels_b is not None and lam is not None:
-        loss = lam * loss + (1 - lam) * _per_sample(x, labels_b, weight, target)
+    # pairs of labels and their share of each sample
+    parts = [(target.labels, x.new_ones(()))]
+    if target.labels_b is not None and target.lam is not None:
+        parts = [(target.labels, target.lam), (target.labels_b, 1 - target.lam)]
+    if target.is_soft or target.focal_gamma != 0:
+        t = _sum(_target(x, labels, weight, target) * share.reshape(-1, 1) for labels, share in parts)
+        loss = _loss_of_target(x, t, target.focal_gamma)
+    elif target.labels_b is None:
+        return _torch_loss(x, target.labels, weight, target, target.reduction)
+    else:
+        # 0 where the share is, even of a loss that is infinite
+        losses = [(_torch_loss(x, labels, weight, target, "none"), share) for labels, share in parts]
+        loss = _sum(torch.where(share == 0, 0.0, share * part) for part, share in losses)
     if target.reduction != "mean":
         return loss.sum() if target.reduction == "sum" else loss
-    divisor = _label_weights(x, labels, weight, target.ignore_index)
-    if labels_b is not None and lam is not None:
-        divisor = lam * divisor + (1 - lam) * _label_weights(x, labels_b, weight, target.ignore_index)
+    divisor = _sum(share * _label_weights(x, labels, weight, target.ignore_index) for labels, share in parts)
     return loss.sum() / divisor.sum()
+
+
+def _sum(parts: Iterable[Tensor]) -> Tensor:
+    return reduce(torch.add, parts)
 
 
 def _torch_loss(x: Tensor, labels: Tensor, weight: Tensor | None, target: Target, reduction: str) -> Tensor:
@@ -47,20 +56,28 @@ def _torch_loss(x: Tensor, labels: Tensor, weight: Tensor | None, target: Target
     return F.cross_entropy(x, labels, weight, reduction=reduction, **settings)  # type: ignore[arg-type]
 
 
-def _per_sample(x: Tensor, labels: Tensor, weight: Tensor | None, target: Target) -> Tensor:
-    """``Σ_c t_c · w_c · (1 − p_c)^γ · (−log p_c)`` for each row, t smoothed; 0 where the label is ignored."""
-    if target.focal_gamma == 0:
-        return _torch_loss(x, labels, weight, target, "none")
-    n_classes, kept = x.shape[1], labels != target.ignore_index
-    t = labels if target.is_soft else F.one_hot(labels.where(kept, 0), n_classes).to(x.dtype)
+def _target(x: Tensor, labels: Tensor, weight: Tensor | None, target: Target) -> Tensor:
+    """``t_c · w_c`` [N, C], t smoothed; 0 where the label is ignored."""
+    n_classes = x.shape[1]
+    if target.is_soft:
+        t = labels.to(x.dtype)
+        kept = torch.ones_like(t[:, 0], dtype=torch.bool)
+    else:
+        kept = labels != target.ignore_index
+        t = F.one_hot(labels.where(kept, 0), n_classes).to(x.dtype)
     t = t * (1 - target.label_smoothing) + target.label_smoothing / n_classes
-    if weight is not None:
-        t = t * weight
+    return torch.where(kept[:, None], t if weight is None else t * weight, 0.0)
+
+
+def _loss_of_target(x: Tensor, t: Tensor, gamma: float) -> Tensor:
+    """``Σ_c t_c · (1 − p_c)^γ · (−log p_c)`` for each row."""
     log_p = F.log_softmax(x, dim=1)
-    # where p rounds to 1 the power's derivative would be 0^(γ−1); the clamp stops it
-    q = (1 - log_p.exp()).clamp_min(torch.finfo(x.dtype).tiny)
-    loss = -(t * q.pow(target.focal_gamma) * log_p).sum(dim=1)
-    return loss if target.is_soft else loss.where(kept, 0.0)
+    # a class with target 0 adds nothing, even where its logit is −∞
+    loss = t * torch.where(t == 0, 0.0, -log_p)
+    if gamma != 0:
+        # where p rounds to 1 the power's derivative would be 0^(γ−1); the clamp stops it
+        loss = loss * (1 - log_p.exp()).clamp_min(torch.finfo(x.dtype).tiny).pow(gamma)
+    return loss.sum(dim=1)
 
 
 def _label_weights(x: Tensor, labels: Tensor, weight: Tensor | None, ignore_index: int) -> Tensor:

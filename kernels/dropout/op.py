@@ -9,12 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..arguments import names_misfits
 from ..layout import check_batch, output_layout
 from ..library import Gradients, operator
 from ..randomness import Drawing
 from .draws import PURPOSE, Dropping
 
 
+@names_misfits
 def dropout(
     x: Tensor,
     p: float = 0.5,

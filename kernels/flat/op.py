@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from ..arguments import names_misfits
 from ..library import operator, runs_on
 from .checks import check_device, check_eta, check_grad, check_like, check_master, check_scalars, check_table
 from .scalars import FlatScalar
@@ -10,6 +11,7 @@ from .table import FlatTable, settings_of
 
 
 @torch.no_grad()
+@names_misfits
 def flat_ema(ema: Tensor, master: Tensor, scalars: Tensor) -> None:
     """``ema ← d·ema + (1 − d)·w`` in place, computed as ``ema + (1 − d)(w − ema)``; d is the scalar ``EMA_DECAY``.
 
@@ -38,6 +40,7 @@ def average(ema: Tensor, master: Tensor, scalars: Tensor) -> None:
 
 
 @torch.no_grad()
+@names_misfits
 def flat_lookahead(
     master: Tensor, slow: Tensor, scalars: Tensor, copy: Tensor | None = None, *, alpha: float = 0.5, every: int = 5
 ) -> None:
@@ -90,6 +93,7 @@ def flat_norm(
     return result
 
 
+@names_misfits
 def flat_grad_norm(grad: Tensor, table: FlatTable | None = None) -> Tensor:
     """The gradient's global 2-norm ``‖g‖ = √Σ g²``.
 
@@ -106,6 +110,7 @@ def flat_grad_norm(grad: Tensor, table: FlatTable | None = None) -> Tensor:
     return flat_norm(grad, None, table)
 
 
+@names_misfits
 def flat_asam_norm(master: Tensor, grad: Tensor, table: FlatTable | None = None, *, eta: float = 0.0) -> Tensor:
     """ASAM's norm ``‖(|w| + eta)·g‖ = √Σ ((|w| + eta) g)²`` over all parameters.
 
@@ -128,6 +133,7 @@ def flat_asam_norm(master: Tensor, grad: Tensor, table: FlatTable | None = None,
 
 
 @torch.no_grad()
+@names_misfits
 def flat_clip(grad: Tensor, scalars: Tensor, max_norm: float, table: FlatTable | None = None) -> Tensor:
     """Make the next step use gradients of a norm of at most ``max_norm``; the gradient buffer is only read.
 
@@ -152,7 +158,7 @@ def flat_clip(grad: Tensor, scalars: Tensor, max_norm: float, table: FlatTable |
         raise ValueError(f"max_norm must be above 0, got {max_norm}")
     total_norm = flat_norm(grad, None, table)
     total_norm *= scalars[FlatScalar.GRAD_SCALE].abs()
-    scalars[FlatScalar.CLIP] = (max_norm / (total_norm + 1e-6)).clamp(max=1.0)
+    scalars[FlatScalar.CLIP] = (float(max_norm) / (total_norm + 1e-6)).clamp(max=1.0)
     return total_norm
 
 
@@ -162,6 +168,7 @@ def norm(grad: Tensor, weight: Tensor | None, settings: Tensor | None, eta: floa
 
 
 @torch.no_grad()
+@names_misfits
 def flat_perturb(
     copy: Tensor,
     master: Tensor,

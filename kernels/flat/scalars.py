@@ -8,6 +8,8 @@ from enum import IntEnum
 import torch
 from torch import Tensor
 
+from ..arguments import names_misfits
+
 
 class FlatScalar(IntEnum):
     """Index into the tensor that ``flat_scalars`` makes. The caller sets the first five, the steps write the others."""
@@ -36,6 +38,7 @@ class FlatScalar(IntEnum):
     """GRAD_SCALE · CLIP."""
 
 
+@names_misfits
 def flat_scalars(
     *, lr: float, ema_decay: float = 0.0, grad_scale: float = 1.0, device: torch.device | str = "cpu"
 ) -> Tensor:

@@ -12,6 +12,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..arguments import names_misfits
+
 FLAT_BLOCK = 1024
 SETTINGS = 3  # lr_scale, weight_decay, l2
 
@@ -35,6 +37,7 @@ class FlatTable(NamedTuple):
         return self.settings.shape[0] * FLAT_BLOCK
 
 
+@names_misfits
 def flat_table(
     lengths: Sequence[int],
     *,

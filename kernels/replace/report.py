@@ -34,9 +34,9 @@ class Left:
         return f"{self.name or '(the model)'}: {self.reason}"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ReplaceReport:
-    """The result of ``replace_modules``; ``print`` it.
+    """The result of ``replace_modules``; as text what was replaced by what, and what was left, by reason.
 
     Every convolution, batch norm, activation (torch's and timm's), max-pooling and cross entropy of the model is in one
     of the lists.
@@ -53,5 +53,11 @@ class ReplaceReport:
 
     def __str__(self) -> str:
         lines = [f"replaced {len(self.replaced)}:", *(f"  {entry}" for entry in self.replaced)]
-        lines += [f"left {len(self.left)}:", *(f"  {entry}" for entry in self.left)]
+        reasons: dict[str, list[str]] = {}
+        for entry in self.left:
+            reasons.setdefault(entry.reason, []).append(entry.name or "(the model)")
+        lines.append(f"left {len(self.left)}:")
+        lines += [f"  {', '.join(names)}: {reason}" for reason, names in reasons.items()]
         return "\n".join(lines)
+
+    __repr__ = __str__

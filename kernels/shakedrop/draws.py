@@ -18,6 +18,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from ..arguments import names_misfits
 from ..philox import philox_4x32, uniform
 from ..randomness import check_counters
 
@@ -92,6 +93,7 @@ def check_probability_and_levels(keep_probability: float, level: str, keep_level
             raise ValueError(f"{setting} must be one of {', '.join(allowed)}, got {value!r}")
 
 
+@names_misfits
 def linear_keep_probability(layer: int, layers: int, p_max: float = 0.5) -> float:
     """p of residual block ``layer`` of ``layers``, counted from 1: ``1 − layer / layers · p_max``.
 

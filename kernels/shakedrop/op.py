@@ -9,11 +9,13 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from ..arguments import names_misfits
 from ..layout import check_batch, check_strided, output_layout
 from ..library import Gradients, operator
 from .draws import Scaling
 
 
+@names_misfits
 def shakedrop(
     shortcut: Tensor,
     branch: Tensor,

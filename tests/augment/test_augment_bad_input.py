@@ -113,7 +113,7 @@ def test_index_range_with_an_augmented_copy(backend):
 def test_mixing_needs_a_partner(backend):
     with pytest.raises(UserError, match="at least 2 images"):
         augment([aug.CutMix()], backend=backend)(IMAGES[:1], LABELS[:1], torch.tensor([0]), 0)
-    with pytest.raises(UserError, match="those of pool"):
+    with pytest.raises(UserError, match="pool must lie in 0"):
         augment([aug.CutMix()], backend=backend)(IMAGES, LABELS, INDICES, 0, pool=torch.tensor([70, 80]))
 
 

@@ -306,7 +306,7 @@ def test_fitted_on_the_test_set_it_is_labelled_everywhere(
     page = report.read_text()
     assert "<strong>fitted is optimistic.</strong>" in page
     for name in ("comparison", "ensembles", "confusion"):
-        assert '<span class="unofficial">optimistic</span>' in section(page, name)
+        assert '<span class="remark">optimistic</span>' in section(page, name)
 
 
 def test_an_honest_ensemble_is_not_labelled(

@@ -84,9 +84,7 @@ def test_it_needs_nothing_else(report: Rendered) -> None:
 
 
 def test_accuracies_on_other_than_official_data_say_so(report: Rendered) -> None:
-    assert "Not the official data." in report.text
-    for name in ("comparison", "curves", "confusion"):
-        assert "not official data" in section(report.text, name)
+    assert report.text.count("Not the official data.") == 1
 
 
 @pytest.fixture
@@ -108,7 +106,6 @@ def page_of(run: RunFolder) -> str:
 @pytest.mark.usefixtures("drawn")
 def test_official_data_need_no_mark(tmp_path: Path) -> None:
     text = page_of(make_run(tmp_path / "digits", dataset="digits", crop_padding=0))
-    assert "not official data" not in text
     assert "Not the official data" not in text
 
 

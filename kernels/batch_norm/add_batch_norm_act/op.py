@@ -13,6 +13,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from ...arguments import names_misfits
 from ...dropout.draws import NO_DROPOUT
 from ...library import Gradients, operator, runs_plain_torch
 from ..arguments import check_batch_norm, check_residual
@@ -26,6 +27,7 @@ from .reference import add_batch_norm_act_reference
 _OP = "add_batch_norm_act"
 
 
+@names_misfits
 def add_batch_norm_act(
     a: Tensor,
     b: Tensor,

@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...arguments import names_misfits
 from ...dropout.draws import Dropping
 from ...library import Gradients, operator, runs_plain_torch
 from ..arguments import check_batch_norm, check_residual, check_statistics
@@ -32,6 +33,7 @@ from .statistics import input_statistics
 _OP = "batch_norm_act"
 
 
+@names_misfits
 def batch_norm_act(
     x: Tensor,
     running_mean: Tensor | None,

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ...arguments import names_misfits
 from ...batch_norm.arguments import check_batch_norm, check_statistics
 from ...batch_norm.batch_norm_act.statistics import input_statistics
 from ...batch_norm.norm import Norm
@@ -31,6 +32,7 @@ from ..reference import bn_act_conv2d_reference
 _OP = "bn_act_conv2d"
 
 
+@names_misfits
 def bn_act_conv2d(
     x: Tensor,
     conv_weight: Tensor,

@@ -5,6 +5,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ...arguments import names_misfits
 from ...batch_norm.state import BUFFERS, BatchNormState
 from ...library import Gradients, runs_plain_torch
 from ..arguments import (
@@ -21,6 +22,7 @@ from ..arguments import (
 _OP = "conv2d"
 
 
+@names_misfits
 def conv2d(
     x: Tensor,
     weight: Tensor,

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...arguments import names_misfits
 from ...batch_norm.arguments import check_batch_norm, check_residual
 from ...batch_norm.batch_norm_act.statistics import statistics_before
 from ...batch_norm.norm import Norm
@@ -34,6 +35,7 @@ _OP = "conv2d_bn_act"
 _RESULT = "the convolution's result"
 
 
+@names_misfits
 def conv2d_bn_act(
     x: Tensor,
     conv_weight: Tensor,

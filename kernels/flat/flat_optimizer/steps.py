@@ -19,6 +19,7 @@ the argument's name, for buffers or settings that do not fit.
 
 from torch import Tensor
 
+from ...arguments import names_misfits
 from ..checks import check_share
 from ..table import FlatTable
 from .op import flat_optimizer
@@ -27,6 +28,7 @@ from .rule import Buffers, Rule
 _BETAS = (0.9, 0.999)
 
 
+@names_misfits
 def flat_sgd_step(
     master: Tensor,
     grad: Tensor,
@@ -55,6 +57,7 @@ def flat_sgd_step(
     flat_optimizer(rule, buffers, table, scalars, ("momentum_buffer", ""))
 
 
+@names_misfits
 def flat_adam_step(
     master: Tensor,
     grad: Tensor,
@@ -80,6 +83,7 @@ def flat_adam_step(
     flat_optimizer(rule, buffers, table, scalars, ("exp_avg", "exp_avg_sq"))
 
 
+@names_misfits
 def flat_adamw_step(
     master: Tensor,
     grad: Tensor,
@@ -101,6 +105,7 @@ def flat_adamw_step(
     flat_adam_step(master, grad, exp_avg, exp_avg_sq, table, scalars, ema, copy, betas=betas, eps=eps, decoupled=True)
 
 
+@names_misfits
 def flat_nadam_step(
     master: Tensor,
     grad: Tensor,
@@ -129,6 +134,7 @@ def flat_nadam_step(
     flat_optimizer(rule, buffers, table, scalars, ("exp_avg", "exp_avg_sq"))
 
 
+@names_misfits
 def flat_adamax_step(
     master: Tensor,
     grad: Tensor,
@@ -153,6 +159,7 @@ def flat_adamax_step(
     flat_optimizer(rule, buffers, table, scalars, ("exp_avg", "exp_inf"))
 
 
+@names_misfits
 def flat_rmsprop_step(
     master: Tensor,
     grad: Tensor,
@@ -180,6 +187,7 @@ def flat_rmsprop_step(
     flat_optimizer(rule, buffers, table, scalars, ("momentum_buffer", "square_avg"))
 
 
+@names_misfits
 def flat_adagrad_step(
     master: Tensor,
     grad: Tensor,

@@ -7,6 +7,7 @@ backward 3 (read x twice, write dx). The backward keeps x and [3, C] of statisti
 import torch
 from torch import Tensor
 
+from ...arguments import names_misfits
 from ...batch_norm.arguments import check_batch_norm, check_statistics
 from ...batch_norm.batch_norm_act.module import BatchNormActBase
 from ...batch_norm.batch_norm_act.statistics import input_statistics
@@ -18,6 +19,7 @@ from .reference import global_avg_pool_act_reference
 _OP = "global_avg_pool_act"
 
 
+@names_misfits
 def global_avg_pool_act(
     x: Tensor,
     running_mean: Tensor | None,

@@ -8,6 +8,7 @@ and grad twice, write dx). The backward keeps x and [3, C] of statistics.
 import torch
 from torch import Tensor
 
+from ...arguments import names_misfits
 from ...batch_norm.arguments import check_batch_norm
 from ...batch_norm.batch_norm_act.module import BatchNormActBase
 from ...batch_norm.batch_norm_act.statistics import input_statistics
@@ -19,6 +20,7 @@ from .reference import max_pool_bn_act_reference
 _OP = "max_pool_bn_act"
 
 
+@names_misfits
 def max_pool_bn_act(
     x: Tensor,
     running_mean: Tensor | None,

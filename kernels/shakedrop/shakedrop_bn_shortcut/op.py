@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ...arguments import names_misfits
 from ...batch_norm.arguments import check_batch_norm, check_statistics
 from ...batch_norm.batch_norm_act.statistics import input_statistics
 from ...batch_norm.norm import Norm
@@ -25,6 +26,7 @@ from .arguments import check_shortcut, check_true_channels
 _OP = "shakedrop_bn_shortcut"
 
 
+@names_misfits
 def shakedrop_bn_shortcut(
     h: Tensor,
     x: Tensor,
