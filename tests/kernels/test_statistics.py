@@ -1,6 +1,7 @@
 """Statistics that an op is given, and those that it makes for the batch norm after it."""
 
 import functools
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -130,6 +131,7 @@ def _compiles(spec: OpSpec, device: str, tracks: bool, **how: str) -> None:
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="the graph is that of any implementation")
 @pytest.mark.ops(*MAKING)
 def test_for_norm_compiles_fullgraph(spec: OpSpec, implementation: str) -> None:
     for tracks in (True, False) if spec.name == "bn_act_conv2d" else (True,):
