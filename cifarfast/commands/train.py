@@ -61,6 +61,10 @@ def summary(result: dict[str, Any]) -> str:
     )
 
 
+def _one_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+
+
 def run_command(arguments: list[str]) -> int:
     """Do what the command line says; return the exit code."""
     options = parse_options(arguments)
@@ -84,7 +88,10 @@ def run_command(arguments: list[str]) -> int:
     if stopped:
         return stopped
     if is_main_process():
-        print(summary(run.read_result()))
+        try:
+            print(summary(run.read_result()))
+        except Exception as error:  # the run is whole, whatever fails here
+            print(f"cifarfast: the run is saved; its summary failed: {_one_line(error)}", file=sys.stderr)
         print(f"next: {command('report')} {shlex.quote(str(run.path))}")
         if settings.dataset == "digits":
             print(f"CIFAR-10: {command('train')} --arch wrn16_8 --epochs 200")

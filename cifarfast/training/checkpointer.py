@@ -4,11 +4,20 @@ import dataclasses
 import math
 from typing import Any
 
+from torch import Tensor, nn
+
 from ..data import Splits
 from ..errors import UserError
 from ..optim import LearningRate
 from ..recipes.recipe import Recipe, differences, validate
-from ..runs.checkpoint import Checkpoint, checkpoint_folders, newest_checkpoint, save_checkpoint, set_aside_newer
+from ..runs.checkpoint import (
+    Checkpoint,
+    check_tensors,
+    checkpoint_folders,
+    newest_checkpoint,
+    save_checkpoint,
+    set_aside_newer,
+)
 from ..runs.run_folder import RunFolder
 from .step import TrainStep
 from .train_state import TrainState
@@ -94,6 +103,9 @@ class Checkpointer:
             raise UserError(f"{path} was made with other settings: {'; '.join(lines)}")
         if state["fingerprint"] != self.splits.fingerprint:
             raise UserError(f"{path} was trained on other data ({state['fingerprint']}, now {self.splits.fingerprint})")
+        progress = state["progress"]
+        if progress["epoch"] > self.recipe.epochs or progress["step_in_epoch"] > self._steps_per_epoch:
+            raise UserError(f"{path} is at epoch {progress['epoch']}, step {progress['step_in_epoch']}: of another run")
         try:
             train_state = self.load(checkpoint)
         except (KeyError, TypeError, RuntimeError) as error:
@@ -106,10 +118,10 @@ class Checkpointer:
     def load(self, checkpoint: Checkpoint) -> TrainState:
         """Restore the model, optimizer, averages and schedule from a checkpoint, and return its training state."""
         state, tensors, step = checkpoint.state, checkpoint.tensors, self.step
-        step.model.load_state_dict(tensors["model"])
+        _load(step.model, tensors["model"])
         step.optimizer.load_tensors(tensors["optimizer"])
         if step.ema:
-            step.ema.module.load_state_dict(tensors["ema"])
+            _load(step.ema.module, tensors["ema"])
         # the sums are those of all processes
         step.epoch_metrics.load(state["running"] if step.world.is_main else [0.0, 0.0, 0.0])
         self.schedule.load(state["schedule"])
@@ -122,3 +134,8 @@ class Checkpointer:
         kept = next(iter(checkpoint_folders(self.run.checkpoints)), None)
         keeps = f"; {kept} is from before it" if kept else ""
         return UserError(f"{what} in epoch {epoch + 1}: lower --lr, or add --warmup-epochs 1{keeps}")
+
+
+def _load(module: nn.Module, tensors: dict[str, Tensor]) -> None:
+    check_tensors(tensors, module.state_dict())
+    module.load_state_dict(tensors)
