@@ -63,7 +63,7 @@ def read_member(run: RunFolder) -> Member:
     """
     if is_ensemble(run):
         raise UserError(f"{run.path} is an ensemble: name its members instead")
-    recipe, result = run.read_config(), run.read_result()
+    recipe, result = run.read_finished()
     logits, labels = run.read_predictions()
     classes = fingerprint = None
     if any(run.checkpoints.glob("step-*")):

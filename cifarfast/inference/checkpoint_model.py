@@ -28,7 +28,8 @@ def checkpoint_model(
         where: what to call the checkpoint in messages.
 
     Raises:
-        UserError: there is no EMA and one is asked for, or the tensors are not those of the model it names, or not finite.
+        UserError: there is no EMA and one is asked for, or the tensors are not those of the model it names, or not
+            finite.
     """
     state, tensors = checkpoint.state, checkpoint.tensors
     if weights == "ema" and "ema" not in tensors:

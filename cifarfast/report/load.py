@@ -13,7 +13,7 @@ from ..data import Splits, load_dataset
 from ..ensembling import EnsembleRecord, ensemble_recipe_names, is_ensemble, load_ensemble_recipe, read_record
 from ..errors import UserError
 from ..inference.scores import PredictionScores, score_predictions
-from ..recipes.recipe import Recipe, differences, load_recipe, recipe_names
+from ..recipes.recipe import Recipe, differences, load_recipe, recipe_names, validate
 from ..runs.checkpoint import Checkpoint, newest_checkpoint
 from ..runs.run_folder import RunFolder
 from .curve_reader import Reading, read_curves
@@ -81,13 +81,16 @@ def load_run(path: str | Path) -> LoadedRun:
     """
     folder = RunFolder(path)
     ensemble = read_record(folder) if is_ensemble(folder) else None
-    recipe = ensemble.data if ensemble else folder.read_config()
-    result = folder.read_result()
+    recipe, result = (ensemble.data, ensemble.result) if ensemble else folder.read_finished()
     logits, labels = folder.read_predictions()
     problems: list[str] = []
     checkpoint = None if ensemble else _checkpoint(folder, problems)
     classes = ensemble.classes if ensemble else tuple(map(str, range(logits.shape[1])))
     if checkpoint:
+        theirs = validate(checkpoint.state["recipe"], str(folder.checkpoints))
+        problems += [
+            f"{folder.path}: config.toml is not that of its checkpoint: {x}" for x in differences(recipe, theirs)
+        ]
         classes = tuple(checkpoint.state["classes"])
     if len(classes) != logits.shape[1]:
         raise UserError(

@@ -57,7 +57,7 @@ def read_file(path: Path) -> bytes:
     """
     most = MOST_BYTES[path.name if path.name in MOST_BYTES else path.suffix]
     try:
-        with open(path, "rb", opener=_without_waiting) as file:  # noqa: PTH123 - Path.open has no opener
+        with open(path, "rb", opener=_without_waiting) as file:
             about = os.fstat(file.fileno())
             if not stat.S_ISREG(about.st_mode):
                 raise UserError(f"cannot read {path}: it is a pipe or a device")

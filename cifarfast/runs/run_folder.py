@@ -133,8 +133,9 @@ class RunFolder:
     def write_result(self, result: dict[str, Any]) -> None:
         """Write ``result.json``, with the checksums of itself and of what the run wrote before it."""
         result = {key: value for key, value in result.items() if key != "checksums"}
-        files = {name: self._digest(name) for name in CHECKSUMMED if (self.path / name).exists()}
-        result["checksums"] = {"result.json": _own_digest(result), **files}
+        there = [name for name in CHECKSUMMED if (self.path / name).exists()]
+        digests = {name: hashlib.sha256(self.read(name)).hexdigest() for name in there}
+        result["checksums"] = {"result.json": _own_digest(result), **digests}
         self.write("result.json", json.dumps(result, indent=2, allow_nan=False) + "\n")
 
     def read_result(self) -> dict[str, Any]:
@@ -145,13 +146,9 @@ class RunFolder:
                 ``predictions.npz``.
         """
         result = self._read_json("result.json", Result)
-        for name, digest in result.get("checksums", {}).items():
-            if name not in ("result.json", *CHECKSUMMED):
-                raise UserError(f"{self.path / 'result.json'}: checksums = {name!r}: it has none of that file")
-            if name != "result.json" and not (self.path / name).exists():
-                continue  # what is missing says nothing false
-            if digest != (_own_digest(result) if name == "result.json" else self._digest(name)):
-                raise UserError(f"{self.path / name} was changed after the run: its checksum does not match")
+        for name in CHECKSUMMED:
+            if (self.path / name).exists():  # what is missing says nothing false
+                self._read_as_written(name)
         low, high = accuracy_bounds(*self.read_predictions())
         if not low - 1e-6 <= result["test_accuracy_percent"] <= high + 1e-6:
             raise UserError(
@@ -160,16 +157,13 @@ class RunFolder:
             )
         return result
 
-    def _digest(self, name: str) -> str:
-        return hashlib.sha256(self.read(name)).hexdigest()
-
     def write_metrics(self, rows: Sequence[Row]) -> None:
         """Write ``metrics.csv``."""
         self.write("metrics.csv", to_csv(rows))
 
     def read_metrics(self) -> list[dict[str, float]]:
         """Read ``metrics.csv``; an epoch that was not evaluated lacks the columns of the evaluation."""
-        return from_csv(self.read("metrics.csv"), self.path / "metrics.csv", MetricsRow)
+        return from_csv(self._read_as_written("metrics.csv"), self.path / "metrics.csv", MetricsRow)
 
     def write_timing(self, rows: Sequence[Row]) -> None:
         """Write ``timing.csv``."""
@@ -177,7 +171,7 @@ class RunFolder:
 
     def read_timing(self) -> list[dict[str, float]]:
         """Read ``timing.csv``."""
-        return from_csv(self.read("timing.csv"), self.path / "timing.csv", TimingRow)
+        return from_csv(self._read_as_written("timing.csv"), self.path / "timing.csv", TimingRow)
 
     def write_predictions(self, logits: np.ndarray, labels: np.ndarray) -> None:
         """Write ``predictions.npz``: test logits float32 [N, C] and labels int64 [N], in the test set's order."""
@@ -185,12 +179,36 @@ class RunFolder:
 
     def read_predictions(self) -> tuple[np.ndarray, np.ndarray]:
         """Read ``predictions.npz`` as (logits float32 [N, C], labels int64 [N]), checked."""
-        return unpack_predictions(self.read("predictions.npz"), self.path / "predictions.npz")
+        return unpack_predictions(self._read_as_written("predictions.npz"), self.path / "predictions.npz")
+
+    def read_finished(self) -> tuple[Recipe, dict[str, Any]]:
+        """The settings and the result of a finished run that is no ensemble.
+
+        Raises:
+            UserError: as ``read_config`` and ``read_result``, or the two are not of one run.
+        """
+        recipe, result = self.read_config(), self.read_result()
+        ours = (recipe.arch, recipe.seed, recipe.dataset.partition(":")[0], None)
+        theirs = (result["arch"], result["seed"], result["dataset"].partition(":")[0], result.get("ensemble"))
+        if ours != theirs:
+            raise UserError(f"{self.path}: config.toml and result.json are not of one run: {ours[:3]}, {theirs[:3]}")
+        return recipe, result
+
+    def _read_as_written(self, name: str) -> bytes:
+        """The bytes of a file that ``result.json``, where there is one, may have the checksum of."""
+        data = self.read(name)
+        if (self.path / "result.json").exists():
+            digest = self._read_json("result.json", Result).get("checksums", {}).get(name)
+            if digest not in (None, hashlib.sha256(data).hexdigest()):
+                raise UserError(f"{self.path / name} was changed after the run: its checksum does not match")
+        return data
 
     def _read_json(self, name: str, model: type[Result] | type[Environment]) -> dict[str, Any]:
         path = self.path / name
         values = parse_json(self.read(name), path)
         check(model, values, path)
+        if values.get("checksums", {}).get(name, _own_digest(values)) != _own_digest(values):
+            raise UserError(f"{path} was changed after the run: its checksum does not match")
         return values
 
 

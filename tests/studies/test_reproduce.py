@@ -12,7 +12,6 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import numpy as np
-import numpy as np
 import pytest
 from mistakes import Fails
 from processes import InForeground, _context
