@@ -115,7 +115,7 @@ class Run:
 
     @property
     def result(self) -> dict[str, Any]:
-        """``result.json``: ``test_accuracy_percent`` (of the last epoch), ``best_test_accuracy_percent``, and so on."""
+        """``result.json``: ``test_accuracy_percent`` of the weights kept, ``best_test_accuracy_percent``, and so on."""
         return self.folder.read_result()
 
     @property

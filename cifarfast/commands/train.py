@@ -53,11 +53,15 @@ def summary(result: dict[str, Any]) -> str:
     """The outcome of a run in two lines."""
     dataset = result["dataset"] + ("" if result["official"] else " (not the official files)")
     macs = f", {result['macs'] / 1e6:,.1f} M MACs an image" if "macs" in result else ""
+    best = f"best {result['best_test_accuracy_percent']:.2f} % after epoch {result['best_epoch']}"
+    if "val_accuracy_percent" in result and result["kept_epoch"] == result["best_epoch"]:
+        best = "its validation loss was the lowest"
+    stopped = f"; stopped early after epoch {result['epochs']}: the validation loss no longer fell"
     return (
-        f"test accuracy {result['test_accuracy_percent']:.2f} % after epoch {result['epochs']} on {dataset}; "
-        f"best {result['best_test_accuracy_percent']:.2f} % after epoch {result['best_epoch']}\n"
+        f"test accuracy {result['test_accuracy_percent']:.2f} % after epoch {result['kept_epoch']} on {dataset}; "
+        f"{best}\n"
         f"{result['train_seconds']:.1f} s of training, {result['images_per_second']:,.0f} images/s, "
-        f"{result['parameters']:,} parameters" + macs
+        f"{result['parameters']:,} parameters" + macs + (stopped if result["stopped_early"] else "")
     )
 
 

@@ -183,6 +183,8 @@ class Progress(Entries):
     epoch_seconds: NonNegative
     best_val_loss: MaybeInfinite
     best_val_epoch: Count | None = None
+    best_accuracy_percent: Annotated[float, Ge(-1), Le(100)] = -1.0
+    best_epoch: Count = 0
     epochs_without_gain: Count
     finished: bool
     nonfinite: list[NonfiniteStep]
@@ -192,6 +194,8 @@ class Progress(Entries):
         epochs = [float(number) for number in range(1, self.epoch + 1)] if self.epoch == len(self.rows) else None
         if not [row.epoch for row in self.rows] == [row.epoch for row in self.timing] == epochs:
             raise ValueError(f"it has not one row for each of {self.epoch} epochs")
+        if max(self.best_epoch, self.best_val_epoch or 0) > self.epoch:
+            raise ValueError(f"its best epoch is after the {self.epoch} that it has")
         return self
 
 

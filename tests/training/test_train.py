@@ -1,5 +1,8 @@
 """The main job from its command line: quickstart, early stopping, schedules, what a run leaves behind."""
 
+import contextlib
+import io
+import itertools
 import json
 import os
 import pty
@@ -17,16 +20,19 @@ import torch
 from PIL import Image
 from processes import run_inline
 
+from cifarfast.api.run import Run
 from cifarfast.commands import cli
 from cifarfast.commands.evaluate import main as evaluate
 from cifarfast.recipes.recipe import parse_recipe
-from cifarfast.runs.checkpoint import checkpoint_folders, load_checkpoint
-from cifarfast.runs.run_folder import RunFolder
+from cifarfast.runs.checkpoint import checkpoint_folders, load_checkpoint, newest_checkpoint
+from cifarfast.runs.run_folder import Row, RunFolder
 from cifarfast.runtime.signals import Interrupted
 from cifarfast.training.checkpointer import Checkpointer
 from cifarfast.training.engine import Trainer
 from cifarfast.training.metrics import score
 from cifarfast.training.nonfinite import NonfiniteWatch
+from cifarfast.training.result import best_row
+from cifarfast.training.train import train
 from cifarfast.training.train_state import TrainState
 
 TINY = ["--dataset=synthetic:classes=3,train=96,test=30", "--arch=cnn_tutorial", "--batch-size=16", "--quiet"]
@@ -53,12 +59,10 @@ def test_what_a_run_leaves(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     needed += "train_seconds images_per_second parameters macs fingerprint val_accuracy_percent"
     assert set(needed.split()) <= result.keys()
     assert [row["epoch"] for row in rows] == [1, 2, 3]
-    assert rows[-1]["test_accuracy_percent"] == result["test_accuracy_percent"]
-    best = max(rows, key=lambda row: row["test_accuracy_percent"])
-    assert (best["test_accuracy_percent"], best["epoch"]) == (
-        result["best_test_accuracy_percent"],
-        result["best_epoch"],
-    )
+    best = min(rows, key=lambda row: row["val_loss"])
+    assert best["epoch"] == result["best_epoch"] == result["kept_epoch"]
+    for key in ("test_accuracy_percent", "best_test_accuracy_percent"):
+        assert result[key] == best["test_accuracy_percent"]
     logits, labels = run.read_predictions()
     assert (logits.shape, logits.dtype, labels.dtype) == ((30, 3), np.float32, np.int64)
     scores = score(torch.from_numpy(logits), torch.from_numpy(labels))
@@ -117,6 +121,82 @@ def test_early_stopping(tmp_path: Path) -> None:
     losses = [row["val_loss"] for row in rows]
     assert losses[0] <= min(losses[1:])
     assert RunFolder(tmp_path / "run").read_result()["epochs"] == len(rows)
+
+
+# a rate that overshoots: the validation loss falls, and rises again
+OVERSHOOTS = ["--epochs=12", "--val-split=0.3", "--lr=0.3", "--schedule=constant", "--early-stopping-patience=3"]
+
+
+@pytest.mark.parametrize("more", [["--ema-decay=0.5"], ["--eval-every=5"]], ids=["ema", "eval_every"])
+def test_line_19_the_weights_of_the_best_validation_epoch(more: list[str], tmp_path: Path) -> None:
+    """They are kept, evaluated and loaded; the last line and the result say that the training was stopped."""
+    run = RunFolder(tmp_path / "run")
+    done = run_inline([*TINY, *OVERSHOOTS, *more, f"--out={run.path}"])
+    assert done.code == 0, done.stderr
+    result, rows = run.read_result(), run.read_metrics()
+    best = int(min(rows, key=lambda row: row["val_loss"])["epoch"])
+    assert result["stopped_early"] is True
+    assert (result["epochs"], result["kept_epoch"], result["best_epoch"]) == (len(rows), best, best)
+    assert len(rows) == best + 3 < 12
+    assert result["val_accuracy_percent"] == rows[best - 1]["val_accuracy_percent"]
+    assert f"after epoch {best} on" in done.stdout
+    assert f"; stopped early after epoch {len(rows)}: the validation loss no longer fell\n" in done.stdout
+    shorter = RunFolder(tmp_path / "shorter")  # the same training, as if the best epoch had been the last
+    settings = [*TINY, *OVERSHOOTS, *more, f"--epochs={best}", f"--out={shorter.path}"]
+    assert run_inline(settings).code == 0
+    assert shorter.read_result()["stopped_early"] is False
+    ours, theirs = (newest_checkpoint(folder.checkpoints)[1].tensors for folder in (run, shorter))
+    for name in ours.keys() - {"optimizer"}:
+        assert all(torch.equal(ours[name][key], theirs[name][key]) for key in theirs[name])
+    assert ours.keys() == theirs.keys()
+    for mine, other in zip(run.read_predictions(), shorter.read_predictions(), strict=True):
+        assert np.array_equal(mine, other)
+    assert Run(run.path).evaluate(device="cpu").scores.accuracy_percent == result["test_accuracy_percent"]
+
+
+def test_line_19_the_best_epoch_goes_through_a_resume(tmp_path: Path) -> None:
+    """Killed in every epoch before its last checkpoint, and resumed, the run ends as the one that was not."""
+    whole, parts = RunFolder(tmp_path / "whole"), RunFolder(tmp_path / "parts")
+    settings = [*TINY, *OVERSHOOTS, "--checkpoint-seconds=0"]
+    assert run_inline([*settings, f"--out={whole.path}"]).code == 0
+
+    class Killed(Exception):
+        pass
+
+    calls = itertools.count()
+
+    def kill(row: Row, timing: Row) -> None:
+        if next(calls) % 2 == 0:  # the same epoch comes once more
+            raise Killed
+
+    recipe = whole.read_config()
+    for _ in range(13):
+        with contextlib.suppress(Killed), contextlib.redirect_stdout(io.StringIO()):
+            train(recipe, out=parts.path, resume=True, show_progress=False, after_epoch=kill)
+            break
+    assert parts.read_predictions()[0].tobytes() == whole.read_predictions()[0].tobytes()
+    clock = ("checksums", "train_seconds", "evaluation_seconds", "images_per_second")
+    ours, theirs = ({k: v for k, v in run.read_result().items() if k not in clock} for run in (parts, whole))
+    assert ours == theirs
+
+
+def test_line_19_without_restoring_the_last_weights_are_kept(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "run")
+    assert run_inline([*TINY, *OVERSHOOTS, "--no-restore-best-weights", f"--out={run.path}"]).code == 0
+    result, rows = run.read_result(), run.read_metrics()
+    assert (result["kept_epoch"], result["test_accuracy_percent"]) == (len(rows), rows[-1]["test_accuracy_percent"])
+    best = min(rows, key=lambda row: row["val_loss"])
+    assert best["epoch"] < len(rows)
+    assert (result["best_epoch"], result["best_test_accuracy_percent"]) == (
+        best["epoch"],
+        best["test_accuracy_percent"],
+    )
+
+
+def test_line_19_the_test_set_chooses_only_where_there_is_no_validation_part() -> None:
+    rows = [{"epoch": n, "test_loss": 1.0, "test_accuracy_percent": a} for n, a in enumerate((5.0, 9.0, 7.0), 1)]
+    assert best_row(rows)["epoch"] == 2
+    assert best_row([row | {"val_loss": 4.0 - row["epoch"]} for row in rows])["epoch"] == 3
 
 
 def test_evaluation_every_few_epochs(tmp_path: Path) -> None:
