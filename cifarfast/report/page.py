@@ -230,7 +230,11 @@ def _settings(run: LoadedRun) -> dict[str, list[tuple[str, str]]]:
     recipe = [(key, _plain(value)) for key, value in dataclasses.asdict(settings).items() if value is not None]
     environment: list[tuple[str, str]] = []
     for key, value in run.environment.items():
-        if isinstance(value, dict):
+        if key == "earlier":
+            for number, part in enumerate(value, 1):
+                about = {name: part.get(name) for name in ("cpu", "threads", "processes", "commit")}
+                environment.append((f"earlier part {number}", _plain(about)))
+        elif isinstance(value, dict):
             environment += [(f"{key}.{name}", _plain(inner)) for name, inner in value.items() if inner is not None]
         elif value is not None:
             environment.append((key, _plain(value)))

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import sys
 from pathlib import Path
 
 import torch
@@ -9,7 +10,7 @@ import torch
 from ..data import data_folder, load_dataset
 from ..errors import UserError
 from ..recipes.recipe import Recipe, differences
-from ..runs.environment import collect_environment, pick_device
+from ..runs.environment import collect_environment, environment_after, pick_device
 from ..runs.run_folder import RunFolder, free_run_folder
 from ..runtime.console import console
 from ..runtime.distributed import join_world
@@ -77,6 +78,11 @@ def _train(
     print(f"{trainer.steps_per_epoch} steps an epoch, epochs: {recipe.epochs}; {on}")
     data = {"dataset": splits.name, "fingerprint": splits.fingerprint, "official": splits.official}
     environment = collect_environment() | {"data": data, "processes": world.size}
+    if resume and (run.path / "environment.json").exists():
+        before = run.read_environment()
+        environment, line = environment_after(before, environment)
+        if line:
+            print(f"cifarfast: {line}", file=sys.stderr)
     with run.writing(resume=resume):
         run.write_config(recipe)
         if resume:

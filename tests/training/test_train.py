@@ -25,6 +25,7 @@ from cifarfast.commands import cli
 from cifarfast.commands.evaluate import main as evaluate
 from cifarfast.recipes.recipe import parse_recipe
 from cifarfast.runs.checkpoint import checkpoint_folders, load_checkpoint, newest_checkpoint
+from cifarfast.runs.environment import environment_after
 from cifarfast.runs.run_folder import Row, RunFolder
 from cifarfast.runtime.signals import Interrupted
 from cifarfast.training.checkpointer import Checkpointer
@@ -394,3 +395,38 @@ def test_compiled_by_torch_is_the_same_training(tmp_path: Path) -> None:
         assert done.code == 0, done.stderr
         losses.append([row["train_loss"] for row in RunFolder(tmp_path / name).read_metrics()])
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+def test_line_22_another_machine_is_said_and_both_environments_are_kept(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "run")
+    settings = [*TINY, "--epochs=1", f"--out={run.path}"]
+    assert run_inline(settings).stderr == ""
+    first = run.read_environment()
+    assert run_inline([*settings, "--resume"]).stderr == ""
+    assert run.read_environment().get("earlier", []) in ([], [first])  # at most the command line is another
+    elsewhere = first | {"threads": first["threads"] + 7, "cpu": "another CPU"}
+    run.write_environment(elsewhere)
+    done = run_inline([*settings, "--resume"])
+    assert done.code == 0
+    assert done.stderr.startswith("cifarfast: the run goes on elsewhere, and its bits may differ (cpu: another CPU → ")
+    assert f"threads: {first['threads'] + 7} → {first['threads']}" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert run.read_environment()["earlier"] == [elsewhere]
+    assert run_inline([*settings, "--resume"]).stderr == ""
+    assert run.read_environment()["earlier"][0] == elsewhere
+
+
+def test_line_22_what_bits_depend_on() -> None:
+    here = {"cpu": "a", "threads": 1, "processes": 1, "gpu": {"name": "g"}, "packages": {"torch": "2", "numpy": "1"}}
+    for change, word in (
+        ({"threads": 2}, "threads: 2 → 1"),
+        ({"processes": 2}, "processes: 2 → 1"),
+        ({"gpu": None}, "gpu: None → g"),
+        ({"packages": {"torch": "3"}}, "torch: 3 → 2"),
+        ({"packages": {"torch": "2", "numpy": "2"}}, ""),
+    ):
+        kept, line = environment_after(here | change, here)
+        assert word in line
+        assert bool(line) == bool(word)
+        assert kept == here | {"earlier": [here | change]}
+    assert environment_after(here, here) == (here, "")
