@@ -26,6 +26,7 @@ from ..recipes.recipe import Recipe, validate
 from ..runs.checkpoint import Checkpoint, check_tensors
 from ..runs.reading import damage, read_file
 from ..runs.run_folder import RunFolder
+from ..runtime.torch_state import own_torch_state
 from .combine import MetaLearner, WeightedVote
 from .members import Member, evaluated_fingerprint, is_ensemble
 from .settings import EnsembleRecipe, parse_ensemble, to_toml
@@ -175,6 +176,7 @@ class EnsembleClassifier(Classifier):
         return self.combine(torch.stack([member(images) for member in self.members]))
 
 
+@own_torch_state()
 def load_model(
     path: str | Path, *, weights: Weights = "auto", device: str = "cpu"
 ) -> ImageClassifier | EnsembleClassifier:

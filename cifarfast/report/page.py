@@ -21,6 +21,7 @@ from ..inference.scores import sample_losses
 from ..models import create_model
 from ..recipes.recipe import Recipe
 from ..runs.storage import disk_errors, write_atomic
+from ..runtime.torch_state import own_torch_state
 from .curve_figures import curve_figures
 from .ensembles import fit_words, member_rows, method_words
 from .features import SAMPLES, Layer, feature_map, model_layers, penultimate_features, sample_count
@@ -43,6 +44,7 @@ class Written:
     notes: list[str] = field(default_factory=list)
 
 
+@own_torch_state()
 def write_report(
     paths: Sequence[str | Path], *, out: str | Path | None = None, data_dir: str | Path | None = None
 ) -> Written:

@@ -14,6 +14,7 @@ from ..runs.environment import collect_environment, environment_after, pick_devi
 from ..runs.run_folder import RunFolder, free_run_folder
 from ..runtime.console import console
 from ..runtime.distributed import join_world
+from ..runtime.torch_state import own_torch_state
 from ..runtime.user import name_user
 from .engine import AfterEpoch, Trainer
 
@@ -40,7 +41,7 @@ def train(
         Interrupted: SIGINT, SIGTERM or SIGHUP came; the state is saved.
     """
     name_user()
-    with console():
+    with console(), own_torch_state():
         return _train(recipe, Path(out) if out is not None else None, resume, show_progress, after_epoch)
 
 
