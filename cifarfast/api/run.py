@@ -13,9 +13,10 @@ from ..ensembling import EnsembleRecipe, is_ensemble, read_record
 from ..ensembling.evaluation import evaluate
 from ..errors import UserError
 from ..inference.evaluation import Evaluation
-from ..inference.scores import check_predictions, log_softmax
+from ..inference.scores import log_softmax
 from ..recipes.recipe import Recipe
 from ..runs.checkpoint import newest_checkpoint
+from ..runs.predictions import check_predictions
 from ..runs.run_folder import RunFolder
 from .loaded_model import LoadedModel, load_network
 
@@ -115,7 +116,7 @@ class Run:
 
     @property
     def result(self) -> dict[str, Any]:
-        """``result.json``: ``test_accuracy_percent`` (of the last epoch), ``best_test_accuracy_percent``, and so on."""
+        """``result.json``: ``test_accuracy_percent`` of the weights kept, ``best_test_accuracy_percent``, and so on."""
         return self.folder.read_result()
 
     @property
@@ -146,7 +147,7 @@ class Run:
     def predictions(self) -> Predictions:
         """Logits of the last epoch's weights for the test set, with labels, probabilities and predicted classes."""
         logits, labels = self.folder.read_predictions()
-        check_predictions(logits, labels, len(self.classes))
+        check_predictions(logits, labels, len(self.classes), where=f"{self.path}: ")
         return Predictions(logits, labels, self.classes)
 
     def evaluate(self, **settings: Any) -> Evaluation:

@@ -54,11 +54,15 @@ def parse_options(arguments: list[str]) -> TrainOptions:
 def summary(result: dict[str, Any]) -> str:
     """The outcome of a run in two lines."""
     macs = f", {result['macs'] / 1e6:,.1f} M MACs an image" if "macs" in result else ""
+    best = f"best {result['best_test_accuracy_percent']:.2f} % after epoch {result['best_epoch']}"
+    if "val_accuracy_percent" in result and result["kept_epoch"] == result["best_epoch"]:
+        best = "its validation loss was the lowest"
+    stopped = f"; stopped early after epoch {result['epochs']}: the validation loss no longer fell"
     return (
-        f"test accuracy {result['test_accuracy_percent']:.2f} % after epoch {result['epochs']} on {data_name(result)}; "
-        f"best {result['best_test_accuracy_percent']:.2f} % after epoch {result['best_epoch']}\n"
+        f"test accuracy {result['test_accuracy_percent']:.2f} % after epoch {result['kept_epoch']} "
+        f"on {data_name(result)}; {best}\n"
         f"{result['train_seconds']:.1f} s of training, {result['images_per_second']:,.0f} images/s, "
-        f"{result['parameters']:,} parameters" + macs
+        f"{result['parameters']:,} parameters" + macs + (stopped if result["stopped_early"] else "")
     )
 
 
@@ -69,6 +73,10 @@ def next_steps(result: dict[str, Any], run: Path) -> str:
         settings = "--recipe b01_lenet" if result["device"] == "cpu" else "--arch wrn16_8 --epochs 200"
         lines.append(f"CIFAR-10: {command('train')} {settings}")
     return "\n".join(lines)
+
+
+def _one_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
 def run_command(arguments: list[str]) -> int:
@@ -95,7 +103,10 @@ def run_command(arguments: list[str]) -> int:
         return stopped
     if is_main_process():
         result = run.read_result()
-        print(summary(result))
+        try:
+            print(summary(result))
+        except Exception as error:  # the run is whole, whatever fails here
+            print(f"cifarfast: the run is saved; its summary failed: {_one_line(error)}", file=sys.stderr)
         print(next_steps(result, run.path))
     return 0
 

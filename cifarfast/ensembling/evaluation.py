@@ -21,10 +21,12 @@ from ..inference.evaluation import (
 )
 from ..runs.environment import pick_device
 from ..runs.run_folder import RunFolder
+from ..runtime.torch_state import own_torch_state
 from .folder import EnsembleRecord, combiner, member_checkpoint, read_record
 from .members import is_ensemble
 
 
+@own_torch_state()
 def evaluate(
     run: RunFolder,
     *,

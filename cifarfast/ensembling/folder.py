@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
@@ -24,16 +23,15 @@ from torch import Tensor, nn
 from ..errors import UserError
 from ..inference.classifier import Classifier, ImageClassifier, Weights, classifier_of, find_checkpoint, load_classifier
 from ..recipes.recipe import Recipe, validate
-from ..runs.checkpoint import Checkpoint
+from ..runs.checkpoint import Checkpoint, check_tensors
+from ..runs.reading import damage, read_file
 from ..runs.run_folder import RunFolder
-from ..runs.storage import disk_errors, write_atomic
+from ..runtime.torch_state import own_torch_state
 from .combine import MetaLearner, WeightedVote
 from .members import Member, evaluated_fingerprint, is_ensemble
 from .settings import EnsembleRecipe, parse_ensemble, to_toml
 
 META_FILE = "meta_learner.safetensors"
-_RECORD_KEYS = ("members", "runs", "classes", "data", "weights")
-_MEMBER_KEYS = ("name", "path", "relative_path", "weights_fingerprint", "weight")
 
 
 @dataclass(frozen=True)
@@ -65,17 +63,13 @@ class EnsembleRecord:
 
 def write_config(run: RunFolder, recipe: EnsembleRecipe) -> None:
     """Write an ensemble's ``config.toml``."""
-    _write(run, "config.toml", to_toml(recipe.name, list(recipe.members), recipe.settings).encode())
+    run.write("config.toml", to_toml(recipe.name, list(recipe.members), recipe.settings))
 
 
 def write_meta_learner(run: RunFolder, learner: MetaLearner) -> None:
     """Write the perceptron of a stacked ensemble."""
-    _write(run, META_FILE, save_tensors({name: tensor.contiguous() for name, tensor in learner.state_dict().items()}))
-
-
-def _write(run: RunFolder, name: str, data: bytes) -> None:
-    with disk_errors(f"write {run.path / name}"):
-        write_atomic(run.path / name, data)
+    tensors = {name: tensor.contiguous() for name, tensor in learner.state_dict().items()}
+    run.write(META_FILE, save_tensors(tensors))
 
 
 def member_entry(run: RunFolder, member: Member, weight: float | None) -> dict[str, Any]:
@@ -98,26 +92,23 @@ def read_record(run: RunFolder) -> EnsembleRecord:
     Raises:
         UserError: a file is missing, damaged, or written by a version this one cannot read.
     """
-    where = run.path / "config.toml"
-    try:
-        recipe = parse_ensemble(where.read_text(encoding="utf-8"), where=str(where), name="ensemble")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read {where}: {error}") from None
+    where, result_path = run.path / "config.toml", run.path / "result.json"
+    with damage(where):
+        recipe = parse_ensemble(run.read_text("config.toml"), where=str(where), name="ensemble")
     result = run.read_result()
-    entry = result.get("ensemble") if isinstance(result, dict) else None
-    if not isinstance(entry, dict) or any(key not in entry for key in _RECORD_KEYS):
-        raise UserError(f"{run.path}/result.json is not that of an ensemble: was it written by another version?")
-    for member in entry["members"]:
-        if not isinstance(member, dict) or any(key not in member for key in _MEMBER_KEYS):
-            raise UserError(f"{run.path}/result.json: a member lacks entries: was it written by another version?")
+    entry = result.get("ensemble")
+    if entry is None:
+        raise UserError(f"{result_path} is not that of an ensemble: was it written by another version?")
+    if entry["method"] != recipe.settings.method:
+        raise UserError(f"{result_path} is of the method {entry['method']}, {where} of {recipe.settings.method}")
     return EnsembleRecord(
         folder=run,
         recipe=recipe,
         result=result,
         members=entry["members"],
-        runs=[int(count) for count in entry["runs"]],
-        classes=tuple(map(str, entry["classes"])),
-        data=validate(entry["data"], f"{run.path}/result.json"),
+        runs=entry["runs"],
+        classes=tuple(entry["classes"]),
+        data=validate(entry["data"], str(result_path)),
     )
 
 
@@ -133,11 +124,13 @@ def combiner(record: EnsembleRecord) -> nn.Module:
     path = record.folder.path / META_FILE
     learner = MetaLearner(record.runs, len(record.classes), settings.hidden, settings.dropout)
     try:
-        learner.load_state_dict(load_tensors(path.read_bytes()))
+        data = read_file(path)
     except FileNotFoundError:
         raise UserError(f"{record.folder.path} has no {META_FILE}: the ensemble is not whole") from None
-    except (OSError, SafetensorError, RuntimeError) as error:
-        raise UserError(f"cannot use {path}: {str(error).splitlines()[0]}") from None
+    with damage(path):
+        tensors = load_tensors(data)
+        check_tensors(tensors, learner.state_dict())
+        learner.load_state_dict(tensors)
     return learner.eval().requires_grad_(False)
 
 
@@ -183,6 +176,7 @@ class EnsembleClassifier(Classifier):
         return self.combine(torch.stack([member(images) for member in self.members]))
 
 
+@own_torch_state()
 def load_model(
     path: str | Path, *, weights: Weights = "auto", device: str = "cpu"
 ) -> ImageClassifier | EnsembleClassifier:

@@ -15,13 +15,10 @@ from ..data import Dataset, Splits, load_dataset
 from ..data.base import hold_out_fold, hold_out_validation
 from ..errors import UserError
 from ..inference.classifier import classifier_of, find_checkpoint, logits_of
-from ..inference.scores import check_predictions
 from ..recipes.recipe import Recipe, differences
 from ..runs.checkpoint import Checkpoint
 from ..runs.run_folder import RunFolder
 from .settings import is_ensemble_config
-
-NEEDED = ("recipe", "arch", "dataset", "official", "fingerprint", "seed", "test_accuracy_percent", "parameters")
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,8 +50,8 @@ def fold_of(recipe: Recipe) -> tuple[int, int]:
 def is_ensemble(run: RunFolder) -> bool:
     """Whether the folder is that of an ensemble."""
     try:
-        return is_ensemble_config((run.path / "config.toml").read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError):
+        return is_ensemble_config(run.read_text("config.toml"))
+    except UserError:
         return False
 
 
@@ -66,15 +63,8 @@ def read_member(run: RunFolder) -> Member:
     """
     if is_ensemble(run):
         raise UserError(f"{run.path} is an ensemble: name its members instead")
-    recipe, result = run.read_config(), run.read_result()
-    missing = [key for key in NEEDED if not isinstance(result, dict) or key not in result]
-    if missing:
-        raise UserError(f"{run.path}/result.json lacks {', '.join(missing)}: was it written by another version?")
+    recipe, result = run.read_finished()
     logits, labels = run.read_predictions()
-    try:
-        check_predictions(logits, labels)
-    except UserError as error:
-        raise UserError(f"{run.path}/predictions.npz: {error}") from None
     classes = fingerprint = None
     if any(run.checkpoints.glob("step-*")):
         where, checkpoint = find_checkpoint(run.path)

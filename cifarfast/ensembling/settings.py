@@ -192,7 +192,7 @@ def is_ensemble_config(text: str) -> bool:
     """Whether a ``config.toml`` is that of an ensemble."""
     try:
         return "ensemble" in tomllib.loads(text)
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         return False
 
 

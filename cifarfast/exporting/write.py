@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.export import ExportedProgram
 
 from ..errors import UserError
-from ..runs.storage import disk_errors, fsync_folder, write_durable
+from ..runs.storage import disk_errors, fsync_folder, temporary_name, write_new
 from .fold import Folded
 from .graph import ExportModule, trace
 
@@ -71,15 +71,15 @@ def write_export(
     check_packages(file_format)
     assert len(images) >= 2
     program, folded = trace(module, fold=fold)
-    temporary = path.with_name(f".new-{path.name}")
+    temporary = temporary_name(path)
     with disk_errors(f"write {path}"):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             if file_format == "onnx":
-                write_durable(temporary, _to_onnx(program, metadata))
+                write_new(temporary, _to_onnx(program, metadata))
                 run = _onnx_runner(temporary)
             else:
-                write_durable(temporary, _to_pt2(program, metadata))
+                write_new(temporary, _to_pt2(program, metadata))
                 run = _program_runner(temporary)
             difference = _compare(module, run, images, path)
             temporary.replace(path)

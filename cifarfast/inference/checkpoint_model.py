@@ -1,5 +1,7 @@
 """The model of a checkpoint, and the preprocessing it was evaluated with."""
 
+from typing import Any
+
 import torch
 from torch import nn
 from torch.nn.utils import convert_conv2d_weight_memory_format
@@ -8,9 +10,10 @@ from ..augment import Augment
 from ..data import Dataset
 from ..errors import UserError
 from ..models import create_model
+from ..models.info import meta_model
 from ..recipes.build import build_augment
 from ..recipes.recipe import Recipe, validate
-from ..runs.checkpoint import Checkpoint
+from ..runs.checkpoint import Checkpoint, check_tensors
 
 
 def checkpoint_model(
@@ -25,21 +28,27 @@ def checkpoint_model(
         where: what to call the checkpoint in messages.
 
     Raises:
-        UserError: there is no EMA and one is asked for, or the tensors are not those of the model it names.
+        UserError: there is no EMA and one is asked for, or the tensors are not those of the model it names, or not
+            finite.
     """
     state, tensors = checkpoint.state, checkpoint.tensors
     if weights == "ema" and "ema" not in tensors:
         raise UserError(f"{where} has no EMA: use --weights model")
+    chosen = tensors["ema" if weights != "model" and "ema" in tensors else "model"]
+    recipe = validate(state["recipe"], where)
+    settings: dict[str, Any] = {
+        "num_classes": len(state["classes"]),
+        "in_channels": state["in_channels"],
+        "image_size": recipe.resize or state["image_size"],
+        "dropout": recipe.dropout,
+    }
     try:
-        recipe = validate(state["recipe"], where)
-        model = create_model(
-            recipe.arch,
-            num_classes=len(state["classes"]),
-            in_channels=state["in_channels"],
-            image_size=recipe.resize or state["image_size"],
-            dropout=recipe.dropout,
-        )
-        model.load_state_dict(tensors["ema" if weights != "model" and "ema" in tensors else "model"])
+        # without memory first: a checkpoint may name a model of any size
+        check_tensors(chosen, meta_model(recipe.arch, **settings).state_dict())
+        if not all(tensor.isfinite().all() for tensor in chosen.values()):
+            raise RuntimeError("a weight is not finite")
+        model = create_model(recipe.arch, **settings)
+        model.load_state_dict(chosen)
     except (KeyError, RuntimeError) as error:
         raise UserError(f"{where} does not fit the model it names: {str(error).splitlines()[0]}") from None
     layout = torch.channels_last if recipe.channels_last else torch.contiguous_format

@@ -141,15 +141,12 @@ def classifier_of(
     """
     model, recipe = checkpoint_model(checkpoint, weights=weights, device=device, where=where)
     state = checkpoint.state
-    try:
-        preprocess = Preprocess(
-            state["preprocessing"]["mean"],
-            state["preprocessing"]["std"],
-            side=recipe.resize or None,
-            channels_last=recipe.channels_last,
-        )
-    except (KeyError, TypeError, ValueError, ZeroDivisionError):
-        raise UserError(f"{where} does not say how its images were normalised: is it damaged?") from None
+    preprocess = Preprocess(
+        state["preprocessing"]["mean"],
+        state["preprocessing"]["std"],
+        side=recipe.resize or None,
+        channels_last=recipe.channels_last,
+    )
     return ImageClassifier(
         model,
         preprocess.to(device),

@@ -85,7 +85,7 @@ def evaluate_run(run: RunFolder, settings: EvaluationSettings) -> Evaluation:
     for problem in problems:
         print(f"cifarfast: {problem}", file=sys.stderr)
     splits = load_splits(recipe, settings)
-    if settings.dataset is None and splits.fingerprint != checkpoint.state.get("fingerprint"):
+    if settings.dataset is None and splits.fingerprint != checkpoint.state["fingerprint"]:
         print(f"cifarfast: {recipe.dataset} is not the data that {run.path} was trained on", file=sys.stderr)
     predict, logits = predict_checkpoint(path, checkpoint, splits.test, settings)
     about = {
@@ -171,13 +171,11 @@ def score_stored(
         raise UserError(f"{run.path} has no checkpoint and no predictions.npz")
     result = run.read_result()
     logits, labels = run.read_predictions()
-    names = [str(number) for number in range(logits.shape[1] if logits.ndim == 2 else 0)]
+    names = [str(number) for number in range(logits.shape[1])]
     described = {
         "run": str(run.path),
         "source": str(run.path / "predictions.npz"),
-        "dataset": result.get("dataset", "an unknown data set"),
-        "official": result.get("official", False),
-        "fingerprint": result.get("fingerprint"),
+        **{key: result[key] for key in ("dataset", "official", "fingerprint")},
         **(about or {}),
     }
     return Evaluation(score_predictions(logits, labels, classes or names), described)

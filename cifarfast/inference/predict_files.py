@@ -54,6 +54,9 @@ def predict_files(
 
     Yields:
         for every image its likeliest classes, or why it could not be used.
+
+    Raises:
+        UserError: the model's logits are not finite.
     """
     device = next(model.parameters()).device
     files = _files(paths)
@@ -88,6 +91,8 @@ def _classify(
     model: Classifier, images: np.ndarray, device: torch.device, top_k: int
 ) -> list[tuple[tuple[str, ...], tuple[int, ...], tuple[float, ...]]]:
     probabilities = model(torch.from_numpy(images).to(device)).double().softmax(dim=1)
+    if not probabilities.isfinite().all():
+        raise UserError("the model's logits are not finite: nothing can be said of the images")
     best = probabilities.topk(min(top_k, len(model.classes)), dim=1)
     return [
         (tuple(model.classes[place] for place in places), tuple(places), tuple(values))

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from sklearn.metrics import average_precision_score, confusion_matrix, precision_recall_fscore_support, roc_auc_score
 
-from ..errors import UserError
+from ..runs.predictions import check_predictions
 
 CALIBRATION_BINS = 15
 
@@ -61,23 +61,6 @@ class PredictionScores:
         values = {key: value for key, value in vars(self).items() if key not in ("per_class", "confusion")}
         per_class = [dict(vars(row)) for row in self.per_class]
         return values | {"per_class": per_class, "confusion_matrix": self.confusion.tolist()}
-
-
-def check_predictions(logits: np.ndarray, labels: np.ndarray, num_classes: int | None = None) -> None:
-    """Raise a UserError unless logits are finite [N, C ≥ 2] and labels whole numbers [N] in 0…C−1, with N ≥ 1."""
-    if logits.ndim != 2 or labels.ndim != 1 or len(logits) != len(labels) or len(labels) == 0:
-        raise UserError(
-            f"logits {list(logits.shape)} and labels {list(labels.shape)} must be [N, C] and [N] with N ≥ 1"
-        )
-    classes = logits.shape[1]
-    if num_classes is not None and classes != num_classes:
-        raise UserError(f"the logits are for {classes} classes, the data have {num_classes}")
-    if classes < 2:
-        raise UserError(f"the logits are for {classes} class; at least 2 are needed")
-    if not np.issubdtype(labels.dtype, np.integer) or labels.min() < 0 or labels.max() >= classes:
-        raise UserError(f"labels must be whole numbers in 0…{classes - 1}, not {labels.min()}…{labels.max()}")
-    if not np.isfinite(logits).all():
-        raise UserError("some logits are not finite: the model diverged")
 
 
 def log_softmax(logits: np.ndarray) -> np.ndarray:

@@ -128,7 +128,7 @@ class FlatOptimizer:
 
         Raises:
             KeyError: it is of another optimizer or model.
-            RuntimeError: a tensor has another shape.
+            RuntimeError: a tensor has another shape or number type.
         """
         ours = self.tensors()
         if tensors.keys() != ours.keys():
@@ -137,6 +137,8 @@ class FlatOptimizer:
             if tensor.shape != tensors[name].shape:
                 shapes = f"{list(tensors[name].shape)}, here {list(tensor.shape)}"
                 raise RuntimeError(f"optimizer state {name} has shape {shapes}")
+            if tensor.dtype != tensors[name].dtype:
+                raise RuntimeError(f"optimizer state {name} is of {tensors[name].dtype}, here {tensor.dtype}")
             tensor.copy_(tensors[name])
 
     def skip(self, where: Tensor) -> None:

@@ -145,6 +145,9 @@ class Recipe(AugmentSettings):
     """Epochs without a better loss (validation, else training) before `plateau` acts."""
     early_stopping_patience: Annotated[int, Ge(0)] = 0
     """Stop after this many epochs without a better validation loss; 0 = never. Needs val_split."""
+    restore_best_weights: bool = True
+    """With a validation part, keep and evaluate the weights of the epoch with the lowest validation loss, instead of
+    the last epoch's."""
 
     # how it runs
     seed: Annotated[int, Ge(0), Lt(2**63)] = 42

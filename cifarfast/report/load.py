@@ -13,13 +13,11 @@ from ..data import Splits, load_dataset
 from ..data.official import data_name
 from ..ensembling import EnsembleRecord, ensemble_recipe_names, is_ensemble, load_ensemble_recipe, read_record
 from ..errors import UserError
-from ..inference.scores import PredictionScores, check_predictions, score_predictions
-from ..recipes.recipe import Recipe, differences, load_recipe, recipe_names
+from ..inference.scores import PredictionScores, score_predictions
+from ..recipes.recipe import Recipe, differences, load_recipe, recipe_names, validate
 from ..runs.checkpoint import Checkpoint, newest_checkpoint
 from ..runs.run_folder import RunFolder
 from .curve_reader import Reading, read_curves
-
-NEEDED = ("recipe", "arch", "dataset", "official", "seed", "epochs", "test_accuracy_percent")
 
 
 @dataclass
@@ -79,20 +77,16 @@ def load_run(path: str | Path) -> LoadedRun:
     """
     folder = RunFolder(path)
     ensemble = read_record(folder) if is_ensemble(folder) else None
-    recipe = ensemble.data if ensemble else folder.read_config()
-    result = folder.read_result()
-    missing = [key for key in NEEDED if key not in result] if isinstance(result, dict) else list(NEEDED)
-    if missing:
-        raise UserError(f"{folder.path}/result.json lacks {', '.join(missing)}: was it written by another version?")
+    recipe, result = (ensemble.data, ensemble.result) if ensemble else folder.read_finished()
     logits, labels = folder.read_predictions()
-    try:
-        check_predictions(logits, labels)
-    except UserError as error:
-        raise UserError(f"{folder.path}/predictions.npz: {error}") from None
     problems: list[str] = []
     checkpoint = None if ensemble else _checkpoint(folder, problems)
     classes = ensemble.classes if ensemble else tuple(map(str, range(logits.shape[1])))
     if checkpoint:
+        theirs = validate(checkpoint.state["recipe"], str(folder.checkpoints))
+        problems += [
+            f"{folder.path}: config.toml is not that of its checkpoint: {x}" for x in differences(recipe, theirs)
+        ]
         classes = tuple(checkpoint.state["classes"])
     if len(classes) != logits.shape[1]:
         raise UserError(
@@ -183,7 +177,7 @@ def _checkpoint(folder: RunFolder, problems: list[str]) -> Checkpoint | None:
         problems.append(f"{folder.path} has no checkpoint")
         return None
     problems += found[2]
-    return found[1] if isinstance(found[1].state.get("classes"), list) else None
+    return found[1]
 
 
 def _rows(folder: RunFolder, name: str, problems: list[str], *, needed: bool) -> list[dict[str, float]]:
@@ -191,10 +185,7 @@ def _rows(folder: RunFolder, name: str, problems: list[str], *, needed: bool) ->
         if needed:
             problems.append(f"{folder.path} has no {name}")
         return []
-    try:
-        return folder.read_metrics() if name == "metrics.csv" else folder.read_timing()
-    except (ValueError, TypeError) as error:
-        raise UserError(f"{folder.path / name} cannot be read: {error}") from None
+    return folder.read_metrics() if name == "metrics.csv" else folder.read_timing()
 
 
 def _check_comparable(first: LoadedRun, run: LoadedRun) -> None:

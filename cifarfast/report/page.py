@@ -22,6 +22,7 @@ from ..inference.scores import CALIBRATION_BINS, sample_losses
 from ..models import create_model
 from ..recipes.recipe import Recipe
 from ..runs.storage import disk_errors, write_atomic
+from ..runtime.torch_state import own_torch_state
 from .curve_figures import curve_figures
 from .ensembles import fit_words, member_rows, method_words
 from .features import SAMPLES, Layer, feature_map, model_layers, penultimate_features, sample_count
@@ -46,6 +47,7 @@ class Written:
     notes: list[str] = field(default_factory=list)
 
 
+@own_torch_state()
 def write_report(
     paths: Sequence[str | Path], *, out: str | Path | None = None, data_dir: str | Path | None = None
 ) -> Written:
@@ -246,7 +248,11 @@ def _settings(run: LoadedRun) -> dict[str, list[tuple[str, str]]]:
     recipe = [(key, _plain(value)) for key, value in dataclasses.asdict(settings).items() if value is not None]
     environment: list[tuple[str, str]] = []
     for key, value in run.environment.items():
-        if isinstance(value, dict):
+        if key == "earlier":
+            for number, part in enumerate(value, 1):
+                about = {name: part.get(name) for name in ("cpu", "threads", "processes", "commit")}
+                environment.append((f"earlier part {number}", _plain(about)))
+        elif isinstance(value, dict):
             environment += [(f"{key}.{name}", _plain(inner)) for name, inner in value.items() if inner is not None]
         elif value is not None:
             environment.append((key, _plain(value)))

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from ..data.official import has_official_files, is_copy
-from ..errors import UserError
 from ..runs.run_folder import RunFolder
 
 Status = Literal["finished", "unfinished", "pending", "failed"]
@@ -21,7 +20,7 @@ COLUMNS = (
     *("recipe", "reported %", "last epoch %", "best epoch %", "runs"),
     *("data", "train s", "images/s", "on", "changed settings"),
 )
-_NEEDED = (
+_KEPT = (
     *("dataset", "official", "fingerprint", "epochs", "test_accuracy_percent", "best_test_accuracy_percent"),
     *("best_epoch", "train_seconds", "images_per_second"),
 )
@@ -52,14 +51,10 @@ def read_attempt(attempt: Attempt) -> Values:
         UserError: the folder is not that of a finished run, or was written by another version.
     """
     result = attempt.folder.read_result()
-    missing = [key for key in _NEEDED if key not in result] if isinstance(result, dict) else list(_NEEDED)
-    if missing:
-        path = attempt.folder.path / "result.json"
-        raise UserError(f"{path} lacks {', '.join(missing)}: was it written by another version?")
     environment = attempt.folder.read_environment()
     gpu = environment.get("gpu") if result.get("device") != "cpu" else None
     return {
-        **{key: result[key] for key in _NEEDED},
+        **{key: result[key] for key in _KEPT},
         "seed": attempt.seed,
         "changed_settings": result.get("changed_settings", list(attempt.changed)),
         "optimistic": bool(result.get("optimistic", False)),

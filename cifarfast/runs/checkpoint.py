@@ -8,26 +8,24 @@ fsynced and renamed, so that a process killed at any moment leaves whole checkpo
 import hashlib
 import json
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from ..errors import UserError
-from .storage import disk_errors, fsync_folder, write_durable
+from .reading import check, damage, parse_json, read_file
+from .schemas import Manifest, State
+from .storage import disk_errors, fsync_folder, remove_tree, temporary_name, write_new
 
 FORMAT = "cifarfast.checkpoint"
 VERSION = 1
 KEEP = 2
 TENSOR_KEYS = ("model", "optimizer")
-STATE_KEYS = (
-    *("recipe", "progress", "running", "schedule", "scaler", "preprocessing"),
-    *("classes", "image_size", "in_channels", "fingerprint"),
-)
 
 
 @dataclass(frozen=True)
@@ -35,7 +33,7 @@ class Checkpoint:
     """Everything a run needs to continue.
 
     ``tensors`` maps a file's stem ("model", "optimizer", "ema") to its named tensors; ``state`` is plain JSON:
-    settings, progress, history, schedule, preprocessing.
+    settings, progress, history, schedule, preprocessing, as ``schemas.State``.
     """
 
     tensors: dict[str, dict[str, Tensor]]
@@ -52,12 +50,14 @@ def save_checkpoint(folder: Path, moment: str, checkpoint: Checkpoint) -> Path:
     """
     final = folder / f"step-{moment}"
     with disk_errors(f"save a checkpoint in {folder} (the ones before it are kept)"):
+        if folder.is_symlink():
+            raise UserError(f"{folder} is a link: a run keeps its checkpoints in a folder of its own")
         folder.mkdir(exist_ok=True)
         for leftover in [*folder.glob(".new-*"), *folder.glob(".step-*")]:  # of a process killed in here
-            shutil.rmtree(leftover)
+            remove_tree(leftover)
         if final.exists():  # the moment the run was resumed from
             return final
-        temporary = folder / f".new-{final.name}"
+        temporary = temporary_name(folder / f"new-{final.name}")
         try:
             _write_files(temporary, checkpoint)
             temporary.rename(final)
@@ -68,7 +68,7 @@ def save_checkpoint(folder: Path, moment: str, checkpoint: Checkpoint) -> Path:
         for old in checkpoint_folders(folder)[KEEP:]:
             hidden = old.with_name(f".{old.name}")  # a kill in between leaves a hidden folder, never half a checkpoint
             old.rename(hidden)
-            shutil.rmtree(hidden)
+            remove_tree(hidden)
     return final
 
 
@@ -86,7 +86,7 @@ def _write_files(folder: Path, checkpoint: Checkpoint) -> None:
 
 
 def _write(path: Path, data: bytes) -> str:
-    write_durable(path, data)
+    write_new(path, data)
     return hashlib.sha256(data).hexdigest()
 
 
@@ -101,34 +101,47 @@ def load_checkpoint(path: Path) -> Checkpoint:
     Raises:
         UserError: it is not a checkpoint of ours, of another version, or damaged; says which file.
     """
+    manifest_path, state_path = path / "manifest.json", path / "state.json"
     try:
-        manifest = json.loads((path / "manifest.json").read_bytes())
+        manifest = parse_json(read_file(manifest_path), manifest_path)
         if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
             raise UserError(f"{path} is not a cifarfast checkpoint")
         if manifest.get("version") != VERSION:
-            raise UserError(f"{path} has checkpoint version {manifest.get('version')}; this program reads {VERSION}")
-        digests = dict(manifest["sha256"])
-        contents = {name: (path / Path(name).name).read_bytes() for name in digests}
+            raise UserError(f"{path} has checkpoint version {manifest.get('version')!r}; this program reads {VERSION}")
+        digests = check(Manifest, manifest, manifest_path).sha256
+        contents = {name: read_file(path / name) for name in digests}
     except FileNotFoundError as error:
         raise UserError(f"{path} is not a whole checkpoint: {Path(error.filename).name} is missing") from None
-    except OSError as error:
-        raise UserError(f"cannot read checkpoint {path}: {error.strerror or error}") from None
-    except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
-        if isinstance(error, UserError):
-            raise
-        raise UserError(f"{path} is damaged: manifest.json cannot be read") from None
     for name, digest in digests.items():
         if hashlib.sha256(contents[name]).hexdigest() != digest:
             raise UserError(f"{path} is damaged: the checksum of {name} does not match")
-    try:
-        state = json.loads(contents.pop("state.json"))
-        tensors = {name.removesuffix(".safetensors"): load_tensors(data) for name, data in contents.items()}
-        missing = [key for key in STATE_KEYS if key not in state] + [key for key in TENSOR_KEYS if key not in tensors]
-    except (KeyError, ValueError, TypeError, RecursionError, SafetensorError) as error:
-        raise UserError(f"{path} is not a cifarfast checkpoint: {error}") from None
-    if missing or not isinstance(state, dict):
+    missing = [name for name in ("state.json", *(f"{key}.safetensors" for key in TENSOR_KEYS)) if name not in contents]
+    if missing:
         raise UserError(f"{path} is not a cifarfast checkpoint: it lacks {', '.join(missing)}")
+    state = parse_json(contents.pop("state.json"), state_path, infinity=True)
+    check(State, state, state_path)
+    tensors = {}
+    for name, data in contents.items():
+        with damage(path / name):
+            tensors[name.removesuffix(".safetensors")] = load_tensors(data)
     return Checkpoint(tensors, state)
+
+
+def check_tensors(given: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
+    """Check that tensors are those that are wanted, as loading them would convert any number type.
+
+    Raises:
+        KeyError: the names differ.
+        RuntimeError: a tensor has another shape or type.
+    """
+    if given.keys() != wanted.keys():
+        raise KeyError(f"{sorted(given.keys() ^ wanted.keys())[0]} is there or here only")
+    for name, tensor in wanted.items():
+        other = given[name]
+        if (other.shape, other.dtype) != (tensor.shape, tensor.dtype):
+            raise RuntimeError(
+                f"{name} is {list(other.shape)} of {other.dtype}, here {list(tensor.shape)} of {tensor.dtype}"
+            )
 
 
 def set_aside_newer(folder: Path, path: Path) -> None:

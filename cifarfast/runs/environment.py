@@ -45,6 +45,38 @@ def collect_environment() -> dict[str, Any]:
     }
 
 
+def environment_after(before: dict[str, Any], now: dict[str, Any]) -> tuple[dict[str, Any], str]:
+    """The environment of a run that is resumed, and a line where its bits may not be those of an uninterrupted run.
+
+    Args:
+        before: of the part before, as ``environment.json`` has it.
+        now: of the part that begins.
+
+    Returns:
+        ``now``, with the entry ``earlier``: the environments of the parts before, each once; and the line, or "".
+    """
+    earlier = list(before.get("earlier", []))
+    before = {key: value for key, value in before.items() if key != "earlier"}
+    if before != now and before not in earlier:
+        earlier.append(before)
+    changed = [f"{name}: {was} → {here}" for name, was, here in _decisive(before, now) if was != here]
+    line = f"the run goes on elsewhere, and its bits may differ ({'; '.join(changed)})" if changed else ""
+    return now | ({"earlier": earlier} if earlier else {}), line
+
+
+def _decisive(before: dict[str, Any], now: dict[str, Any]) -> list[tuple[str, Any, Any]]:
+    """What floating-point results depend on: names and both values."""
+
+    def values(environment: dict[str, Any]) -> dict[str, Any]:
+        names = ("cpu", "threads", "processes")
+        packages = environment.get("packages") or {}
+        gpu = (environment.get("gpu") or {}).get("name")
+        return {name: environment.get(name) for name in names} | {"gpu": gpu, "torch": packages.get("torch")}
+
+    ours, theirs = values(before), values(now)
+    return [(name, ours[name], theirs[name]) for name in ours]
+
+
 def version(package: str) -> str | None:
     """The installed version of a package, None where it is not installed."""
     try:

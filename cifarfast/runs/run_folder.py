@@ -12,10 +12,8 @@ byte, as one that was not; what the clock determines stands in ``timing.csv``.
 """
 
 import contextlib
-import csv
-import io
+import hashlib
 import json
-import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,13 +22,19 @@ import numpy as np
 
 from ..errors import UserError
 from ..recipes.recipe import Recipe, parse_recipe, to_toml
-from .storage import disk_errors, folder_lock, write_atomic
+from .predictions import accuracy_bounds, pack_predictions, unpack_predictions
+from .reading import check, damage, parse_json, read_file
+from .schemas import Environment, MetricsRow, Result, TimingRow
+from .storage import disk_errors, folder_lock, remove_temporaries, write_atomic
+from .tables import Row, from_csv, to_csv
 
-Row = dict[str, Any]
+CHECKSUMMED = ("predictions.npz", "metrics.csv", "timing.csv", "meta_learner.safetensors")
+"""Files whose SHA-256 is kept in ``result.json``, beside its own."""
+_NOT_A_RUN = "not a run folder, or the run did not get that far"
 
 
 class RunFolder:
-    """Read and write one run folder. Every file is replaced atomically."""
+    """Read and write one run folder. Every file is replaced atomically, and checked when it is read."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
@@ -69,103 +73,149 @@ class RunFolder:
         """
         with disk_errors(f"write to {self.path}"):
             self.path.mkdir(parents=True, exist_ok=True)
-            (self.path / ".lock").touch()
         with folder_lock(self.path):
             self.check(resume=resume)
+            with disk_errors(f"write to {self.path}"):
+                remove_temporaries(self.path)
             yield
 
-    def _write(self, name: str, data: bytes | str) -> None:
+    def write(self, name: str, data: bytes | str) -> None:
+        """Write the file ``name``.
+
+        Raises:
+            UserError: the disk is full, read-only, …; what was there before is untouched.
+        """
         with disk_errors(f"write {self.path / name}"):
             write_atomic(self.path / name, data)
 
-    def _read(self, name: str) -> str:
+    def read(self, name: str) -> bytes:
+        """The bytes of the file ``name``.
+
+        Raises:
+            UserError: it is missing, too large, no regular file, or cannot be read.
+        """
         try:
-            return (self.path / name).read_text(encoding="utf-8")
+            return read_file(self.path / name)
         except FileNotFoundError:
             if (self.path / "manifest.json").exists():
                 raise UserError(f"{self.path} is a checkpoint: name the run folder that it lies in") from None
-            raise UserError(f"{self.path} has no {name}: not a run folder, or the run did not get that far") from None
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"cannot read {self.path / name}: {error}") from None
+            why = "the run did not finish" if name == "predictions.npz" else _NOT_A_RUN
+            raise UserError(f"{self.path} has no {name}: {why}") from None
+
+    def read_text(self, name: str) -> str:
+        """The text of the file ``name``, in UTF-8.
+
+        Raises:
+            UserError: as ``read``, or it is not UTF-8.
+        """
+        data = self.read(name)
+        with damage(self.path / name):
+            return data.decode()
 
     def write_config(self, recipe: Recipe) -> None:
         """Write ``config.toml``."""
-        self._write("config.toml", to_toml(recipe))
+        self.write("config.toml", to_toml(recipe))
 
     def read_config(self) -> Recipe:
         """Read ``config.toml``."""
-        return parse_recipe(self._read("config.toml"), where=str(self.path / "config.toml"), name="custom")[0]
+        path = self.path / "config.toml"
+        with damage(path):
+            return parse_recipe(self.read_text("config.toml"), where=str(path), name="custom")[0]
 
     def write_environment(self, environment: dict[str, Any]) -> None:
         """Write ``environment.json``."""
-        self._write("environment.json", json.dumps(environment, indent=2) + "\n")
+        self.write("environment.json", json.dumps(environment, indent=2) + "\n")
 
     def read_environment(self) -> dict[str, Any]:
-        """Read ``environment.json``."""
-        return self._read_json("environment.json")
+        """Read ``environment.json``, checked as ``schemas.Environment``."""
+        return self._read_json("environment.json", Environment)
 
     def write_result(self, result: dict[str, Any]) -> None:
-        """Write ``result.json``."""
-        self._write("result.json", json.dumps(result, indent=2, allow_nan=False) + "\n")
+        """Write ``result.json``, with the checksums of itself and of what the run wrote before it."""
+        result = {key: value for key, value in result.items() if key != "checksums"}
+        there = [name for name in CHECKSUMMED if (self.path / name).exists()]
+        digests = {name: hashlib.sha256(self.read(name)).hexdigest() for name in there}
+        result["checksums"] = {"result.json": _own_digest(result), **digests}
+        self.write("result.json", json.dumps(result, indent=2, allow_nan=False) + "\n")
 
     def read_result(self) -> dict[str, Any]:
-        """Read ``result.json``."""
-        return self._read_json("result.json")
+        """Read ``result.json``, checked as ``schemas.Result`` and against the other files.
+
+        Raises:
+            UserError: it or a file with a checksum in it was changed, or its test accuracy is not that of
+                ``predictions.npz``.
+        """
+        result = self._read_json("result.json", Result)
+        for name in CHECKSUMMED:
+            if (self.path / name).exists():  # what is missing says nothing false
+                self._read_as_written(name)
+        low, high = accuracy_bounds(*self.read_predictions())
+        if not low - 1e-6 <= result["test_accuracy_percent"] <= high + 1e-6:
+            raise UserError(
+                f"{self.path / 'result.json'} says {result['test_accuracy_percent']:.4f} % of the test set are right, "
+                f"predictions.npz {high:.4f} %: one of them was changed"
+            )
+        return result
 
     def write_metrics(self, rows: Sequence[Row]) -> None:
         """Write ``metrics.csv``."""
-        self._write("metrics.csv", _to_csv(rows))
+        self.write("metrics.csv", to_csv(rows))
 
     def read_metrics(self) -> list[dict[str, float]]:
         """Read ``metrics.csv``; an epoch that was not evaluated lacks the columns of the evaluation."""
-        return self._read_table("metrics.csv")
+        return from_csv(self._read_as_written("metrics.csv"), self.path / "metrics.csv", MetricsRow)
 
     def write_timing(self, rows: Sequence[Row]) -> None:
         """Write ``timing.csv``."""
-        self._write("timing.csv", _to_csv(rows))
+        self.write("timing.csv", to_csv(rows))
 
     def read_timing(self) -> list[dict[str, float]]:
         """Read ``timing.csv``."""
-        return self._read_table("timing.csv")
+        return from_csv(self._read_as_written("timing.csv"), self.path / "timing.csv", TimingRow)
 
     def write_predictions(self, logits: np.ndarray, labels: np.ndarray) -> None:
         """Write ``predictions.npz``: test logits float32 [N, C] and labels int64 [N], in the test set's order."""
-        buffer = io.BytesIO()
-        np.savez_compressed(buffer, logits=logits, labels=labels)
-        self._write("predictions.npz", buffer.getvalue())
+        self.write("predictions.npz", pack_predictions(logits, labels))
 
     def read_predictions(self) -> tuple[np.ndarray, np.ndarray]:
-        """Read ``predictions.npz`` as (logits, labels)."""
-        path = self.path / "predictions.npz"
-        try:
-            with np.load(path, allow_pickle=False) as arrays:
-                return arrays["logits"], arrays["labels"]
-        except FileNotFoundError:
-            raise UserError(f"{self.path} has no predictions.npz: the run did not finish") from None
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-            raise UserError(f"cannot read {path}: {error}") from None
+        """Read ``predictions.npz`` as (logits float32 [N, C], labels int64 [N]), checked."""
+        return unpack_predictions(self._read_as_written("predictions.npz"), self.path / "predictions.npz")
 
-    def _read_table(self, name: str) -> list[dict[str, float]]:
-        rows = csv.DictReader(io.StringIO(self._read(name)))
-        return [{key: float(value) for key, value in row.items() if value != ""} for row in rows]
+    def read_finished(self) -> tuple[Recipe, dict[str, Any]]:
+        """The settings and the result of a finished run that is no ensemble.
 
-    def _read_json(self, name: str) -> dict[str, Any]:
-        text = self._read(name)
-        try:
-            return json.loads(text)
-        except json.JSONDecodeError as error:
-            raise UserError(f"{self.path / name} is not JSON: {error}") from None
+        Raises:
+            UserError: as ``read_config`` and ``read_result``, or the two are not of one run.
+        """
+        recipe, result = self.read_config(), self.read_result()
+        ours = (recipe.arch, recipe.seed, recipe.dataset.partition(":")[0], None)
+        theirs = (result["arch"], result["seed"], result["dataset"].partition(":")[0], result.get("ensemble"))
+        if ours != theirs:
+            raise UserError(f"{self.path}: config.toml and result.json are not of one run: {ours[:3]}, {theirs[:3]}")
+        return recipe, result
+
+    def _read_as_written(self, name: str) -> bytes:
+        """The bytes of a file that ``result.json``, where there is one, may have the checksum of."""
+        data = self.read(name)
+        if (self.path / "result.json").exists():
+            digest = self._read_json("result.json", Result).get("checksums", {}).get(name)
+            if digest not in (None, hashlib.sha256(data).hexdigest()):
+                raise UserError(f"{self.path / name} was changed after the run: its checksum does not match")
+        return data
+
+    def _read_json(self, name: str, model: type[Result] | type[Environment]) -> dict[str, Any]:
+        path = self.path / name
+        values = parse_json(self.read(name), path)
+        check(model, values, path)
+        if values.get("checksums", {}).get(name, _own_digest(values)) != _own_digest(values):
+            raise UserError(f"{path} was changed after the run: its checksum does not match")
+        return values
 
 
-def _to_csv(rows: Sequence[Row]) -> str:
-    if not rows:
-        return ""
-    buffer = io.StringIO()
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    writer = csv.DictWriter(buffer, columns, lineterminator="\n", restval="")
-    writer.writeheader()
-    writer.writerows(rows)
-    return buffer.getvalue()
+def _own_digest(result: dict[str, Any]) -> str:
+    """SHA-256 of a result without its checksums, however the file is laid out."""
+    values = {key: value for key, value in result.items() if key != "checksums"}
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 def free_run_folder(root: Path, recipe: Recipe) -> Path:

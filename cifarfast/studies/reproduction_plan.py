@@ -1,7 +1,6 @@
 """The runs that ``cifarfast reproduce`` makes: which there are, in which order, and where each stands."""
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,9 @@ from ..ensembling.settings import EnsembleSettings, load_ensemble_recipe, parse_
 from ..errors import UserError
 from ..recipes.recipe import Recipe, differences, load_recipe, with_settings
 from ..report.reproduction import Attempt, Status
+from ..runs.reading import check, damage, parse_json, read_file
 from ..runs.run_folder import RunFolder
+from ..runs.schemas import Attempts
 from ..runs.storage import disk_errors
 from ..training.result import changed_settings
 from ..training.train import resolve
@@ -62,9 +63,9 @@ class Job:
             lines = differences(self.settings, self.folder.read_config())
         else:
             path = self.folder.path / "config.toml"
-            with disk_errors(f"read {path}"):
-                text = path.read_text(encoding="utf-8")
-            theirs = dataclasses.asdict(parse_ensemble(text, where=str(path), name="custom").settings)
+            with damage(path):
+                text = self.folder.read_text("config.toml")
+                theirs = dataclasses.asdict(parse_ensemble(text, where=str(path), name="custom").settings)
             ours = dataclasses.asdict(self.settings)
             lines = [f"{key}: {ours[key]!r} ≠ {theirs[key]!r}" for key in ours if ours[key] != theirs[key]]
         if lines:
@@ -166,19 +167,18 @@ def attempts_from_json(document: Path, out: Path) -> list[Attempt]:
     with disk_errors(f"read {document}"):
         if not document.exists():
             return []
-        text = document.read_text(encoding="utf-8", errors="replace")
+        values = parse_json(read_file(document), document)
     try:
-        return [
-            make_attempt(
-                run["recipe"],
-                run["seed"],
-                _folder(out, run["recipe"], run["seed"]),
-                tuple(run["changed_settings"]),
-                run["problem"],
-            )
-            for run in json.loads(text)["runs"]
-        ]
-    except (ValueError, KeyError, TypeError) as error:
-        if isinstance(error, UserError):
-            raise
+        check(Attempts, values, document)
+    except UserError:
         raise UserError(f"{document} is not a list of runs of ours: remove it, or choose another --out") from None
+    return [
+        make_attempt(
+            run["recipe"],
+            run["seed"],
+            _folder(out, run["recipe"], run["seed"]),
+            tuple(run["changed_settings"]),
+            run["problem"],
+        )
+        for run in values["runs"]
+    ]

@@ -4,14 +4,26 @@ import dataclasses
 import math
 from typing import Any
 
+from torch import Tensor, nn
+
 from ..data import Splits
 from ..errors import UserError
 from ..optim import LearningRate
 from ..recipes.recipe import Recipe, differences, validate
-from ..runs.checkpoint import Checkpoint, checkpoint_folders, newest_checkpoint, save_checkpoint, set_aside_newer
+from ..runs.checkpoint import (
+    Checkpoint,
+    check_tensors,
+    checkpoint_folders,
+    newest_checkpoint,
+    save_checkpoint,
+    set_aside_newer,
+)
 from ..runs.run_folder import RunFolder
 from .step import TrainStep
 from .train_state import TrainState
+
+BEST = "best-"
+"""What the files of the best epoch's weights begin with in a checkpoint of an unfinished run."""
 
 
 class Checkpointer:
@@ -40,6 +52,20 @@ class Checkpointer:
     ) -> None:
         self.recipe, self.splits, self.run, self.step, self.schedule = recipe, splits, run, step, schedule
         self._preprocessing, self._steps_per_epoch = preprocessing, steps_per_epoch
+        self._best: dict[str, dict[str, Tensor]] = {}  # weights of the best epoch, as in ``Checkpoint.tensors``
+
+    def keep_best(self) -> None:
+        """Keep a copy of the present weights as those of the best epoch."""
+        for name, module in self._modules().items():
+            self._best[name] = {key: tensor.detach().clone() for key, tensor in module.state_dict().items()}
+
+    def restore_best(self) -> None:
+        """Put the weights of the best epoch back into the model and its average."""
+        for name, module in self._modules().items():
+            module.load_state_dict(self._best[name])
+
+    def _modules(self) -> dict[str, nn.Module]:
+        return {"model": self.step.model, **({"ema": self.step.ema.module} if self.step.ema else {})}
 
     def save(self, train_state: TrainState) -> None:
         """Write a checkpoint of this moment. Every process must call it; process 0 writes.
@@ -55,9 +81,10 @@ class Checkpointer:
             raise self.diverged("the loss or a weight is not finite", train_state.epoch)
         if not step.world.is_main:
             return
-        tensors = {"model": step.model.state_dict(), "optimizer": step.optimizer.tensors()}
-        if step.ema:
-            tensors["ema"] = step.ema.module.state_dict()
+        tensors = {name: module.state_dict() for name, module in self._modules().items()}
+        tensors["optimizer"] = step.optimizer.tensors()
+        if not train_state.finished:  # then they are the model's
+            tensors |= {f"{BEST}{name}": kept for name, kept in self._best.items()}
         train = self.splits.train
         state = {
             "recipe": dataclasses.asdict(self.recipe),
@@ -94,6 +121,9 @@ class Checkpointer:
             raise UserError(f"{path} was made with other settings: {'; '.join(lines)}")
         if state["fingerprint"] != self.splits.fingerprint:
             raise UserError(f"{path} was trained on other data ({state['fingerprint']}, now {self.splits.fingerprint})")
+        progress = state["progress"]
+        if progress["epoch"] > self.recipe.epochs or progress["step_in_epoch"] > self._steps_per_epoch:
+            raise UserError(f"{path} is at epoch {progress['epoch']}, step {progress['step_in_epoch']}: of another run")
         try:
             train_state = self.load(checkpoint)
         except (KeyError, TypeError, RuntimeError) as error:
@@ -106,19 +136,31 @@ class Checkpointer:
     def load(self, checkpoint: Checkpoint) -> TrainState:
         """Restore the model, optimizer, averages and schedule from a checkpoint, and return its training state."""
         state, tensors, step = checkpoint.state, checkpoint.tensors, self.step
-        step.model.load_state_dict(tensors["model"])
+        for name, module in self._modules().items():
+            _load(module, tensors[name])
         step.optimizer.load_tensors(tensors["optimizer"])
-        if step.ema:
-            step.ema.module.load_state_dict(tensors["ema"])
+        # a version that kept the last epoch's weights did not note the best one
+        progress = TrainState(**{"best_val_epoch": None} | state["progress"])
+        self._best = {}
+        if progress.best_val_epoch and not progress.finished:
+            for name, module in self._modules().items():
+                kept = tensors[f"{BEST}{name}"]
+                check_tensors(kept, module.state_dict())
+                self._best[name] = {key: tensor.to(step.device) for key, tensor in kept.items()}
         # the sums are those of all processes
         step.epoch_metrics.load(state["running"] if step.world.is_main else [0.0, 0.0, 0.0])
         self.schedule.load(state["schedule"])
         if step.loss_scale:
             step.loss_scale.load(state["scaler"])
-        return TrainState(**state["progress"])
+        return progress
 
     def diverged(self, what: str, epoch: int) -> UserError:
         """The error for ``what`` in an epoch (counted from 0); it names the newest checkpoint from before."""
         kept = next(iter(checkpoint_folders(self.run.checkpoints)), None)
         keeps = f"; {kept} is from before it" if kept else ""
         return UserError(f"{what} in epoch {epoch + 1}: lower --lr, or add --warmup-epochs 1{keeps}")
+
+
+def _load(module: nn.Module, tensors: dict[str, Tensor]) -> None:
+    check_tensors(tensors, module.state_dict())
+    module.load_state_dict(tensors)

@@ -28,7 +28,7 @@ from .checkpointer import Checkpointer
 from .metrics import Scores, score
 from .nonfinite import NonfiniteWatch, RolledBack
 from .progress_bar import progress_bar
-from .result import build_result, facts_before
+from .result import best_row, build_result, facts_before
 from .step import TrainStep
 from .tensorboard import TensorBoardLogger
 from .train_state import TrainState, describe
@@ -265,12 +265,15 @@ class Trainer:
         if val:
             row |= {"val_loss": val.loss, "val_accuracy_percent": val.accuracy_percent}
         self.schedule.epoch_done(val.loss if val else loss)
+        if val and val.loss < state.best_val_loss and recipe.restore_best_weights and state.best_val_epoch is not None:
+            state.best_val_epoch = row["epoch"]
+            self.checkpointer.keep_best()
         stopped = val is not None and self._stops_early(val.loss)
         if last or stopped or (state.epoch + 1) % recipe.eval_every == 0:
             test = self._evaluate(self.splits.test)
             row |= {"test_loss": test.loss, "test_accuracy_percent": test.accuracy_percent}
-            if test.accuracy_percent > state.best_accuracy_percent:
-                state.best_accuracy_percent, state.best_epoch = test.accuracy_percent, row["epoch"]
+            best = best_row([*state.rows, row])
+            state.best_accuracy_percent, state.best_epoch = best["test_accuracy_percent"], best["epoch"]
         images, seconds = self.images_per_epoch, state.epoch_seconds
         timing = {"epoch": row["epoch"], "images": images, "train_seconds": seconds}
         timing |= {"images_per_second": images / seconds, "evaluation_seconds": time.perf_counter() - started}
@@ -278,6 +281,9 @@ class Trainer:
         state.rows.append(row)
         state.epoch, state.step_in_epoch, state.epoch_seconds = row["epoch"], 0, 0.0
         state.finished = last or stopped
+        if state.finished and state.best_val_epoch not in (None, 0, state.epoch):
+            self.checkpointer.restore_best()
+            self._test_logits = None
         self.step.epoch_metrics.load([0.0, 0.0, 0.0])
         self._write_tables()
         if self.world.is_main:
@@ -318,7 +324,7 @@ class Trainer:
 
     def _result(self, facts: dict[str, Any]) -> dict[str, Any]:
         test = self.splits.test
-        if self._test_logits is None:  # resumed after the last evaluation
+        if self._test_logits is None:  # of other weights, or resumed after the last evaluation
             self._test_logits = self._logits(test)
         result = build_result(self.recipe, self.splits, self.state, score(self._test_logits, test.labels), facts)
         if self.world.is_main:

@@ -6,7 +6,6 @@ from tqdm import tqdm
 
 from ..random import Purpose, permutation
 from ..runs.checkpoint import newest_checkpoint, set_aside_newer
-from ..runs.storage import write_durable
 from .checkpointer import Checkpointer
 from .metrics import RecentValue
 from .train_state import TrainState
@@ -76,7 +75,7 @@ class NonfiniteWatch:
             indices = order[bad["step"] * recipe.batch_size :][: recipe.batch_size].tolist()
             rows.append({**bad, "epoch": bad["epoch"] + 1, "step": bad["step"] + 1, "indices": indices})
         path = self.checkpointer.run.path / "nonfinite.json"
-        write_durable(path, json.dumps(rows, indent=1).encode())
+        self.checkpointer.run.write(path.name, json.dumps(rows, indent=1))
         if self.policy == "skip":
             many = f"{len(steps)} step{'s' * (len(steps) > 1)}"
             tqdm.write(f"epoch {state.epoch + 1}: {many} left out, whose loss or gradient was not finite: see {path}")

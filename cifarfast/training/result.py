@@ -2,6 +2,7 @@
 
 import dataclasses
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from ..data import Dataset, Splits
 from ..models.info import count_macs, meta_model
 from ..recipes.build import input_size
 from ..recipes.recipe import Recipe, differences, load_recipe, recipe_names
+from ..runs.run_folder import Row
 from .metrics import Scores
 from .train_state import TrainState
 
@@ -38,11 +40,15 @@ def _size(recipe: Recipe, data: Dataset) -> dict[str, int]:
 def build_result(
     recipe: Recipe, splits: Splits, state: TrainState, test: Scores, facts: dict[str, Any]
 ) -> dict[str, Any]:
-    """The outcome of a finished run; ``test`` scores the last epoch's weights, ``facts`` is from ``facts_before``.
+    """The outcome of a finished run; ``test`` scores the weights that are kept, ``facts`` is from ``facts_before``.
+
+    ``kept_epoch`` is the epoch of these weights: the best on the validation part where they were kept, else the last.
 
     ``train_seconds`` is the time in training steps and checkpoints, evaluation excluded, over all parts of a run that
     was resumed.
     """
+    kept = state.best_val_epoch or state.epoch
+    best = (test.accuracy_percent, kept) if state.best_val_epoch else (state.best_accuracy_percent, state.best_epoch)
     seconds = sum(row["train_seconds"] for row in state.timing)
     result: dict[str, Any] = {
         "recipe": recipe.name,
@@ -56,8 +62,10 @@ def build_result(
         "test_accuracy_percent": test.accuracy_percent,
         "test_top5_percent": test.top5_percent,
         "test_loss": test.loss,
-        "best_test_accuracy_percent": state.best_accuracy_percent,
-        "best_epoch": state.best_epoch,
+        "best_test_accuracy_percent": best[0],
+        "best_epoch": best[1],
+        "kept_epoch": kept,
+        "stopped_early": state.epoch < recipe.epochs,
         "train_seconds": seconds,
         "evaluation_seconds": sum(row["evaluation_seconds"] for row in state.timing),
         "images_per_second": sum(row["images"] for row in state.timing) / seconds,
@@ -65,11 +73,22 @@ def build_result(
         "device": recipe.device,
         "precision": recipe.precision,
     }
-    if "val_accuracy_percent" in state.rows[-1]:
-        result["val_accuracy_percent"] = state.rows[-1]["val_accuracy_percent"]
+    if "val_accuracy_percent" in state.rows[kept - 1]:
+        result["val_accuracy_percent"] = state.rows[kept - 1]["val_accuracy_percent"]
     if recipe.device == "cuda":
         result["peak_memory_bytes"] = torch.cuda.max_memory_allocated()
     return result
+
+
+def best_row(rows: Sequence[Row]) -> Row:
+    """The evaluated epoch with the lowest validation loss; without a validation part that with the best test accuracy.
+
+    So the test set chooses nothing where there is a validation part.
+    """
+    tested = [row for row in rows if "test_loss" in row]
+    if "val_loss" in tested[-1]:
+        return min(tested, key=lambda row: row["val_loss"])
+    return max(tested, key=lambda row: row["test_accuracy_percent"])
 
 
 def changed_settings(recipe: Recipe) -> list[str]:

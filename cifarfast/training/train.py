@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import sys
 from pathlib import Path
 
 import torch
@@ -9,10 +10,11 @@ import torch
 from ..data import data_folder, load_dataset
 from ..errors import UserError
 from ..recipes.recipe import Recipe, differences
-from ..runs.environment import collect_environment, pick_device
+from ..runs.environment import collect_environment, environment_after, pick_device
 from ..runs.run_folder import RunFolder, free_run_folder
 from ..runtime.console import console
 from ..runtime.distributed import join_world
+from ..runtime.torch_state import own_torch_state
 from ..runtime.user import name_user
 from .engine import AfterEpoch, Trainer
 
@@ -39,7 +41,7 @@ def train(
         Interrupted: SIGINT, SIGTERM or SIGHUP came; the state is saved.
     """
     name_user()
-    with console():
+    with console(), own_torch_state():
         return _train(recipe, Path(out) if out is not None else None, resume, show_progress, after_epoch)
 
 
@@ -77,6 +79,11 @@ def _train(
     print(f"{trainer.steps_per_epoch} steps an epoch, epochs: {recipe.epochs}; {on}")
     data = {"dataset": splits.name, "fingerprint": splits.fingerprint, "official": splits.official}
     environment = collect_environment() | {"data": data, "processes": world.size}
+    if resume and (run.path / "environment.json").exists():
+        before = run.read_environment()
+        environment, line = environment_after(before, environment)
+        if line:
+            print(f"cifarfast: {line}", file=sys.stderr)
     with run.writing(resume=resume):
         run.write_config(recipe)
         if resume:

@@ -19,6 +19,8 @@ class TrainState:
     best_accuracy_percent: float = -1.0
     best_epoch: int = 0
     best_val_loss: float = math.inf
+    best_val_epoch: int | None = 0
+    """The epoch of that loss, whose weights are kept; 0 while none is, None in a run of a version that kept none."""
     epochs_without_gain: int = 0
     finished: bool = False
     nonfinite: list[dict[str, Any]] = field(default_factory=list)

@@ -1,5 +1,6 @@
 """The Python interface: train, load and Run, as a script or a notebook uses them."""
 
+import contextlib
 import copy
 import dataclasses
 import doctest
@@ -8,6 +9,7 @@ import pydoc
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -431,3 +433,38 @@ def test_on_a_gpu(run: Run, model: LoadedModel) -> None:
     np.testing.assert_allclose(on_gpu.predict(images).cpu().numpy(), model.predict(images).numpy(), atol=1e-4)
     back = on_gpu.to("cpu")
     np.testing.assert_allclose(back.predict(images).numpy(), model.predict(images).numpy(), atol=1e-5)
+
+
+@contextlib.contextmanager
+def nothing() -> Iterator[None]:
+    yield
+
+
+@contextlib.contextmanager
+def as_double() -> Iterator[None]:
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def test_line_17_torch_is_left_as_it_was_and_does_not_matter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The generator's state, the default type and the grad mode, through train, load, evaluate and report."""
+    leave_figures_undrawn(monkeypatch)
+    settings: dict[str, Any] = {"dataset": "synthetic:classes=3,train=40,test=12", "arch": "linear", "epochs": 1}
+    outcomes = []
+    for number, mode in enumerate((nothing, as_double, torch.no_grad, torch.inference_mode)):
+        with mode():
+            torch.manual_seed(number)
+            before, dtype, grad = torch.get_rng_state(), torch.get_default_dtype(), torch.is_grad_enabled()
+            run = cifarfast.train(**settings, batch_size=8, ema_decay=0.5, out=tmp_path / f"{number}", quiet=True)
+            model = run.load(device="cpu")
+            scores = run.evaluate(device="cpu").scores
+            run.report()
+            assert torch.equal(torch.get_rng_state(), before)
+            assert (torch.get_default_dtype(), torch.is_grad_enabled()) == (dtype, grad)
+            weights = {name: tensor.tolist() for name, tensor in model.state_dict().items()}
+            assert {tensor.dtype for tensor in model.parameters()} == {torch.float32}
+        outcomes.append((run.predictions.logits.tolist(), scores.to_json(), weights))
+    assert all(outcome == outcomes[0] for outcome in outcomes)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from made_up_runs import copied, leave_figures_undrawn, make_run, rewrite_in_checkpoint, section, without
+from made_up_runs import copied, leave_figures_undrawn, make_run, predict, rewrite_in_checkpoint, section, without
 from mistakes import Fails, refused
 from processes import run_inline
 from torch import Tensor, nn
@@ -582,7 +582,7 @@ def older_checkpoint(run: RunFolder) -> None:
 
 
 DAMAGE: dict[Callable[[RunFolder], Any], str] = {
-    (lambda run: run.write_predictions(*(each[::-1] for each in run.read_predictions()))): "labels differ",
+    (lambda run: predict(run, *(each[::-1] for each in run.read_predictions()))): "labels differ",
     rename_classes: "pattern 2, pattern 1, pattern 0",
     (lambda run: (run.path / "result.json").unlink()): "no result.json",
     (lambda run: (run.path / "predictions.npz").unlink()): "did not finish",

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from made_up_runs import Rendered, copied, leave_figures_undrawn, make_run, section, without
+from made_up_runs import Rendered, copied, leave_figures_undrawn, make_run, predict, section, without
 from mistakes import Fails
 
 from cifarfast.commands import cli
@@ -232,7 +232,7 @@ def break_predictions(run: RunFolder) -> None:
 
 def break_classes(run: RunFolder) -> None:
     logits, labels = run.read_predictions()
-    run.write_predictions(logits[:, :2], labels.clip(max=1))
+    predict(run, logits[:, :2], labels.clip(max=1))
 
 
 DAMAGE: dict[Callable[[RunFolder], object], str] = {

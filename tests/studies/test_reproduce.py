@@ -143,6 +143,10 @@ def test_where_it_cannot_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fa
 # the table
 
 RESULT = {
+    "recipe": "b27_wrn_200",
+    "arch": "wrn16_8",
+    "seed": 42,
+    "parameters": 11_000_000,
     "dataset": "cifar10",
     "fingerprint": "sha256:1",
     "official": True,
@@ -165,6 +169,10 @@ def finished(path: Path, seed: int, percent: float, **result: object) -> Attempt
             {"cpu": "a CPU", "gpu": {"name": "NVIDIA H200"}, "threads": 2, "packages": {"torch": "2"}}
         )
         accuracy = {"test_accuracy_percent": percent, "best_test_accuracy_percent": percent + 1}
+        labels = np.arange(100) % 2
+        run.write_predictions(
+            np.eye(2, dtype=np.float32)[np.where(np.arange(100) < percent, labels, 1 - labels)], labels
+        )
         run.write_result(RESULT | accuracy | result)
     return Attempt("b27_wrn_200", seed, run, status="finished")
 
@@ -206,7 +214,7 @@ def test_what_is_reported_on_other_data_says_nothing(tmp_path: Path) -> None:
 def test_a_result_of_another_version(tmp_path: Path) -> None:
     attempt = finished(tmp_path, 42, 99.0)
     attempt.folder.write_result({"recipe": "b27_wrn_200"})
-    with pytest.raises(UserError, match=r"result.json lacks dataset, official, .*another version"):
+    with pytest.raises(UserError, match=r"result.json lacks arch, dataset, official, .*another version"):
         make_rows([attempt], {"b27_wrn_200": SOURCE})
 
 

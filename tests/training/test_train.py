@@ -1,6 +1,8 @@
 """The main job from its command line: quickstart, early stopping, schedules, what a run leaves behind."""
 
 import contextlib
+import io
+import itertools
 import json
 import os
 import pty
@@ -17,17 +19,21 @@ import torch
 from PIL import Image
 from processes import run_inline
 
+from cifarfast.api.run import Run
 from cifarfast.commands import cli
 from cifarfast.commands.evaluate import main as evaluate
 from cifarfast.commands.train import main as train
 from cifarfast.recipes.recipe import parse_recipe
-from cifarfast.runs.checkpoint import checkpoint_folders, load_checkpoint
-from cifarfast.runs.run_folder import RunFolder
+from cifarfast.runs.checkpoint import checkpoint_folders, load_checkpoint, newest_checkpoint
+from cifarfast.runs.environment import environment_after
+from cifarfast.runs.run_folder import Row, RunFolder
 from cifarfast.runtime.signals import Interrupted
 from cifarfast.training.checkpointer import Checkpointer
 from cifarfast.training.engine import Trainer
 from cifarfast.training.metrics import score
 from cifarfast.training.nonfinite import NonfiniteWatch
+from cifarfast.training.result import best_row
+from cifarfast.training.train import train as train_into
 from cifarfast.training.train_state import TrainState
 
 TINY = ["--dataset=synthetic:classes=3,train=96,test=30,size=18", "--arch=cnn_tutorial", "--batch-size=16", "--quiet"]
@@ -56,12 +62,10 @@ def test_what_a_run_leaves(run: RunFolder, capsys: pytest.CaptureFixture[str]) -
     needed += "train_seconds images_per_second parameters macs fingerprint val_accuracy_percent"
     assert set(needed.split()) <= result.keys()
     assert [row["epoch"] for row in rows] == [1, 2, 3]
-    assert rows[-1]["test_accuracy_percent"] == result["test_accuracy_percent"]
-    best = max(rows, key=lambda row: row["test_accuracy_percent"])
-    assert (best["test_accuracy_percent"], best["epoch"]) == (
-        result["best_test_accuracy_percent"],
-        result["best_epoch"],
-    )
+    best = min(rows, key=lambda row: row["val_loss"])
+    assert best["epoch"] == result["best_epoch"] == result["kept_epoch"]
+    for key in ("test_accuracy_percent", "best_test_accuracy_percent"):
+        assert result[key] == best["test_accuracy_percent"]
     logits, labels = run.read_predictions()
     assert (logits.shape, logits.dtype, labels.dtype) == ((30, 3), np.float32, np.int64)
     scores = score(torch.from_numpy(logits), torch.from_numpy(labels))
@@ -119,6 +123,82 @@ def test_early_stopping(run: RunFolder) -> None:
     losses = [row["val_loss"] for row in rows]
     assert losses[0] <= min(losses[1:])
     assert run.read_result()["epochs"] == len(rows)
+
+
+# a rate that overshoots: the validation loss falls, and rises again
+OVERSHOOTS = ["--epochs=12", "--val-split=0.3", "--lr=0.3", "--schedule=constant", "--early-stopping-patience=3"]
+
+
+@pytest.mark.parametrize("more", [["--ema-decay=0.5"], ["--eval-every=5"]], ids=["ema", "eval_every"])
+def test_line_19_the_weights_of_the_best_validation_epoch(more: list[str], tmp_path: Path) -> None:
+    """They are kept, evaluated and loaded; the last line and the result say that the training was stopped."""
+    run = RunFolder(tmp_path / "run")
+    done = run_inline([*TINY, *OVERSHOOTS, *more, f"--out={run.path}"])
+    assert done.code == 0, done.stderr
+    result, rows = run.read_result(), run.read_metrics()
+    best = int(min(rows, key=lambda row: row["val_loss"])["epoch"])
+    assert result["stopped_early"] is True
+    assert (result["epochs"], result["kept_epoch"], result["best_epoch"]) == (len(rows), best, best)
+    assert len(rows) == best + 3 < 12
+    assert result["val_accuracy_percent"] == rows[best - 1]["val_accuracy_percent"]
+    assert f"after epoch {best} on" in done.stdout
+    assert f"; stopped early after epoch {len(rows)}: the validation loss no longer fell\n" in done.stdout
+    shorter = RunFolder(tmp_path / "shorter")  # the same training, as if the best epoch had been the last
+    settings = [*TINY, *OVERSHOOTS, *more, f"--epochs={best}", f"--out={shorter.path}"]
+    assert run_inline(settings).code == 0
+    assert shorter.read_result()["stopped_early"] is False
+    ours, theirs = (newest_checkpoint(folder.checkpoints)[1].tensors for folder in (run, shorter))
+    for name in ours.keys() - {"optimizer"}:
+        assert all(torch.equal(ours[name][key], theirs[name][key]) for key in theirs[name])
+    assert ours.keys() == theirs.keys()
+    for mine, other in zip(run.read_predictions(), shorter.read_predictions(), strict=True):
+        assert np.array_equal(mine, other)
+    assert Run(run.path).evaluate(device="cpu").scores.accuracy_percent == result["test_accuracy_percent"]
+
+
+def test_line_19_the_best_epoch_goes_through_a_resume(tmp_path: Path) -> None:
+    """Killed in every epoch before its last checkpoint, and resumed, the run ends as the one that was not."""
+    whole, parts = RunFolder(tmp_path / "whole"), RunFolder(tmp_path / "parts")
+    settings = [*TINY, *OVERSHOOTS, "--checkpoint-seconds=0"]
+    assert run_inline([*settings, f"--out={whole.path}"]).code == 0
+
+    class Killed(Exception):
+        pass
+
+    calls = itertools.count()
+
+    def kill(row: Row, timing: Row) -> None:
+        if next(calls) % 2 == 0:  # the same epoch comes once more
+            raise Killed
+
+    recipe = whole.read_config()
+    for _ in range(13):
+        with contextlib.suppress(Killed), contextlib.redirect_stdout(io.StringIO()):
+            train_into(recipe, out=parts.path, resume=True, show_progress=False, after_epoch=kill)
+            break
+    assert parts.read_predictions()[0].tobytes() == whole.read_predictions()[0].tobytes()
+    clock = ("checksums", "train_seconds", "evaluation_seconds", "images_per_second")
+    ours, theirs = ({k: v for k, v in run.read_result().items() if k not in clock} for run in (parts, whole))
+    assert ours == theirs
+
+
+def test_line_19_without_restoring_the_last_weights_are_kept(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "run")
+    assert run_inline([*TINY, *OVERSHOOTS, "--no-restore-best-weights", f"--out={run.path}"]).code == 0
+    result, rows = run.read_result(), run.read_metrics()
+    assert (result["kept_epoch"], result["test_accuracy_percent"]) == (len(rows), rows[-1]["test_accuracy_percent"])
+    best = min(rows, key=lambda row: row["val_loss"])
+    assert best["epoch"] < len(rows)
+    assert (result["best_epoch"], result["best_test_accuracy_percent"]) == (
+        best["epoch"],
+        best["test_accuracy_percent"],
+    )
+
+
+def test_line_19_the_test_set_chooses_only_where_there_is_no_validation_part() -> None:
+    rows = [{"epoch": n, "test_loss": 1.0, "test_accuracy_percent": a} for n, a in enumerate((5.0, 9.0, 7.0), 1)]
+    assert best_row(rows)["epoch"] == 2
+    assert best_row([row | {"val_loss": 4.0 - row["epoch"]} for row in rows])["epoch"] == 3
 
 
 def test_evaluation_every_few_epochs(run: RunFolder) -> None:
@@ -293,3 +373,38 @@ def test_compiled_by_torch_is_the_same_training(tmp_path: Path) -> None:
         run_inline([*settings, choice, f"--out={tmp_path / name}"], code=0)
         losses.append([row["train_loss"] for row in RunFolder(tmp_path / name).read_metrics()])
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+def test_line_22_another_machine_is_said_and_both_environments_are_kept(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "run")
+    settings = [*TINY, "--epochs=1", f"--out={run.path}"]
+    assert run_inline(settings).stderr == ""
+    first = run.read_environment()
+    assert run_inline([*settings, "--resume"]).stderr == ""
+    assert run.read_environment().get("earlier", []) in ([], [first])  # at most the command line is another
+    elsewhere = first | {"threads": first["threads"] + 7, "cpu": "another CPU"}
+    run.write_environment(elsewhere)
+    done = run_inline([*settings, "--resume"])
+    assert done.code == 0
+    assert done.stderr.startswith("cifarfast: the run goes on elsewhere, and its bits may differ (cpu: another CPU → ")
+    assert f"threads: {first['threads'] + 7} → {first['threads']}" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert run.read_environment()["earlier"] == [elsewhere]
+    assert run_inline([*settings, "--resume"]).stderr == ""
+    assert run.read_environment()["earlier"][0] == elsewhere
+
+
+def test_line_22_what_bits_depend_on() -> None:
+    here = {"cpu": "a", "threads": 1, "processes": 1, "gpu": {"name": "g"}, "packages": {"torch": "2", "numpy": "1"}}
+    for change, word in (
+        ({"threads": 2}, "threads: 2 → 1"),
+        ({"processes": 2}, "processes: 2 → 1"),
+        ({"gpu": None}, "gpu: None → g"),
+        ({"packages": {"torch": "3"}}, "torch: 3 → 2"),
+        ({"packages": {"torch": "2", "numpy": "2"}}, ""),
+    ):
+        kept, line = environment_after(here | change, here)
+        assert word in line
+        assert bool(line) == bool(word)
+        assert kept == here | {"earlier": [here | change]}
+    assert environment_after(here, here) == (here, "")
