@@ -24,6 +24,7 @@ import numpy as np
 
 from ..errors import UserError
 from ..recipes.recipe import Recipe, parse_recipe, to_toml
+from ..runtime.files import user_path
 from .storage import disk_errors, folder_lock, write_atomic
 
 Row = dict[str, Any]
@@ -33,7 +34,7 @@ class RunFolder:
     """Read and write one run folder. Every file is replaced atomically."""
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+        self.path = user_path(path)
         self.checkpoints = self.path / "checkpoints"
 
     @property
