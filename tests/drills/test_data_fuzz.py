@@ -164,15 +164,15 @@ def folders_and_tables(folder: Path) -> Callable[[random.Random], None]:
         root = folder / "data"
         shutil.rmtree(root, ignore_errors=True)
         parts = draw.choice((("",), ("train", "test"), ("train", "val", "test"), ("train", "test", "a")))
-        rows = []
+        rows, kinds = [], draw.sample(names, draw.choice((1, 2, 2, 2, 3)))
         for part in parts:
-            for name in draw.sample(names, draw.randint(1, 3)):
-                for k in range(draw.randint(0, 3)):
+            for name in kinds:
+                for k in range(draw.choice((0, 1, 2, 2, 3, 3, 3, 3))):
                     suffix, content = draw.choice(images)
-                    ending = f".{suffix}" if draw.random() < 0.7 else draw.choice(suffixes)
+                    ending = f".{suffix}" if draw.random() < 0.9 else draw.choice(suffixes)
                     path = root / part / name / draw.choice(("", "deep")) / f"{k}{ending}"
                     path.parent.mkdir(parents=True, exist_ok=True)
-                    path.write_bytes(mutated(content, draw) if draw.random() < 0.2 else content)
+                    path.write_bytes(mutated(content, draw) if draw.random() < 0.04 else content)
                     rows.append((path.relative_to(root).as_posix(), name, part or "train"))
         root.mkdir(exist_ok=True)
         if draw.random() < 0.2:
