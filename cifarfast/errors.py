@@ -1,14 +1,19 @@
 """The one exception for a user's mistake, and the nearest-name hint that goes with it."""
 
 import difflib
+import re
 from collections.abc import Iterable
 
 
 class UserError(ValueError):
     """A mistake of the caller: one line that says what is wrong and what to do.
 
-    The command line prints it without a traceback and exits with code 2.
+    The command line prints it without a traceback and exits with code 2. Line breaks, which a file's name or another
+    library's message may have, become spaces.
     """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(re.sub(r"\s*[\n\r\v\f\x85\u2028\u2029]\s*", " ", message))
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

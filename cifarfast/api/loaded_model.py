@@ -1,6 +1,7 @@
 """A trained network with its preprocessing attached, as ``cifarfast.load`` returns it."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,14 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..data import Background
 from ..data.image_files import read_image, to_pixels
 from ..ensembling import EnsembleClassifier, load_model
 from ..errors import UserError
 from ..inference.classifier import ImageClassifier, Preprocess, Weights, precision_on
 from ..recipes.recipe import Recipe
 from ..runs.environment import pick_device
+from ..runtime.files import user_path
 from ..runtime.precision import autocast
 
 
@@ -46,7 +49,8 @@ class LoadedModel(nn.Module):
 
                 * Paths of image files, or a sequence of them, read as ``cifarfast predict`` does.
                 * Pillow images with 8 or 16 bits a channel, or a sequence of them; turned upright as their EXIF
-                  orientation says, made grey or coloured as the model needs, transparency dropped.
+                  orientation says, made grey or coloured as the model needs, transparency laid
+                  on the background of the recipe.
                 * uint8 arrays or tensors ``[H, W, C]`` or ``[N, H, W, C]``, as data sets have them; grey also
                   ``[H, W]``.
                 * floating-point arrays or tensors ``[C, H, W]`` or ``[N, C, H, W]`` with values 0…1, as torchvision's
@@ -58,10 +62,13 @@ class LoadedModel(nn.Module):
         Raises:
             UserError: anything else; says what is allowed.
         """
-        pixels = _to_pixels(images, self.image_size, self.in_channels)
+        pixels = self._pixels(images)
         prepare: Preprocess = self.__dict__["_prepare"]
         device = _device(self)
         return prepare.to(device)(pixels.to(device))
+
+    def _pixels(self, images: Any) -> Tensor:
+        return _to_pixels(images, _Target(self.image_size, self.in_channels, self.recipe.background))
 
     def predict(self, images: Any, *, batch_size: int = 500) -> Tensor:
         """Probabilities float32 ``[N, len(classes)]`` of images that ``preprocess`` takes, on the model's device.
@@ -73,7 +80,7 @@ class LoadedModel(nn.Module):
         """
         if batch_size < 1:
             raise UserError(f"batch_size is {batch_size}: it must be at least 1")
-        pixels = _to_pixels(images, self.image_size, self.in_channels)
+        pixels = self._pixels(images)
         device, was_training = _device(self), self.training
         prepare: Preprocess = self.__dict__["_prepare"].to(device)
         self.eval()
@@ -148,29 +155,38 @@ def _device(model: nn.Module) -> torch.device:
     return next(model.parameters()).device
 
 
-def _to_pixels(images: Any, side: int, channels: int) -> Tensor:
+@dataclass(frozen=True)
+class _Target:
+    """What images are turned into: pixels a side, channels, and what shows through where they are transparent."""
+
+    side: int
+    channels: int
+    background: Background
+
+
+def _to_pixels(images: Any, target: _Target) -> Tensor:
     """Pixels 0…255 ``[N, side, side, channels]``, uint8, or float32 for floating-point images."""
     if isinstance(images, str | Path):
-        return torch.from_numpy(read_image(Path(images), side, channels))[None]
+        return torch.from_numpy(read_image(user_path(images), target.side, target.channels, target.background))[None]
     if isinstance(images, Image.Image):
-        return _from_pillow(images, side, channels)
+        return _from_pillow(images, target)
     if isinstance(images, np.ndarray):
         images = _as_tensor(images)
     if isinstance(images, Tensor):
-        return _from_tensor(images, side, channels)
-    if isinstance(images, list | tuple | Iterator) and (parts := [_to_pixels(i, side, channels) for i in images]):
+        return _from_tensor(images, target)
+    if isinstance(images, list | tuple | Iterator) and (parts := [_to_pixels(i, target) for i in images]):
         if len({part.dtype for part in parts}) == 1:
             return torch.cat(parts)
         raise UserError("images are partly uint8 and partly floating-point: make them all of one kind")
     raise UserError(
-        f"images must be image files, Pillow images, uint8 [N, H, W, {channels}], floating-point "
-        f"[N, {channels}, H, W] in 0…1, or a sequence of these that is not empty; got {type(images).__name__}"
+        f"images must be image files, Pillow images, uint8 [N, H, W, {target.channels}], floating-point "
+        f"[N, {target.channels}, H, W] in 0…1, or a sequence of these that is not empty; got {type(images).__name__}"
     )
 
 
-def _from_pillow(image: Image.Image, side: int, channels: int) -> Tensor:
+def _from_pillow(image: Image.Image, target: _Target) -> Tensor:
     try:
-        return torch.from_numpy(to_pixels(image, side, channels))[None]
+        return torch.from_numpy(to_pixels(image, target.side, target.channels, target.background))[None]
     except UserError as error:
         raise UserError(f"an image cannot be used: {error}") from None
     except (OSError, SyntaxError, ValueError) as error:
@@ -180,19 +196,25 @@ def _from_pillow(image: Image.Image, side: int, channels: int) -> Tensor:
 def _as_tensor(array: np.ndarray) -> Tensor:
     if array.dtype.kind not in "uif":
         raise UserError(f"images must be uint8 (0…255) or floating-point (0…1), not an array of {array.dtype}")
-    return torch.from_numpy(array if array.flags.writeable else array.copy())
+    array = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("="))  # torch takes no reversed views
+    try:
+        return torch.from_numpy(array if array.flags.writeable else array.copy())
+    except TypeError:
+        raise UserError(
+            f"images must be uint8 (0…255) or floating-point (0…1), not an array of {array.dtype}"
+        ) from None
 
 
-def _from_tensor(images: Tensor, side: int, channels: int) -> Tensor:
+def _from_tensor(images: Tensor, target: _Target) -> Tensor:
     if images.dtype == torch.uint8:
-        return _from_bytes(images, side, channels)
+        return _from_bytes(images, target)
     if images.is_floating_point():
-        return _from_floats(images, side, channels)
+        return _from_floats(images, target)
     raise UserError(f"images must be uint8 (0…255) or floating-point (0…1), not {images.dtype}")
 
 
-def _from_bytes(images: Tensor, side: int, channels: int) -> Tensor:
-    shape = list(images.shape)
+def _from_bytes(images: Tensor, target: _Target) -> Tensor:
+    shape, side, channels = list(images.shape), target.side, target.channels
     if images.dim() == 2 and channels == 1:
         images = images[..., None]
     if images.dim() == 3:
@@ -200,14 +222,14 @@ def _from_bytes(images: Tensor, side: int, channels: int) -> Tensor:
     if images.dim() != 4 or images.shape[3] != channels or 0 in images.shape:
         raise UserError(f"uint8 images must be [N, H, W, {channels}] or [H, W, {channels}], not {shape}")
     if images.shape[1:3] == (side, side):
-        return images
+        return images.contiguous()
     arrays = images.cpu().numpy()
     pictures = [Image.fromarray(array[..., 0] if channels == 1 else array) for array in arrays]
-    return torch.cat([_from_pillow(picture, side, channels) for picture in pictures])
+    return torch.cat([_from_pillow(picture, target) for picture in pictures])
 
 
-def _from_floats(images: Tensor, side: int, channels: int) -> Tensor:
-    shape = list(images.shape)
+def _from_floats(images: Tensor, target: _Target) -> Tensor:
+    shape, side, channels = list(images.shape), target.side, target.channels
     if images.dim() == 3:
         images = images[None]
     if images.dim() != 4 or images.shape[1] != channels or 0 in images.shape:
@@ -215,7 +237,7 @@ def _from_floats(images: Tensor, side: int, channels: int) -> Tensor:
     low, high = images.detach().aminmax()
     if not (low >= 0 and high <= 1):
         raise UserError(f"floating-point images must have values 0…1, these have {float(low):g}…{float(high):g}")
-    images = images.float()
+    images = images.float().contiguous()
     if images.shape[2:] != (side, side):
         images = F.interpolate(images, (side, side), mode="bilinear", antialias=True, align_corners=False)
     return (images * 255).permute(0, 2, 3, 1)

@@ -1,17 +1,16 @@
 """``cifarfast augment-preview``: a picture of what a recipe's augmentation does to its training images."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated
 
 import tyro
 
 from ..augment import save_preview
-from ..data import load_dataset
 from ..errors import UserError
-from ..recipes.build import build_augment, normalization
+from ..recipes.build import build_augment, load_recipe_data, normalization
 from ..recipes.recipe import Recipe
 from ..runs.storage import disk_errors
+from ..runtime.files import user_path
 from .flags import parse_flags, run_main
 from .recipe_flags import base_recipe, checked
 
@@ -39,25 +38,16 @@ def run_command(arguments: list[str]) -> int:
         if getattr(options, name) < 1:
             raise UserError(f"--{name} {getattr(options, name)}: must be at least 1")
     recipe = checked(options.settings).resolved("cpu")
-    if Path(options.out).suffix.lower() != ".png":
+    out = user_path(options.out)
+    if out.suffix.lower() != ".png":
         raise UserError(f"--out {options.out}: the picture is a PNG, its name must end in .png")
-    data = load_dataset(
-        recipe.dataset,
-        data_dir=recipe.data_dir,
-        image_size=recipe.image_size,
-        val_split=recipe.val_split,
-        folds=recipe.folds,
-        fold=recipe.fold,
-        limit_train=recipe.limit_train,
-        seed=recipe.seed,
-        split_seed=recipe.split_seed,
-    ).train
+    data = load_recipe_data(recipe).train
     augment = build_augment(recipe, *normalization(recipe, data.images), training=True)
     last, count, rows = recipe.epochs - 1, min(options.columns, recipe.epochs), min(options.images, len(data))
     epochs = [round(i * last / max(count - 1, 1)) for i in range(count)]
-    with disk_errors(f"write {options.out}"):
-        save_preview(Path(options.out), augment, data.images, data.labels, data.classes, rows=rows, epochs=epochs)
-    print(f"{options.out}: {rows} images, epochs {', '.join(str(epoch + 1) for epoch in epochs)}")
+    with disk_errors(f"write {out}"):
+        save_preview(out, augment, data.images, data.labels, data.classes, rows=rows, epochs=epochs)
+    print(f"{out}: {rows} images, epochs {', '.join(str(epoch + 1) for epoch in epochs)}")
     return 0
 
 

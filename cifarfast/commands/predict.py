@@ -10,7 +10,7 @@ import tyro
 
 from ..ensembling import load_model
 from ..errors import UserError
-from ..inference.predict_files import FilePrediction, Unreadable, predict_files
+from ..inference.predict_files import FilePrediction, LeftOut, Unreadable, predict_files
 from ..inference.score_table import NAME_WIDTH, aligned
 from ..runs.environment import pick_device
 from ..runtime.console import printable
@@ -65,17 +65,23 @@ def run_command(arguments: list[str]) -> int:
     if not options.images:
         raise UserError("no image was named: give files or folders after the run")
     model = load_model(options.source, weights=options.weights, device=pick_device(options.device))
-    predictions, failed = [], []
+    predictions: list[FilePrediction] = []
+    failed: list[Unreadable] = []
+    left_out: list[LeftOut] = []
     for found in predict_files(model, options.images, top_k=options.top_k, batch_size=options.batch_size):
         if isinstance(found, Unreadable):
             failed.append(found)
             print(f"cifarfast: {' '.join(found.reason.split())}", file=sys.stderr)
+        elif isinstance(found, LeftOut):
+            left_out.append(found)
+            print(f"cifarfast: {found.path}: {found.to_text()}", file=sys.stderr)
         else:
             predictions.append(found)
     if options.json:
         images = [each.to_json() for each in predictions]
         errors = [{"path": each.path, "error": each.reason} for each in failed]
-        print(json.dumps({"source": options.source, "images": images, "errors": errors}))
+        others = [{"path": each.path, "files": each.files} for each in left_out]
+        print(json.dumps({"source": options.source, "images": images, "errors": errors, "left_out": others}))
     elif predictions:
         print(prediction_table(predictions))
     return 2 if failed else 0

@@ -2,12 +2,15 @@
 
 from .base import Dataset, Splits, hold_out_test, make_dataset
 from .download import data_folder
-from .registry import Source, list_datasets, load_dataset, register
+from .image_files import Background
+from .registry import Source, class_names, list_datasets, load_dataset, register
 
 __all__ = [
+    "Background",
     "Dataset",
     "Source",
     "Splits",
+    "class_names",
     "data_folder",
     "hold_out_test",
     "list_datasets",

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from ..errors import UserError
 from ..random import Purpose, permutation
+from .duplicates import also_in
 
 # Philox "epochs" of Purpose.SPLIT, so that the kinds of split never share a draw
 _VALIDATION, _FIXED_TEST, _FOLDS = 0, 1, 2
@@ -65,13 +67,19 @@ class Dataset:
 @dataclass(frozen=True, eq=False)
 class Splits:
     """A data set's parts. ``val`` is None unless one was asked for or comes with the data; ``test`` is for evaluation
-    only and never for choosing anything.
+    only and never for choosing anything. ``notes`` are lines on what of the files was not used.
     """
 
     name: str
     train: Dataset
     val: Dataset | None
     test: Dataset
+    notes: tuple[str, ...] = ()
+
+    @cached_property
+    def train_images_in_test(self) -> int:
+        """Training images whose pixels are exactly those of a test image."""
+        return int(also_in(self.train.images, self.test.images).sum())
 
     @property
     def fingerprint(self) -> str:
@@ -247,6 +255,22 @@ def hold_out_fold(splits: Splits, folds: int, fold: int, seed: int) -> Splits:
     part[_by_class(splits.train, seed, _FOLDS)] = torch.arange(size) % folds
     kept, held_out = ((part != fold).nonzero()[:, 0], (part == fold).nonzero()[:, 0])
     return replace(splits, train=splits.train.select(kept), val=splits.train.select(held_out))
+
+
+def without_train_duplicates(splits: Splits) -> Splits:
+    """The splits without the training images whose pixels are those of a test image, with a note on how many.
+
+    Raises:
+        UserError: no training image is left.
+    """
+    shared = also_in(splits.train.images, splits.test.images)
+    dropped = int(shared.sum())
+    if dropped == len(splits.train):
+        raise UserError(f"{splits.name}: every training image is in the test part too, none is left to train on")
+    if not dropped:
+        return splits
+    note = f"left out {dropped:,} of {len(shared):,} training images: they are in the test part too"
+    return replace(splits, train=splits.train.select((~shared).nonzero()[:, 0]), notes=(*splits.notes, note))
 
 
 def limit_training(splits: Splits, limit: int | None, seed: int) -> Splits:

@@ -9,13 +9,16 @@ from typing import Any
 import numpy as np
 
 from ..errors import UserError
+from ..runtime.files import read_bounded
 from .base import Dataset, Splits, make_dataset, require_size
-from .download import download, missing
+from .download import download, missing, unpack
 from .pickles import load_pickle
 
 _SIZE, _CHANNELS = 32, 3
 _PIXELS = _SIZE * _SIZE * _CHANNELS
 _MAX_FILE_BYTES = 512 * 2**20  # CIFAR-100's training file, the largest, has 155 MB
+_MAX_NAMES_BYTES = 2**20
+_LONGEST_NAME = 200
 
 _CIFAR10_CLASSES = "airplane automobile bird cat deer dog frog horse ship truck"
 _CIFAR100_CLASSES = """
@@ -132,8 +135,9 @@ def load_cifar(name: str, folder: Path, *, download_missing: bool, image_size: i
     """``cifar10`` or ``cifar100`` (fine labels) from ``folder``, as uint8 ``[N, 32, 32, 3]``.
 
     Looks for the Python layout, then the binary one, in their folders under ``folder`` or in ``folder`` itself; batches
-    may hold any number of images as long as they all hold the same. Downloads the Python layout when neither is there.
-    ``official`` is True when every file has its published checksum.
+    may hold any number of images as long as they all hold the same. When neither is there, unpacks the published
+    archive that lies in ``folder``, if its checksum is right, or downloads it. ``official`` is True when
+    every file has its published checksum.
 
     Raises:
         UserError: missing data, a missing, truncated or malformed file, labels out of range.
@@ -142,10 +146,13 @@ def load_cifar(name: str, folder: Path, *, download_missing: bool, image_size: i
     kind = family(name)
     found = _find(kind, folder)
     if found is None:
-        expected = folder / kind.layouts[0].folder
-        if not download_missing:
+        expected, archive = folder / kind.layouts[0].folder, folder / Path(kind.url).name
+        if archive.is_file():
+            unpack(archive, kind.archive_md5, expected)
+        elif not download_missing:
             raise missing(kind.title, expected, kind.url, "downloading is off")
-        download(kind.title, kind.url, kind.archive_md5, expected, member=expected.name)
+        else:
+            download(kind.title, kind.url, kind.archive_md5, expected, member=expected.name)
         found = expected, kind.layouts[0]
     where, layout = found
     lacking = layout.missing(where)
@@ -157,6 +164,13 @@ def load_cifar(name: str, folder: Path, *, download_missing: bool, image_size: i
     classes, names_official = _class_names(kind, where, layout)
     parts = [_load_part(where, layout, sums, classes, names_official) for sums in (layout.train, layout.test)]
     return Splits(name, parts[0], None, parts[1])
+
+
+def cifar_classes(name: str, folder: Path) -> tuple[str, ...]:
+    """The class names that ``load_cifar`` would give, from the names file of the copy in ``folder`` if there is one."""
+    kind = family(name)
+    found = _find(kind, folder)
+    return kind.classes if found is None else _class_names(kind, *found)[0]
 
 
 def _find(kind: Family, folder: Path) -> tuple[Path, Layout] | None:
@@ -177,7 +191,7 @@ def _load_part(where: Path, layout: Layout, sums: dict[str, str], classes: Seque
     """The training or the test part: the files in ``sums``, in order."""
     batches = []
     for name, expected in sums.items():
-        content = _read(where / name)
+        content = _read(where / name, _MAX_FILE_BYTES)
         official = official and hashlib.new(layout.checksum, content, usedforsecurity=False).hexdigest() == expected
         planes, labels = (_parse_binary if layout.binary else _parse_python)(content, layout, str(where / name))
         _check_labels(labels, len(classes), str(where / name))
@@ -200,12 +214,9 @@ def _load_part(where: Path, layout: Layout, sums: dict[str, str], classes: Seque
     return make_dataset(images, labels, classes, official=official, source=str(where))
 
 
-def _read(path: Path) -> bytes:
+def _read(path: Path, limit: int) -> bytes:
     try:
-        size = path.stat().st_size
-        if size > _MAX_FILE_BYTES:
-            raise UserError(f"{path} has {size:,} bytes, far more than a CIFAR file; get the data again")
-        return path.read_bytes()
+        return read_bounded(path, limit)
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}; check the file and its permissions") from None
 
@@ -229,20 +240,19 @@ def _parse_python(content: bytes, layout: Layout, source: str) -> tuple[np.ndarr
     for key in ("data", layout.label_key):
         if key not in entry:
             raise UserError(f"{source} has no {key!r}: it is not a file of this data set, get the data again")
-    labels = _as_labels(entry[layout.label_key], source)
     data = entry["data"]
     if isinstance(data, bytes) and len(data) % _PIXELS == 0:
         data = np.frombuffer(data, np.uint8).reshape(-1, _PIXELS)
     if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.ndim != 2 or data.shape[1] != _PIXELS:
         shape = f"{data.dtype} {list(data.shape)}" if isinstance(data, np.ndarray) else type(data).__name__
         raise UserError(f"{source}: data is {shape}, expected uint8 [N, {_PIXELS}]; get the data again")
-    if len(data) != len(labels):
-        raise UserError(f"{source}: {len(data):,} images but {len(labels):,} labels; get the data again")
-    return data.reshape(-1, _CHANNELS, _SIZE, _SIZE), labels
+    return data.reshape(-1, _CHANNELS, _SIZE, _SIZE), _as_labels(entry[layout.label_key], len(data), source)
 
 
-def _as_labels(values: Any, source: str) -> np.ndarray:
-    """Labels from a list of ints, an array of ints, or bytes, as int64 ``[n]``."""
+def _as_labels(values: Any, count: int, source: str) -> np.ndarray:
+    """Labels from a list of ints, an array of ints, or bytes, as int64 ``[count]``."""
+    if isinstance(values, list | bytes | np.ndarray) and np.ndim(values[:0]) == 1 and len(values) != count:
+        raise UserError(f"{source}: {count:,} images but {len(values):,} labels; get the data again")
     if isinstance(values, list) and all(type(value) is int for value in values):
         return np.array(values, np.int64)
     if isinstance(values, bytes):
@@ -268,16 +278,15 @@ def _class_names(kind: Family, where: Path, layout: Layout) -> tuple[tuple[str, 
     path = where / name
     if not path.is_file():
         return kind.classes, True
-    content = _read(path)
-    if layout.binary:
-        names = tuple(content.decode("utf-8", "replace").split())
-    else:
-        listed = load_pickle(content, str(path)).get(layout.names_key)
-        items = listed if isinstance(listed, list) else []
-        names = tuple(item.decode("utf-8", "replace") if isinstance(item, bytes) else str(item) for item in items)
-    if len(names) != len(kind.classes) or len(set(names)) != len(names):
+    content = _read(path, _MAX_NAMES_BYTES)
+    listed: Any = content.split() if layout.binary else load_pickle(content, str(path)).get(layout.names_key)
+    items = listed if isinstance(listed, list) else []
+    # the count is checked first: a small file can hold one long name a million times
+    fitting = len(items) == len(kind.classes) and all(isinstance(item, str | bytes) for item in items)
+    names = tuple(item.decode("utf-8", "replace") if isinstance(item, bytes) else item for item in items if fitting)
+    if not names or len(set(names)) != len(names) or max(map(len, names)) > _LONGEST_NAME:
         raise UserError(
-            f"{path} lists {len(names)} different class names, {kind.title} has {len(kind.classes)}; "
+            f"{path} does not list {len(kind.classes)} different class names, as {kind.title} has; "
             "get the data again, or delete the file to use the usual names"
         )
     if checksum is None:

@@ -6,6 +6,7 @@ from ..errors import UserError
 from .base import Splits, hold_out_test, make_dataset
 from .upscale import upscale
 
+DIGITS = tuple("0123456789")
 _SOURCE_SIZE, _DEFAULT_SIZE, _LARGEST = 8, 32, 256
 
 
@@ -25,6 +26,6 @@ def load_digits(image_size: int | None = None) -> Splits:
         raise UserError(f"image_size is {size}, allowed for digits is {_SOURCE_SIZE}…{_LARGEST}")
     bunch = sklearn_digits()
     images = upscale(bunch.images.astype(np.int64), size, maximum=16)[..., None]
-    whole = make_dataset(images, bunch.target, [str(digit) for digit in range(10)], official=True, source="digits")
+    whole = make_dataset(images, bunch.target, DIGITS, official=True, source="digits")
     train, test = hold_out_test(whole)
     return Splits("digits", train, None, test)

@@ -1,22 +1,26 @@
 """Where data files are looked for, how they are downloaded, and the one line that says how to get them by hand."""
 
 import contextlib
+import hashlib
 import http.client
 import os
 import shutil
 import socket
+import tarfile
 import tempfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
 from ..errors import UserError
+from ..runtime.files import user_path
 
 _TIMEOUT_SECONDS = 30.0
 
 
 def data_folder(data_dir: str | Path | None) -> Path:
     """``data_dir``, else the environment variable CIFARFAST_DATA, else ``./data``."""
-    return Path(data_dir or os.environ.get("CIFARFAST_DATA") or "data").expanduser()
+    return user_path(data_dir or os.environ.get("CIFARFAST_DATA") or "data")
 
 
 def missing(title: str, expected: Path, url: str, reason: str) -> UserError:
@@ -65,6 +69,28 @@ def download(title: str, url: str, md5: str, expected: Path, *, member: str | No
         raise missing(title, expected, url, f"the download failed ({_one_line(error)})") from None
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def unpack(archive: Path, md5: str, expected: Path) -> None:
+    """Put the folder ``expected.name`` of a .tar.gz archive at ``expected``, whole or not at all.
+
+    Raises:
+        UserError: the archive has another checksum, cannot be read, or the folder cannot be written.
+    """
+    try:
+        with archive.open("rb") as file:
+            found = hashlib.file_digest(file, "md5").hexdigest()
+        if found != md5:
+            raise UserError(
+                f"{archive} has the md5 {found}, the published archive {md5}: get it again, or unpack it there yourself"
+            )
+        with tempfile.TemporaryDirectory(prefix=".unpack-", dir=expected.parent) as folder:
+            with tarfile.open(archive) as packed:
+                packed.extractall(folder, filter="data")
+            if not expected.exists():  # another process may have been faster
+                (Path(folder) / expected.name).replace(expected)
+    except (OSError, EOFError, zlib.error, tarfile.TarError) as error:
+        raise UserError(f"cannot unpack {archive} to {expected}: {_one_line(error)}; check the disk") from None
 
 
 def _one_line(error: Exception) -> str:

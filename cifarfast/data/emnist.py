@@ -11,12 +11,14 @@ import tempfile
 import zipfile
 import zlib
 from dataclasses import dataclass
+from io import BufferedIOBase, BufferedReader
 from pathlib import Path
 from typing import cast
 
 import numpy as np
 
 from ..errors import UserError
+from ..runtime.files import open_regular
 from .base import Dataset, Splits, make_dataset, require_size
 from .download import download, missing
 
@@ -29,11 +31,15 @@ EMNIST_SPLITS = {
     "mnist": "MNIST: 70,000 digits",
 }
 _SIZE = 28
-_MAX_IDX_BYTES = 2**31
+_MOST_IMAGES = 1_000_000  # byClass, the largest, has 697,932 for training
+_MAX_IDX_BYTES = 2**10 + _MOST_IMAGES * _SIZE * _SIZE
+_BLOCK = 2**20
 _MERGED = "cijklmopsuvwxyz"  # lower-case letters that look like their capitals
 
 
-def _classes(split: str) -> tuple[str, ...]:
+def emnist_classes(name: str) -> tuple[str, ...]:
+    """The class names of ``emnist_<split>``."""
+    split = name.removeprefix("emnist_")
     characters = string.digits + string.ascii_uppercase + string.ascii_lowercase
     if split in ("bymerge", "balanced"):
         return tuple(character for character in characters if character not in _MERGED)
@@ -66,7 +72,7 @@ def load_emnist(name: str, folder: Path, *, download_missing: bool, image_size: 
     require_size(name, image_size, _SIZE)
     split = name.removeprefix("emnist_")
     source = _locate(split, folder, download_missing)
-    classes = _classes(split)
+    classes = emnist_classes(name)
     archive = _official_archive(source.folder)
     parts = [_load_part(source, archive, split, part, classes) for part in ("train", "test")]
     return Splits(name, parts[0], None, parts[1])
@@ -149,9 +155,6 @@ def _load_part(source: _Source, archive: Path | None, split: str, part: str, cla
         _read_idx(cast(Path, source.file(name)), dimensions) for name, dimensions in zip(names, (3, 1), strict=True)
     )
     where = str(source.file(names[1]))
-    if images.shape[1:] != (_SIZE, _SIZE):
-        size = "×".join(map(str, images.shape[1:]))
-        raise UserError(f"{source.file(names[0])}: images are {size}, EMNIST's are 28×28; get the data again")
     official = archive is not None and all(
         _trailer(archive, name) == check for name, check in zip(names, (image_crc, label_crc), strict=True)
     )
@@ -164,24 +167,36 @@ def _load_part(source: _Source, archive: Path | None, split: str, part: str, cla
 
 
 def _read_idx(path: Path, dimensions: int) -> tuple[np.ndarray, tuple[int, int]]:
-    """An IDX file of uint8, plain or .gz: the array and (CRC32, length) of the decompressed file."""
+    """An IDX file of uint8, plain or .gz: the array and (CRC32, length) of the decompressed file.
+
+    Memory is one byte a value that the file really holds, and at most ``_MAX_IDX_BYTES``.
+    """
     try:
-        with path.open("rb") as raw, gzip.open(raw) if path.suffix == ".gz" else contextlib.nullcontext(raw) as file:
+        with open_regular(path, _MAX_IDX_BYTES) as raw, _decompressed(raw, path) as file:
             header = file.read(4 + 4 * dimensions)
             if len(header) < 4 + 4 * dimensions or header[:4] != bytes([0, 0, 8, dimensions]):
                 raise UserError(f"{path} is not an IDX file of {dimensions} dimensions; get the data again")
             shape = struct.unpack(f">{dimensions}I", header[4:])
+            if shape[0] > _MOST_IMAGES:
+                raise UserError(f"{path} claims {shape[0]:,} images, far more than EMNIST has; get the data again")
+            if dimensions == 3 and shape[1:] != (_SIZE, _SIZE):
+                raise UserError(f"{path}: images are {shape[1]}×{shape[2]}, EMNIST's are 28×28; get the data again")
             count = math.prod(shape)
-            if count > _MAX_IDX_BYTES:
-                raise UserError(f"{path} claims {count:,} values, far more than EMNIST has; get the data again")
-            content = file.read(count + 1)
+            content, got = np.empty(count, np.uint8), 0  # what is not written to takes no memory
+            while got < count and (block := file.readinto(content.data[got : got + _BLOCK])):
+                got += block
+            left_over = file.read(1)
     except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"cannot read {path}: {error}; get the data again") from None
-    if len(content) != count:
-        kind = "is truncated" if len(content) < count else "has bytes left over"
+    if got < count or left_over:
+        kind = "is truncated" if got < count else "has bytes left over"
         raise UserError(f"{path} {kind}: its header promises {count:,} values; get the data again")
-    check = zlib.crc32(content, zlib.crc32(header)), len(header) + count
-    return np.frombuffer(content, np.uint8).reshape(shape), check
+    check = zlib.crc32(content.data, zlib.crc32(header)), len(header) + count
+    return content.reshape(shape), check
+
+
+def _decompressed(raw: BufferedReader, path: Path) -> contextlib.AbstractContextManager[BufferedIOBase]:
+    return gzip.GzipFile(fileobj=raw) if path.suffix == ".gz" else contextlib.nullcontext(raw)
 
 
 def _trailer(path: Path, name: str) -> tuple[int, int]:

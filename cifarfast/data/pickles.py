@@ -23,6 +23,7 @@ from .pickled_arrays import (
     text_of,
 )
 
+_LONGEST_KEY = 256
 _MAX_STEPS = 4_000_000  # CIFAR-100's training file, the longest there is, takes about 300,000
 
 
@@ -126,9 +127,12 @@ class _Interpreter:
         if len(items) % 2:
             raise Refused("its instructions do not fit together")
         for key, value in zip(items[::2], items[1::2], strict=True):
-            name = text_of(key)
-            if name is None:
+            if not isinstance(key, str | bytes):
                 raise Refused(f"it has a {type(key).__name__} as the key of a dict")
+            if len(key) > _LONGEST_KEY:  # each use of it would be another copy
+                raise Refused(f"it has a key of {len(key):,} characters")
+            name = text_of(key)
+            assert name is not None
             target[name] = value
 
     def remember(self, index: int) -> None:

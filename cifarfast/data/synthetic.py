@@ -66,8 +66,16 @@ def _make_part(patterns: np.ndarray, count: int, epoch: int, source: str) -> Dat
         noise = drawn[:, 3 : 3 + pixels].astype(np.int32) - drawn[:, 3 + pixels :]
         values = 128 + (shifted - 128) * contrast // 256 + noise.reshape(shifted.shape) // 2
         images[part] = values.clip(0, 255)
-    classes = [f"pattern {label}" for label in range(num_classes)]
-    return make_dataset(images, labels, classes, official=False, source=source)
+    return make_dataset(images, labels, _classes(num_classes), official=False, source=source)
+
+
+def _classes(count: int) -> tuple[str, ...]:
+    return tuple(f"pattern {label}" for label in range(count))
+
+
+def synthetic_classes(name: str) -> tuple[str, ...]:
+    """The class names of ``synthetic[:key=value,…]``."""
+    return _classes(_parse(name)["classes"])
 
 
 def load_synthetic(name: str, image_size: int | None = None) -> Splits:

@@ -66,7 +66,7 @@ def _evaluate_ensemble(run: RunFolder, settings: EvaluationSettings) -> Evaluati
         print(f"cifarfast: {error}; these are the scores of its predictions.npz", file=sys.stderr)
         return score_stored(run, settings, classes=record.classes, about=_about_ensemble(record))
     combine = combiner(record)
-    splits = load_splits(record.data, settings)
+    splits = load_splits(record.data, settings, record.classes)
     if settings.dataset is None and splits.fingerprint != record.result["fingerprint"]:
         print(f"cifarfast: {record.data.dataset} is not the data that {run.path} was made on", file=sys.stderr)
     made = [predict_checkpoint(path, checkpoint, splits.test, settings) for path, checkpoint in members]
@@ -82,7 +82,8 @@ def _evaluate_ensemble(run: RunFolder, settings: EvaluationSettings) -> Evaluati
         **_about_ensemble(record),
     }
     return Evaluation(
-        score_logits(logits, splits.test, record.classes), about | data_and_speed(splits, settings, predictors)
+        score_logits(logits, splits.test, record.classes),
+        about | data_and_speed(splits, record.data, settings, predictors),
     )
 
 

@@ -11,10 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..data import Dataset, Splits, load_dataset
+from ..data import Dataset, Splits
 from ..data.base import hold_out_fold, hold_out_validation
 from ..errors import UserError
 from ..inference.classifier import classifier_of, find_checkpoint, logits_of
+from ..recipes.build import load_recipe_data
 from ..recipes.recipe import Recipe, differences
 from ..runs.checkpoint import Checkpoint
 from ..runs.run_folder import RunFolder
@@ -216,10 +217,13 @@ def _check_same_images(groups: Sequence[Sequence[Member]]) -> None:
             )
 
 
-def _division(recipe: Recipe) -> tuple[int, float, int | None]:
-    """The settings that decide which training images a run holds out: folds, val_split, and the seed if it is used."""
+def _division(recipe: Recipe) -> tuple[int, float, int | None, bool]:
+    """The settings that decide which training images a run holds out: folds, val_split, the seed if it is used, and
+    whether duplicates were left out before.
+    """
     folds, _ = fold_of(recipe)
-    return folds, recipe.val_split, recipe.held_out_seed if folds or recipe.val_split else None
+    seed = recipe.held_out_seed if folds or recipe.val_split else None
+    return folds, recipe.val_split, seed, recipe.drop_train_duplicates
 
 
 def _held_out_words(recipe: Recipe) -> str:
@@ -231,16 +235,14 @@ class _WholeData:
 
     def __init__(self, data_dir: str | Path | None) -> None:
         self._data_dir = data_dir
-        self._loaded: dict[tuple[str, int | None], Splits] = {}
+        self._loaded: dict[tuple[str, int | None, str, bool], Splits] = {}
 
     def held_out(self, member: Member) -> Dataset:
         """The images that a run held out of its training."""
         recipe = member.recipe
-        key = (recipe.dataset, recipe.image_size)
+        key = (recipe.dataset, recipe.image_size, recipe.background, recipe.drop_train_duplicates)
         if key not in self._loaded:
-            self._loaded[key] = load_dataset(
-                recipe.dataset, data_dir=self._data_dir or recipe.data_dir, image_size=recipe.image_size
-            )
+            self._loaded[key] = load_recipe_data(recipe, data_dir=self._data_dir, whole=True)
         splits = self._loaded[key]
         folds, fold = fold_of(recipe)
         if folds:
@@ -267,6 +269,9 @@ def _predict(member: Member, data: Dataset, device: str, batch_size: int) -> Ten
 
 def data_settings(member: Member) -> dict[str, Any]:
     """The settings that say which data a run is on, as fields of ``Recipe``."""
-    names = ("dataset", "data_dir", "image_size", "val_split", "seed", "split_seed")
+    names = (
+        *("dataset", "data_dir", "image_size", "background", "drop_train_duplicates"),
+        *("val_split", "seed", "split_seed"),
+    )
     values = dataclasses.asdict(member.recipe)
     return {name: values[name] for name in names if values[name] is not None}

@@ -6,9 +6,7 @@ run folder is such a file with everything resolved.
 """
 
 import dataclasses
-import json
 import math
-import tomllib
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -16,10 +14,17 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import tomli_w
 from annotated_types import Ge, Gt, Lt
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, TypeAdapter
 
 from ..errors import UserError, nearest
-from ..recipes.recipe import About
+from ..recipes.recipe import (
+    BYTES_AS_CHARACTERS,
+    CHARACTERS_AS_BYTES,
+    About,
+    check_values,
+    parse_toml,
+    read_recipe_file,
+)
 
 OPTIMISTIC = "optimistic: fitted on the test set itself"
 
@@ -118,22 +123,11 @@ def make_settings(values: dict[str, Any], where: str) -> EnsembleSettings:
             check_weights(tuple(weights))
         except UserError as error:
             raise UserError(f"{where}: {error}") from None
-    return _checked(_SETTINGS, values, where)
+    return check_values(_SETTINGS, values, where)
 
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _checked(adapter: TypeAdapter[Any], values: Any, where: str) -> Any:
-    try:
-        return adapter.validate_json(json.dumps(values), strict=True)
-    except ValidationError as error:
-        first = error.errors()[0]
-        if isinstance(cause := first.get("ctx", {}).get("error"), UserError):
-            raise UserError(f"{where}: {cause}") from None
-        name = ".".join(map(str, first["loc"])) or "value"
-        raise UserError(f"{where}: {name} = {first['input']!r}: {first['msg']}") from None
 
 
 def ensemble_recipe_names() -> list[str]:
@@ -149,12 +143,7 @@ def load_ensemble_recipe(name_or_file: str) -> EnsembleRecipe:
         UserError: there is none of this name, or the file cannot be read or is wrong.
     """
     if name_or_file.endswith(".toml") or "/" in name_or_file:
-        path = Path(name_or_file)
-        try:
-            text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"cannot read ensemble recipe {name_or_file}: {error}") from None
-        return parse_ensemble(text, where=name_or_file, name=path.stem)
+        return parse_ensemble(read_recipe_file(name_or_file), where=name_or_file, name=Path(name_or_file).stem)
     names = ensemble_recipe_names()
     if name_or_file not in names:
         known = ", ".join(names)
@@ -165,10 +154,7 @@ def load_ensemble_recipe(name_or_file: str) -> EnsembleRecipe:
 
 def parse_ensemble(text: str, *, where: str, name: str) -> EnsembleRecipe:
     """Parse the TOML text of an ensemble's recipe or ``config.toml``; ``name`` is its name unless the text has one."""
-    try:
-        tables = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise UserError(f"{where} is not TOML: {error}") from None
+    tables = parse_toml(text, where)
     unknown = [key for key in tables if key not in ("name", "ensemble", "about")]
     if unknown:
         raise UserError(f"{where}: unknown key {unknown[0]!r}; allowed are name, [ensemble] and [about]")
@@ -179,24 +165,24 @@ def parse_ensemble(text: str, *, where: str, name: str) -> EnsembleRecipe:
     for key in about:
         if key not in known:
             raise UserError(f"{where}: unknown key {key!r} in [about]{nearest(key, known)}")
-    members = _checked(_MEMBERS, values.pop("members", []), f"{where} members")
+    members = check_values(_MEMBERS, values.pop("members", []), f"{where} members")
     return EnsembleRecipe(
         name=str(tables.get("name", name)),
-        members=members,
+        members=tuple(member.translate(CHARACTERS_AS_BYTES) for member in members),
         settings=make_settings(values, where),
-        about=_checked(_ABOUT, about, f"{where} [about]"),
+        about=check_values(_ABOUT, about, f"{where} [about]"),
     )
 
 
 def is_ensemble_config(text: str) -> bool:
     """Whether a ``config.toml`` is that of an ensemble."""
     try:
-        return "ensemble" in tomllib.loads(text)
-    except (ValueError, RecursionError):
+        return "ensemble" in parse_toml(text, "config.toml")
+    except UserError:
         return False
 
 
 def to_toml(name: str, members: list[str], settings: EnsembleSettings) -> str:
     """The ``config.toml`` of an ensemble."""
     values: dict[str, Any] = {"name": name, "ensemble": {"members": members, **dataclasses.asdict(settings)}}
-    return tomli_w.dumps(values)
+    return tomli_w.dumps(values).translate(BYTES_AS_CHARACTERS)

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from .._version import __version__
-from ..data import load_dataset
 from ..ensembling import EnsembleClassifier, load_model
 from ..errors import UserError
 from ..inference.classifier import ImageClassifier
+from ..recipes.build import load_recipe_data
+from ..runtime.files import user_path
 from .graph import ExportModule
 from .write import FORMATS, Exported, check_packages, write_export
 
@@ -42,7 +43,7 @@ def export(
     model = load_model(source, weights=weights, device="cpu")
     images, described = _images(model, data_dir)
     module = ExportModule(model, input)
-    path = Path(out) if out is not None else _default_path(Path(source), FORMATS[format])
+    path = user_path(out) if out is not None else _default_path(user_path(source), FORMATS[format])
     written = write_export(
         module, path, file_format=format, fold=fold_bn, metadata=_metadata(model, module), images=images
     )
@@ -78,9 +79,7 @@ def _images(model: ImageClassifier | EnsembleClassifier, data_dir: str | Path | 
     """Images for the check: of the data set's test part, or made-up ones where the data set is not there."""
     recipe, shape = model.recipe, (model.image_size, model.image_size, model.in_channels)
     try:
-        splits = load_dataset(
-            recipe.dataset, data_dir=data_dir or recipe.data_dir, image_size=recipe.image_size, download=False
-        )
+        splits = load_recipe_data(recipe, data_dir=data_dir, download=False, whole=True)
         images = splits.test.images[:CHECKED_IMAGES]
         if images.shape[1:] == shape and len(images) >= 2:
             return images, f"{len(images)} test images of {splits.name}"

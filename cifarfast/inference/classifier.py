@@ -12,6 +12,7 @@ from ..augment.torch_ops import resize
 from ..errors import UserError
 from ..recipes.recipe import Recipe
 from ..runs.checkpoint import Checkpoint, load_checkpoint, newest_checkpoint
+from ..runtime.files import user_path
 from ..runtime.precision import DTYPES, autocast
 from .checkpoint_model import checkpoint_model
 
@@ -108,7 +109,7 @@ def find_checkpoint(path: str | Path) -> tuple[Path, Checkpoint]:
     Raises:
         UserError: there is nothing of ours at ``path``, or nothing that verifies.
     """
-    path = Path(path)
+    path = user_path(path)
     if not path.exists():
         raise UserError(f"there is no {path}: name a run folder, or a checkpoint in its checkpoints/")
     if (path / "manifest.json").exists():

@@ -10,9 +10,11 @@ import numpy as np
 from torch import Tensor
 
 from ..augment import View
-from ..data import Dataset, Splits, load_dataset
+from ..data import Dataset, Splits, class_names, load_dataset
+from ..data.duplicates import also_in
 from ..data.official import data_name
 from ..errors import UserError
+from ..recipes.build import load_recipe_data
 from ..recipes.recipe import Recipe
 from ..runs.checkpoint import Checkpoint, newest_checkpoint
 from ..runs.run_folder import RunFolder
@@ -42,6 +44,13 @@ class Evaluation:
             f"{about['source']}: test accuracy {scores.accuracy_percent:.2f} %, top-5 {scores.top5_percent:.2f} %, "
             f"loss {scores.loss:.4f} on {scores.images:,} images of {data_name(about)}"
         ]
+        if about.get("test_images_in_training"):
+            lines.append(
+                f"{about['test_images_in_training']:,} of these images are among the training images too, pixel for "
+                "pixel: these numbers are too good by that"
+            )
+        elif about.get("test_images_in_training", 0) is None:
+            lines.append("whether these images are among the training images was not seen: those are not here")
         if about.get("optimistic"):
             lines.append(f"these numbers are {about['optimistic']}")
         if "images_per_second" in about:
@@ -84,8 +93,8 @@ def evaluate_run(run: RunFolder, settings: EvaluationSettings) -> Evaluation:
     path, checkpoint, problems = found
     for problem in problems:
         print(f"cifarfast: {problem}", file=sys.stderr)
-    splits = load_splits(recipe, settings)
-    if settings.dataset is None and splits.fingerprint != checkpoint.state["fingerprint"]:
+    splits = load_splits(recipe, settings, checkpoint.state["classes"])
+    if settings.dataset is None and splits.fingerprint != checkpoint.state.get("fingerprint"):
         print(f"cifarfast: {recipe.dataset} is not the data that {run.path} was trained on", file=sys.stderr)
     predict, logits = predict_checkpoint(path, checkpoint, splits.test, settings)
     about = {
@@ -96,7 +105,7 @@ def evaluate_run(run: RunFolder, settings: EvaluationSettings) -> Evaluation:
         "precision": predict.precision,
     }
     scores = score_logits(logits, splits.test, checkpoint.state["classes"])
-    return Evaluation(scores, about | data_and_speed(splits, settings, [predict]))
+    return Evaluation(scores, about | data_and_speed(splits, recipe, settings, [predict]))
 
 
 def predict_checkpoint(
@@ -111,13 +120,19 @@ def predict_checkpoint(
     return predict, predict(data.to(where), settings.batch_size)
 
 
-def data_and_speed(splits: Splits, settings: EvaluationSettings, predictors: Sequence[TTAPredictor]) -> dict[str, Any]:
-    """Which data were scored, and how fast. A batch of an ensemble takes the sum of its members' times."""
+def data_and_speed(
+    splits: Splits, recipe: Recipe, settings: EvaluationSettings, predictors: Sequence[TTAPredictor]
+) -> dict[str, Any]:
+    """Which data were scored, how many of them were trained on, and how fast.
+
+    A batch of an ensemble takes the sum of its members' times.
+    """
     seconds = np.sum([predict.batch_seconds for predict in predictors], axis=0)
     return {
         "dataset": splits.name,
         "official": splits.test.official,
         "fingerprint": splits.fingerprint,
+        "test_images_in_training": _seen_in_training(splits, recipe, settings),
         "tta": settings.tta,
         "views": len(settings.views),
         "device": settings.device,
@@ -127,15 +142,34 @@ def data_and_speed(splits: Splits, settings: EvaluationSettings, predictors: Seq
     }
 
 
-def load_splits(recipe: Recipe, settings: EvaluationSettings) -> Splits:
-    """The data set that is scored: the one asked for, else the recipe's."""
-    image_size = recipe.image_size if settings.dataset is None else None
-    return load_dataset(
-        settings.dataset or recipe.dataset,
-        data_dir=settings.data_dir or recipe.data_dir,
-        image_size=image_size,
-        seed=recipe.seed,
-    )
+def load_splits(recipe: Recipe, settings: EvaluationSettings, classes: Sequence[str]) -> Splits:
+    """The data set that is scored: the one asked for, else the recipe's, its training part that of the run.
+
+    Raises:
+        UserError: as ``load_dataset``; and, before anything is loaded where that can be known, when the data's classes
+            are others than the model's.
+    """
+    if settings.dataset is None:
+        splits = load_recipe_data(recipe, data_dir=settings.data_dir)
+    else:
+        data_dir = settings.data_dir or recipe.data_dir
+        known = class_names(settings.dataset, data_dir)
+        if known is not None:
+            label_map(classes, known)
+        splits = load_dataset(settings.dataset, data_dir=data_dir, background=recipe.background)
+    for note in splits.notes:
+        print(f"cifarfast: {note}", file=sys.stderr)
+    return splits
+
+
+def _seen_in_training(splits: Splits, recipe: Recipe, settings: EvaluationSettings) -> int | None:
+    """Test images that the run was trained on, pixel for pixel; None where its data set is not there."""
+    try:
+        own = settings.dataset is None
+        train = (splits if own else load_recipe_data(recipe, data_dir=settings.data_dir, download=False)).train
+    except UserError:
+        return None
+    return int(also_in(splits.test.images, train.images).sum())
 
 
 def score_logits(logits: Tensor, data: Dataset, model_classes: Sequence[str]) -> PredictionScores:

@@ -1,15 +1,19 @@
 """The likeliest classes of image files."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from stat import S_ISDIR
 
 import numpy as np
 import torch
 
-from ..data.image_files import list_images, read_image
+from ..data.image_files import image_suffixes, read_image
+from ..data.scan import left_out_line, scan
 from ..errors import UserError
+from ..runtime.files import user_path
 from .classifier import Classifier
 
 
@@ -37,13 +41,25 @@ class Unreadable:
     reason: str
 
 
+@dataclass(frozen=True)
+class LeftOut:
+    """The files of a folder that are no images: how many of each suffix or kind."""
+
+    path: str
+    files: Counter[str]
+
+    def to_text(self) -> str:
+        """``left out 40 files: .heic 20, .jp2 20``."""
+        return left_out_line(self.files)
+
+
 def predict_files(
     model: Classifier,
     paths: Sequence[str | Path],
     *,
     top_k: int = 5,
     batch_size: int = 64,
-) -> Iterator[FilePrediction | Unreadable]:
+) -> Iterator[FilePrediction | Unreadable | LeftOut]:
     """Classify image files and the images in folders, in their order, a batch at a time.
 
     Args:
@@ -53,7 +69,7 @@ def predict_files(
         batch_size: images a batch.
 
     Yields:
-        for every image its likeliest classes, or why it could not be used.
+        for every image its likeliest classes, or why it could not be used; for a folder also what was left out.
 
     Raises:
         UserError: the model's logits are not finite.
@@ -62,28 +78,41 @@ def predict_files(
     files = _files(paths)
     while batch := list(islice(files, batch_size)):
         read: dict[int, np.ndarray] = {}
-        failed: dict[int, Unreadable] = {}
+        others: dict[int, Unreadable | LeftOut] = {}
         for place, found in enumerate(batch):
             try:
-                if isinstance(found, Unreadable):
-                    failed[place] = found
+                if isinstance(found, Path):
+                    read[place] = read_image(found, model.image_size, model.in_channels, model.recipe.background)
                 else:
-                    read[place] = read_image(found, model.image_size, model.in_channels)
+                    others[place] = found
             except UserError as error:
-                failed[place] = Unreadable(str(found), str(error))
+                others[place] = Unreadable(str(found), str(error))
         rows = iter(_classify(model, np.stack(list(read.values())), device, top_k) if read else ())
         for place, found in enumerate(batch):
-            yield failed[place] if place in failed else FilePrediction(str(found), *next(rows))
+            yield others[place] if place in others else FilePrediction(str(found), *next(rows))
 
 
-def _files(paths: Sequence[str | Path]) -> Iterator[Path | Unreadable]:
-    for path in paths:
+def _files(paths: Sequence[str | Path]) -> Iterator[Path | Unreadable | LeftOut]:
+    for given in paths:
         try:
-            yield from list_images(Path(path))
+            path = user_path(given)
+            if not S_ISDIR(path.stat().st_mode):
+                yield path
+                continue
+            found = scan(path)
         except UserError as error:
-            yield Unreadable(str(path), str(error))
+            yield Unreadable(str(given), str(error))
+        except (FileNotFoundError, ValueError):
+            yield Unreadable(str(given), f"{given}: there is no such file or folder")
         except OSError as error:
-            yield Unreadable(str(path), f"{path}: cannot be listed: {error.strerror or error}")
+            yield Unreadable(str(given), f"{given}: cannot be listed: {error.strerror or error}")
+        else:
+            yield from found.images
+            if found.left_out:
+                yield LeftOut(str(given), found.left_out)
+            if not found.images:
+                kinds = ", ".join(image_suffixes())
+                yield Unreadable(str(given), f"{given}: there is no image in this folder ({kinds})")
 
 
 @torch.inference_mode()

@@ -21,7 +21,7 @@ from . import (  # noqa: F401
     vgg,
     wrn,
 )
-from .create import create_model
+from .create import check_model_name, create_model
 from .fused import fuse, stored_in_channels, true_shapes
 from .info import ModelInfo, format_table, model_info
 from .initialise import INITS, initialise
@@ -30,6 +30,7 @@ from .registry import list_models, register, register_family
 __all__ = [
     "INITS",
     "ModelInfo",
+    "check_model_name",
     "create_model",
     "format_table",
     "fuse",

@@ -4,9 +4,17 @@ from torch import nn
 
 from cifarfast.errors import UserError
 
-from .external import create_external, is_external
+from .external import check_external_name, create_external, is_external
 from .initialise import check_init, initialise
 from .registry import find_entry
+
+
+def check_model_name(name: str) -> None:
+    """Raise the ``UserError`` of ``create_model`` where there is no model of this name; nothing is built."""
+    if is_external(name):
+        check_external_name(name)
+    else:
+        find_entry(name)
 
 
 def create_model(

@@ -27,6 +27,7 @@ def create_external(
     Raises:
         UserError: unknown name, timm not installed, an option the model does not take, or images it cannot take.
     """
+    check_external_name(name)
     library, _, model_name = name.partition(":")
     if library == "timm":
         model = _create_timm(model_name, num_classes, in_channels, dropout)
@@ -36,15 +37,40 @@ def create_external(
     return model
 
 
-def _create_torchvision(name: str, num_classes: int, in_channels: int) -> nn.Module:
+def check_external_name(name: str) -> None:
+    """Raise the ``UserError`` of ``create_external`` where the library has no model of this name."""
+    library, _, model_name = name.partition(":")
+    if library == "timm":
+        _check_timm_name(model_name)
+        return
     import torchvision
 
     known = torchvision.models.list_models(module=torchvision.models)
-    if name not in known:
+    if model_name not in known:
         raise UserError(
-            f"torchvision has no classification model {name!r}{nearest(name, known)} "
+            f"torchvision has no classification model {model_name!r}{nearest(model_name, known)} "
             "(torchvision.models.list_models() has all)"
         )
+
+
+def _check_timm_name(name: str) -> None:
+    try:
+        import timm
+    except ImportError:
+        raise UserError("timm: models need the timm package: pip install cifarfast[timm]") from None
+    if not timm.is_model(name):
+        raise UserError(f"timm has no model {name!r}{nearest(name, timm.list_models())} (timm.list_models() has all)")
+    architecture, dot, tag = name.partition(".")
+    if dot:
+        raise UserError(
+            f"timm:{name}: {tag} names pretrained weights, which are not loaded; "
+            f"timm:{architecture} trains from random ones"
+        )
+
+
+def _create_torchvision(name: str, num_classes: int, in_channels: int) -> nn.Module:
+    import torchvision
+
     # GoogLeNet and Inception return tuples in training unless their auxiliary classifiers are switched off.
     extra = {"aux_logits": False, "init_weights": True} if name in ("googlenet", "inception_v3") else {}
     model: nn.Module = torchvision.models.get_model(name, weights=None, num_classes=num_classes, **extra)
@@ -54,12 +80,8 @@ def _create_torchvision(name: str, num_classes: int, in_channels: int) -> nn.Mod
 
 
 def _create_timm(name: str, num_classes: int, in_channels: int, dropout: float | None) -> nn.Module:
-    try:
-        import timm
-    except ImportError:
-        raise UserError("timm: models need the timm package: pip install cifarfast[timm]") from None
-    if not timm.is_model(name):
-        raise UserError(f"timm has no model {name!r}{nearest(name, timm.list_models())} (timm.list_models() has all)")
+    import timm
+
     extra: dict[str, Any] = {} if dropout is None else {"drop_rate": dropout}
     try:
         model: nn.Module = timm.create_model(

@@ -1,17 +1,41 @@
 """Builds what a recipe describes: the model, and the augmentation with its normalisation."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import convert_conv2d_weight_memory_format
 
 from ..augment import Augment, Resize
-from ..data import Dataset
+from ..data import Dataset, Splits, load_dataset
 from ..data.statistics import channel_statistics
 from ..models import create_model, fuse
 from ..runtime.precision import DTYPES
 from .recipe import Recipe
+
+
+def load_recipe_data(
+    recipe: Recipe, *, data_dir: str | Path | None = None, download: bool = True, whole: bool = False
+) -> Splits:
+    """The recipe's data set, on the CPU; raises as ``load_dataset`` does.
+
+    Args:
+        data_dir: where it lies instead of the recipe's folder.
+        download: whether it may be downloaded.
+        whole: without holding out or limiting training images.
+    """
+    parts = ("val_split", "folds", "fold", "limit_train", "split_seed")
+    return load_dataset(
+        recipe.dataset,
+        data_dir=data_dir or recipe.data_dir,
+        download=download,
+        image_size=recipe.image_size,
+        background=recipe.background,
+        drop_train_duplicates=recipe.drop_train_duplicates,
+        seed=recipe.seed,
+        **({} if whole else {name: getattr(recipe, name) for name in parts}),
+    )
 
 
 def build_model(recipe: Recipe, data: Dataset) -> nn.Module:

@@ -8,6 +8,7 @@ import dataclasses
 import json
 import math
 import tomllib
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -18,7 +19,9 @@ from annotated_types import Ge, Gt, Le, Lt
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from ..augment import AugmentSettings
+from ..data import Background
 from ..errors import UserError, nearest
+from ..runtime.files import read_bounded, user_path
 
 Positive = Annotated[int, Ge(1)]
 Fraction = Annotated[float, Ge(0), Le(1)]
@@ -49,6 +52,10 @@ class Recipe(AugmentSettings):
     """Seeds which images val_split or folds hold out, so that runs of several seeds can share them; default: seed."""
     limit_train: Positive | None = None
     """Train on this many images only, a subset drawn by the seed."""
+    drop_train_duplicates: bool = False
+    """Leave out the training images whose pixels are exactly those of a test image."""
+    background: Background = "white"
+    """What shows through where images of folder: and csv: are transparent; none: the colours under the transparency."""
     normalize: Literal["standard", "unit"] = "standard"
     """Pixels become (x/255 − mean)/std per channel of the training set, or x/255 for "unit"."""
 
@@ -242,6 +249,12 @@ class About:
 # Settings that do not change what is computed: a resumed run may have others.
 NOT_IDENTITY = ("data_dir", "checkpoint_seconds", "tensorboard", "graph")
 
+# Bytes of a path that are not UTF-8: Python has them as surrogates, which neither TOML nor JSON can hold
+BYTES_AS_CHARACTERS = {0xDC00 + byte: 0xEF00 + byte for byte in range(128, 256)}
+CHARACTERS_AS_BYTES = {there: here for here, there in BYTES_AS_CHARACTERS.items()}
+_MAX_BYTES = 2**20  # of a recipe file
+_LONGEST_SHOWN = 200  # characters of a value in a message
+
 _RECIPE = TypeAdapter(Recipe)
 _ABOUT = TypeAdapter(About)
 
@@ -255,8 +268,11 @@ def validate(settings: dict[str, Any], where: str) -> Recipe:
     known = {f.name for f in dataclasses.fields(Recipe)}
     for key in settings:
         if key not in known:
-            raise UserError(f"{where}: unknown setting {key!r}{nearest(key, known)}")
-    return _checked(_RECIPE, settings, where)
+            raise UserError(f"{where}: unknown setting {_shown(key)}{nearest(key, known)}")
+    recipe = check_values(_RECIPE, settings, where)
+    paths = {name: getattr(recipe, name) for name in ("dataset", "data_dir") if getattr(recipe, name) is not None}
+    restored = {name: path.translate(CHARACTERS_AS_BYTES) for name, path in paths.items()}
+    return recipe if restored == paths else dataclasses.replace(recipe, **restored)
 
 
 def with_settings(recipe: Recipe, settings: dict[str, Any], where: str) -> Recipe:
@@ -270,17 +286,23 @@ def with_settings(recipe: Recipe, settings: dict[str, Any], where: str) -> Recip
     return validate({key: value for key, value in values.items() if value is not None or key not in optional}, where)
 
 
-def _checked(adapter: TypeAdapter[Any], values: dict[str, Any], where: str) -> Any:
+def check_values(adapter: TypeAdapter[Any], values: Any, where: str) -> Any:
+    """Plain values as what the adapter makes of them; ``UserError`` that begins with ``where`` and names the value."""
     try:
         # strict JSON rules: lists become tuples and whole numbers floats, but "20" does not become 20
-        return adapter.validate_json(json.dumps(values, default=str), strict=True)
+        text = json.dumps(values, default=str, ensure_ascii=False).translate(BYTES_AS_CHARACTERS)
+        return adapter.validate_json(text, strict=True)
+    except (UnicodeEncodeError, RecursionError):
+        raise UserError(f"{where}: a setting is no text, or nested too deeply") from None
     except ValidationError as error:
         first = error.errors()[0]
         if isinstance(cause := first.get("ctx", {}).get("error"), UserError):
             raise UserError(f"{where}: {cause}") from None
-        name = ".".join(str(part) for part in first["loc"])
+        name = ".".join(str(part) for part in first["loc"]) or "value"
         message = first["msg"].removeprefix("Input ").removeprefix("should ")
-        raise UserError(f"{where}: {name} = {first['input']!r}: must {message}") from None
+        raise UserError(f"{where}: {_shown(name, str)} = {_shown(first['input'])}: must {message}") from None
+    except ValueError as error:  # a number of thousands of digits
+        raise UserError(f"{where}: {error}") from None
 
 
 def recipe_names() -> list[str]:
@@ -289,15 +311,27 @@ def recipe_names() -> list[str]:
     return sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))
 
 
+def read_recipe_file(name: str) -> str:
+    """The text of a recipe file: UTF-8, with or without a byte-order mark.
+
+    Raises:
+        UserError: it cannot be read, is no regular file or larger than 1 MiB, or is in another encoding.
+    """
+    try:
+        text = read_bounded(user_path(name), _MAX_BYTES).decode("utf-8-sig")
+    except OSError as error:
+        raise UserError(f"cannot read recipe file {name}: {error.strerror or error}") from None
+    except UnicodeDecodeError:
+        text = "\0"
+    if "\0" in text:  # UTF-16 of Latin letters is valid UTF-8 with zero bytes
+        raise UserError(f"recipe file {name} is not text in UTF-8: save it in that encoding")
+    return text
+
+
 def load_recipe(name_or_file: str) -> tuple[Recipe, About]:
     """Read a recipe by its name, or from a TOML file (anything that ends in .toml or has a slash)."""
     if name_or_file.endswith(".toml") or "/" in name_or_file:
-        path = Path(name_or_file)
-        try:
-            text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"cannot read recipe file {name_or_file}: {error}") from None
-        return parse_recipe(text, where=name_or_file, name=path.stem)
+        return parse_recipe(read_recipe_file(name_or_file), where=name_or_file, name=Path(name_or_file).stem)
     names = recipe_names()
     if (resources.files("cifarfast") / "ensembling" / f"{name_or_file}.toml").is_file():
         raise UserError(
@@ -311,26 +345,40 @@ def load_recipe(name_or_file: str) -> tuple[Recipe, About]:
     return parse_recipe(text, where=f"recipe {name_or_file}", name=name_or_file)
 
 
+def parse_toml(text: str, where: str) -> dict[str, Any]:
+    """The tables of a TOML text; ``UserError`` that begins with ``where`` if it is none."""
+    try:
+        return tomllib.loads(text)
+    except (ValueError, RecursionError) as error:  # numbers of thousands of digits, a thousand brackets
+        raise UserError(f"{where} is not TOML: {_shown(error, str)}") from None
+
+
+def _shown(value: object, form: Callable[[object], str] = repr) -> str:
+    """A value in a message, cut where it is long."""
+    try:
+        text = form(value)
+    except (ValueError, RecursionError):  # a number of thousands of digits
+        return f"a {type(value).__name__}"
+    return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}…"
+
+
 def parse_recipe(text: str, *, where: str, name: str) -> tuple[Recipe, About]:
     """Parse a recipe's TOML text; ``name`` becomes the recipe's name unless the text has one."""
-    try:
-        settings = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise UserError(f"{where} is not TOML: {error}") from None
+    settings = parse_toml(text, where)
     about = settings.pop("about", {})
     if not isinstance(about, dict):
-        raise UserError(f"{where}: [about] must be a table, not {about!r}")
+        raise UserError(f"{where}: [about] must be a table, not {_shown(about)}")
     known = {f.name for f in dataclasses.fields(About)}
     for key in about:
         if key not in known:
-            raise UserError(f"{where}: unknown key {key!r} in [about]{nearest(key, known)}")
-    return validate({"name": name, **settings}, where), _checked(_ABOUT, about, f"{where} [about]")
+            raise UserError(f"{where}: unknown key {_shown(key)} in [about]{nearest(key, known)}")
+    return validate({"name": name, **settings}, where), check_values(_ABOUT, about, f"{where} [about]")
 
 
 def to_toml(recipe: Recipe) -> str:
     """The recipe as TOML text; settings that are None are left out, as TOML has no null."""
     values = {key: value for key, value in dataclasses.asdict(recipe).items() if value is not None}
-    return tomli_w.dumps(values)
+    return tomli_w.dumps(values).translate(BYTES_AS_CHARACTERS)
 
 
 def differences(ours: Recipe, theirs: Recipe) -> list[str]:

@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from ..data import Splits, load_dataset
+from ..data import Splits
 from ..data.official import data_name
 from ..ensembling import EnsembleRecord, ensemble_recipe_names, is_ensemble, load_ensemble_recipe, read_record
 from ..errors import UserError
 from ..inference.scores import PredictionScores, score_predictions
+from ..recipes.build import load_recipe_data
 from ..recipes.recipe import Recipe, differences, load_recipe, recipe_names, validate
 from ..runs.checkpoint import Checkpoint, newest_checkpoint
 from ..runs.run_folder import RunFolder
@@ -143,17 +144,8 @@ def load_data(runs: Sequence[LoadedRun], data_dir: str | Path | None = None) -> 
     run = runs[0]
     recipe = run.recipe
     try:
-        splits = load_dataset(
-            recipe.dataset,
-            data_dir=data_dir or recipe.data_dir,
-            download=False,
-            val_split=recipe.val_split,
-            folds=recipe.folds,
-            fold=recipe.fold,
-            image_size=recipe.image_size,
-            seed=recipe.seed,
-            split_seed=recipe.split_seed,
-        )
+        unlimited = dataclasses.replace(recipe, limit_train=None)
+        splits = load_recipe_data(unlimited, data_dir=data_dir, download=False)
     except UserError as error:
         return None, str(error)
     if run.result.get("fingerprint") not in (None, splits.fingerprint):

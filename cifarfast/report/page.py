@@ -22,6 +22,7 @@ from ..inference.scores import CALIBRATION_BINS, sample_losses
 from ..models import create_model
 from ..recipes.recipe import Recipe
 from ..runs.storage import disk_errors, write_atomic
+from ..runtime.files import user_path
 from ..runtime.torch_state import own_torch_state
 from .curve_figures import curve_figures
 from .ensembles import fit_words, member_rows, method_words
@@ -66,7 +67,9 @@ def write_report(
     data, reason = load_data(runs, data_dir)
     if data is None:
         notes.append(f"no pictures of samples: {reason}")
-    path = Path(out) if out is not None else runs[0].folder.path / "report.html"
+    else:
+        notes += data.notes
+    path = user_path(out) if out is not None else runs[0].folder.path / "report.html"
     html = render(runs, data, notes, problems)
     with disk_errors(f"write {path}"):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -100,9 +103,10 @@ def render(runs: list[LoadedRun], data: Splits | None, notes: list[str], problem
     }
     if data is not None:
         sections |= _pictures(runs, data, curves.probabilities)
-    return environment.get_template("template.html").render(
+    page = environment.get_template("template.html").render(
         runs=runs,
         data=data,
+        shared=_shared_images(runs, data),
         training_images=_training_images(data) if data is not None else None,
         notes=notes,
         problems=problems,
@@ -117,12 +121,27 @@ def render(runs: list[LoadedRun], data: Splits | None, notes: list[str], problem
         script=Markup(_resource("script.js")),
         **{"hardest": [], "errors": None, "samples": [], "augmented": [], **sections},
     )
+    return page.encode("utf-8", "backslashreplace").decode()  # paths may have bytes that are not UTF-8
 
 
 def _training_images(data: Splits) -> int:
     """Training images of the data set, those that a run held out for validation included."""
     held_out = data.val is not None and data.val.fingerprint == data.train.fingerprint
     return len(data.train) + (len(data.val) if data.val is not None and held_out else 0)
+
+
+def _shared_images(runs: Sequence[LoadedRun], data: Splits | None) -> list[str]:
+    """For each run a line on the training images that are test images too; one line where it is the same for all."""
+    lines = []
+    for run in runs:
+        count, images = (run.result.get(key) for key in ("train_images_in_test", "train_images"))
+        if count is None and data is not None:
+            count, images = data.train_images_in_test, len(data.train)
+        if count is None:
+            lines.append("not counted")
+        else:
+            lines.append(f"{count:,} of {images:,}" if images else f"{count:,}")
+    return lines[:1] if len(set(lines)) == 1 else [f"{run.name} {line}" for run, line in zip(runs, lines, strict=True)]
 
 
 def _resource(name: str) -> str:

@@ -22,6 +22,7 @@ import numpy as np
 
 from ..errors import UserError
 from ..recipes.recipe import Recipe, parse_recipe, to_toml
+from ..runtime.files import user_path
 from .predictions import accuracy_bounds, pack_predictions, unpack_predictions
 from .reading import check, damage, parse_json, read_file
 from .schemas import Environment, MetricsRow, Result, TimingRow
@@ -37,7 +38,7 @@ class RunFolder:
     """Read and write one run folder. Every file is replaced atomically, and checked when it is read."""
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+        self.path = user_path(path)
         self.checkpoints = self.path / "checkpoints"
 
     @property

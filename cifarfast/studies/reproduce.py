@@ -32,6 +32,7 @@ from ..report.reproduction import Attempt, Values, make_rows, reproduction_page
 from ..runs.environment import collect_environment
 from ..runs.run_folder import RunFolder
 from ..runs.storage import disk_errors, folder_lock, write_atomic
+from ..runtime.files import user_path
 from ..training.train import train
 from .catalogue import about_recipe, choose_recipes
 from .reproduction_plan import Job, attempts_from_json, attempts_to_json, plan
@@ -82,7 +83,7 @@ def reproduce(
     """
     if os.environ.get("WORLD_SIZE", "1") != "1":
         raise UserError("reproduce is one process: start it without torchrun, which is for single trainings")
-    out = Path(out)
+    out = user_path(out)
     jobs = plan(choose_recipes(recipes), seeds=seeds, out=out, overrides=overrides or {})
     with disk_errors(f"write to {out}"):
         out.mkdir(parents=True, exist_ok=True)

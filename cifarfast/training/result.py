@@ -21,7 +21,12 @@ def facts_before(recipe: Recipe, splits: Splits) -> dict[str, Any]:
 
     ``macs`` is left out where torch cannot count them, and a line says so.
     """
-    return {"changed_settings": changed_settings(recipe), **_size(recipe, splits.test)}
+    return {
+        "changed_settings": changed_settings(recipe),
+        "train_images": len(splits.train),
+        "train_images_in_test": splits.train_images_in_test,
+        **_size(recipe, splits.test),
+    }
 
 
 def _size(recipe: Recipe, data: Dataset) -> dict[str, int]:
@@ -69,7 +74,7 @@ def build_result(
         "train_seconds": seconds,
         "evaluation_seconds": sum(row["evaluation_seconds"] for row in state.timing),
         "images_per_second": sum(row["images"] for row in state.timing) / seconds,
-        **{key: facts[key] for key in ("parameters", "macs") if key in facts},
+        **{key: facts[key] for key in ("parameters", "macs", "train_images", "train_images_in_test") if key in facts},
         "device": recipe.device,
         "precision": recipe.precision,
     }

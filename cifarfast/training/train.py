@@ -7,13 +7,16 @@ from pathlib import Path
 
 import torch
 
-from ..data import data_folder, load_dataset
+from ..data import Splits, data_folder
 from ..errors import UserError
+from ..models import check_model_name
+from ..recipes.build import load_recipe_data
 from ..recipes.recipe import Recipe, differences
 from ..runs.environment import collect_environment, environment_after, pick_device
 from ..runs.run_folder import RunFolder, free_run_folder
 from ..runtime.console import console
 from ..runtime.distributed import join_world
+from ..runtime.files import user_path
 from ..runtime.torch_state import own_torch_state
 from ..runtime.user import name_user
 from .engine import AfterEpoch, Trainer
@@ -42,7 +45,7 @@ def train(
     """
     name_user()
     with console(), own_torch_state():
-        return _train(recipe, Path(out) if out is not None else None, resume, show_progress, after_epoch)
+        return _train(recipe, user_path(out) if out is not None else None, resume, show_progress, after_epoch)
 
 
 def _train(
@@ -56,17 +59,8 @@ def _train(
         run.check(resume=resume)
     if resume and run.exists and (lines := differences(recipe, run.read_config())):
         raise UserError(f"{run.path} was started with other settings: {'; '.join(lines)}")
-    splits = load_dataset(
-        recipe.dataset,
-        data_dir=recipe.data_dir,
-        val_split=recipe.val_split,
-        folds=recipe.folds,
-        fold=recipe.fold,
-        limit_train=recipe.limit_train,
-        image_size=recipe.image_size,
-        seed=recipe.seed,
-        split_seed=recipe.split_seed,
-    ).to(recipe.device)
+    check_model_name(recipe.arch)
+    splits = load_recipe_data(recipe).to(recipe.device)
     trainer = Trainer(recipe, splits, run, world=world, show_progress=show_progress)
     if not world.is_main:
         world.broadcast_text("")  # process 0 has made the folder ready
@@ -76,6 +70,8 @@ def _train(
         return run
     on = f"on {recipe.device} in {recipe.precision}" + (f", {world.size} processes" if world.size > 1 else "")
     print(f"{recipe.name}: {recipe.arch} on {splits.describe()}")
+    for line in (*splits.notes, describe_shared(splits)):
+        print(line)
     print(f"{trainer.steps_per_epoch} steps an epoch, epochs: {recipe.epochs}; {on}")
     data = {"dataset": splits.name, "fingerprint": splits.fingerprint, "official": splits.official}
     environment = collect_environment() | {"data": data, "processes": world.size}
@@ -95,6 +91,17 @@ def _train(
     return run
 
 
+def describe_shared(splits: Splits) -> str:
+    """A line on the training images that are test images too."""
+    shared = splits.train_images_in_test
+    if not shared:
+        return "no training image is in the test part too (compared by pixels)"
+    return (
+        f"{shared:,} of {len(splits.train):,} training images are in the test part too, pixel for pixel, so the test "
+        "accuracy is too high: --drop-train-duplicates leaves them out of training"
+    )
+
+
 def resolve(recipe: Recipe) -> Recipe:
     """The settings as a run folder keeps them: choices made for this machine, paths that hold from any folder."""
     return _with_absolute_paths(recipe).resolved(pick_device(recipe.device))
@@ -104,7 +111,7 @@ def _with_absolute_paths(recipe: Recipe) -> Recipe:
     """The recipe with its data found from any folder, as its run folder may be used from another one."""
     kind, colon, path = recipe.dataset.partition(":")
     if kind in ("folder", "csv") and colon and path:
-        recipe = dataclasses.replace(recipe, dataset=f"{kind}:{Path(path).expanduser().absolute()}")
+        recipe = dataclasses.replace(recipe, dataset=f"{kind}:{user_path(path).absolute()}")
     return dataclasses.replace(recipe, data_dir=str(data_folder(recipe.data_dir).absolute()))
 
 

@@ -366,7 +366,8 @@ def test_images_of_other_sizes_are_resized_as_data_sets_are(colour_model: Loaded
 def test_grey_and_colour(model: LoadedModel, colour_model: LoadedModel) -> None:
     colour = Image.new("RGBA", (32, 32), (200, 10, 10, 128))
     assert model.preprocess(colour).shape == (1, 1, 32, 32)
-    assert torch.equal(model.preprocess(colour), model.preprocess(np.asarray(colour.convert("L"))))
+    laid_on_white = Image.alpha_composite(Image.new("RGBA", colour.size, "white"), colour).convert("L")
+    assert torch.equal(model.preprocess(colour), model.preprocess(np.asarray(laid_on_white)))
     grey = Image.new("L", (24, 24), 77)
     assert torch.equal(colour_model.preprocess(grey), colour_model.preprocess(np.full((24, 24, 3), 77, np.uint8)))
 

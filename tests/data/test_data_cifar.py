@@ -291,7 +291,7 @@ def test_class_names(tmp_path: Path) -> None:
     (folder / "batches.meta").write_bytes(pickle.dumps({"label_names": list("abcdefghij")}, 2))
     assert load_dataset("cifar10", data_dir=tmp_path).train.classes == tuple("abcdefghij")
     (folder / "batches.meta").write_bytes(pickle.dumps({"label_names": list("abc")}, 2))
-    expect(tmp_path, "lists 3 different class names, CIFAR-10 has 10")
+    expect(tmp_path, "does not list 10 different class names, as CIFAR-10 has")
     (folder / "batches.meta").unlink()
     assert load_dataset("cifar10", data_dir=tmp_path).train.classes[0] == "airplane"
 
@@ -306,4 +306,4 @@ def test_other_image_size(tmp_path: Path) -> None:
 def test_oversized_file_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_python10(tmp_path)
     monkeypatch.setattr(cifar, "_MAX_FILE_BYTES", 1000)
-    expect(tmp_path, "far more than a CIFAR file")
+    expect(tmp_path, "bytes; at most 1,000 are read")

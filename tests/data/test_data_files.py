@@ -1,5 +1,6 @@
 """`folder:` and `csv:`: layouts, sizes, channels, the fixed test part, and every mistake."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -162,7 +163,7 @@ def test_folder_that_cannot_be_listed(tmp_path: Path, monkeypatch: pytest.Monkey
     def refuse(path: Path) -> None:
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr(Path, "iterdir", refuse)
+    monkeypatch.setattr(os, "scandir", refuse)
     expect(f"folder:{tmp_path}", "cannot list .*: Permission denied; check its permissions")
 
 

@@ -17,7 +17,8 @@ from processes import run_inline
 from cifarfast.commands import cli
 from cifarfast.commands.predict import main
 from cifarfast.data import load_dataset
-from cifarfast.data.image_files import list_images, read_image
+from cifarfast.data.image_files import read_image
+from cifarfast.data.scan import scan
 from cifarfast.ensembling.ensemble import ensemble
 from cifarfast.errors import UserError
 from cifarfast.inference.predict_files import FilePrediction, predict_files
@@ -147,21 +148,6 @@ def test_modes(mode: str, suffix: str, tmp_path: Path) -> None:
     assert abs(grey[..., 0].astype(int) - np.asarray(expected.convert("L")).astype(int)).max() <= 2
 
 
-def test_transparency_is_dropped_as_in_training(tmp_path: Path) -> None:
-    picture = gradient()
-    picture.putalpha(Image.new("L", picture.size, 0))
-    picture.save(tmp_path / "clear.png")
-    assert np.array_equal(read_image(tmp_path / "clear.png", 24, 3), read_png(gradient(), tmp_path, 24))
-    palette = gradient("P")
-    palette.save(tmp_path / "palette.png", transparency=3)
-    assert np.array_equal(read_image(tmp_path / "palette.png", 24, 3), read_png(palette.convert("RGB"), tmp_path, 24))
-
-
-def read_png(picture: Image.Image, folder: Path, side: int) -> np.ndarray:
-    picture.save(folder / "plain.png")
-    return read_image(folder / "plain.png", side, 3)
-
-
 def test_grey_with_16_bits(tmp_path: Path) -> None:
     values = np.linspace(0, 65535, 32 * 32).astype(np.uint16).reshape(32, 32)
     for suffix in (".png", ".tiff"):
@@ -197,9 +183,9 @@ def test_folders_are_searched(tmp_path: Path) -> None:
     for name in ("b/2.PNG", "a.jpg", "b/1.png", ".hidden/3.png", "b/.4.png", "notes.txt"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         gradient().save(tmp_path / name, format="JPEG" if name.endswith("jpg") else "PNG")
-    found = [path.relative_to(tmp_path).as_posix() for path in list_images(tmp_path)]
-    assert found == ["a.jpg", "b/1.png", "b/2.PNG"]
-    assert list_images(tmp_path / "notes.txt") == [tmp_path / "notes.txt"]
+    found = scan(tmp_path)
+    assert [path.relative_to(tmp_path).as_posix() for path in found.images] == ["a.jpg", "b/1.png", "b/2.PNG"]
+    assert found.left_out == {"hidden": 2, ".txt": 1}
 
 
 # what is no image
