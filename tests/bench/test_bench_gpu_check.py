@@ -44,6 +44,7 @@ def test_outcomes_of_parts(tmp_path: Path) -> None:
     assert (absent.outcome, absent.notes, absent.seconds) == ("left out", "no such thing here", 0.0)
 
 
+@pytest.mark.slow
 def test_a_part_out_of_time_writes_what_it_has(tmp_path: Path) -> None:
     code = (
         "import pathlib, time\n"
@@ -58,6 +59,7 @@ def test_a_part_out_of_time_writes_what_it_has(tmp_path: Path) -> None:
     assert late.seconds < 20
 
 
+@pytest.mark.slow
 def test_a_part_that_does_not_listen_is_killed_with_its_children(tmp_path: Path) -> None:
     child = "import time, pathlib; time.sleep(6); pathlib.Path('late').touch()"
     code = (

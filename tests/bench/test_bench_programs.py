@@ -55,6 +55,7 @@ def test_a_peer_is_read_until_it_has_run_enough(tmp_path: Path) -> None:
     assert row["data_official"] is False
 
 
+@pytest.mark.slow
 def test_a_peer_that_ends_early_or_never(tmp_path: Path) -> None:
     theirs = checkout(tmp_path / "theirs", 3, "raise SystemExit(1)")
     assert Peer("peer.py", 94.0, runs=5, limit_seconds=60.0).run(theirs, tmp_path, tmp_path / "a")["trainings"] == 2

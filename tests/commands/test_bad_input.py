@@ -108,7 +108,7 @@ def test_recipe_files(tmp_path: Path) -> None:
     assert_one_line([f"--recipe={tmp_path / 'typo.toml'}"], "unknown setting 'epoch'", "did you mean 'epochs'")
     assert_one_line([f"--recipe={tmp_path / 'absent.toml'}"], "cannot read recipe file")
     (tmp_path / "binary.toml").write_bytes(b"\xff\xfe\x00")
-    assert_one_line([f"--recipe={tmp_path / 'binary.toml'}"], "cannot read recipe file")
+    assert_one_line([f"--recipe={tmp_path / 'binary.toml'}"], "binary.toml is not text in UTF-8")
 
 
 def write_cifar(folder: Path, damage: Callable[[Path], None]) -> Path:

@@ -55,6 +55,7 @@ def write_archive(
     monkeypatch.setattr(EMNIST, "md5", hashlib.md5(path.read_bytes()).hexdigest())
 
 
+@pytest.mark.slow
 def test_real_images_are_upright(real_data: Path) -> None:
     """torchvision keeps the transposed images of the files; its documentation has the user transpose them."""
     splits = load_dataset("emnist_balanced", data_dir=real_data, download=False)

@@ -33,7 +33,7 @@ OWN = (
 @pytest.mark.parametrize(
     ("names", "marked", "least"),
     [
-        pytest.param(SHARED, "not slow", 60, id="shared"),
+        pytest.param(SHARED, "not slow", 60, id="shared", marks=pytest.mark.slow),
         pytest.param(SHARED, "slow", 80, id="shared rest", marks=[pytest.mark.slow, pytest.mark.long]),
         pytest.param(OWN, "not slow", 80, id="own", marks=pytest.mark.slow),
     ],

@@ -83,10 +83,6 @@ def test_it_needs_nothing_else(report: Rendered) -> None:
     assert "@import" not in report.text
 
 
-def test_accuracies_on_other_than_official_data_say_so(report: Rendered) -> None:
-    assert report.text.count("Not the official data.") == 1
-
-
 @pytest.fixture
 def drawn() -> None:
     """Asked for by tests of small reports whose figures matter."""
@@ -101,12 +97,6 @@ def not_drawn(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
 
 def page_of(run: RunFolder) -> str:
     return write_report([run.path]).path.read_text()
-
-
-@pytest.mark.usefixtures("drawn")
-def test_official_data_need_no_mark(tmp_path: Path) -> None:
-    text = page_of(make_run(tmp_path / "digits", dataset="digits", crop_padding=0))
-    assert "Not the official data" not in text
 
 
 class Balance(HTMLParser):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from made_up_runs import make_run
+from made_up_runs import leave_figures_undrawn, make_run
 
 from cifarfast.commands.train import next_steps
 from cifarfast.data.official import data_name, has_official_files
@@ -33,10 +33,18 @@ def test_21_only_data_sets_with_published_files_are_called_not_official(name: st
     assert data_name({"dataset": name, "official": True}) == name
 
 
-def test_21_pictures_of_ones_own_are_not_called_a_copy(tmp_path: Path) -> None:
-    run = make_run(tmp_path / "own", dataset="synthetic:classes=3", crop_padding=0)
+@pytest.mark.parametrize("copy", [False, True])
+def test_21_a_page_says_once_that_the_data_are_a_copy(
+    copy: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pictures of one's own are no copy, and digits have only one source."""
+    leave_figures_undrawn(monkeypatch)
+    run = make_run(tmp_path / "own", dataset="synthetic:classes=3,train=40,test=20", crop_padding=0)
+    if copy:
+        monkeypatch.setattr(page, "is_copy", lambda result: True)
     text = write_report([run.path]).path.read_text()
-    assert "fficial" not in text
+    assert text.count("Not the official data.") == int(copy)
+    assert ("fficial" in text) is copy
 
 
 def test_21_the_calibration_error_is_what_the_caption_says(tmp_path: Path) -> None:

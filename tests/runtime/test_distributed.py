@@ -74,8 +74,8 @@ def last_tensors(run: Path) -> dict[str, dict[str, torch.Tensor]]:
         WITHOUT_NORM,
         [*WITH_NORM, "--sync-batch-norm"],
         [*WITHOUT_NORM, "--optimizer=sgd", "--lr=0.01", "--precision=fp16"],
-        [*WITHOUT_NORM, "--arch=cnn_dropout", "--mix-per=batch"],
-        [*WITH_NORM, "--dropout=0.3", "--sync-batch-norm"],
+        pytest.param([*WITHOUT_NORM, "--arch=cnn_dropout", "--mix-per=batch"], marks=pytest.mark.slow),
+        pytest.param([*WITH_NORM, "--dropout=0.3", "--sync-batch-norm"], marks=pytest.mark.slow),
     ],
 )
 def test_two_processes_train_as_one(settings: list[str], tmp_path: Path) -> None:
@@ -102,6 +102,7 @@ def test_two_processes_train_as_one(settings: list[str], tmp_path: Path) -> None
     assert (len(logits), labels.tolist()) == (21, RunFolder(one).read_predictions()[1].tolist())
 
 
+@pytest.mark.slow
 def test_without_synchronised_norms_the_results_differ(tmp_path: Path) -> None:
     losses = []
     for name, settings in (("a", WITH_NORM), ("b", [*WITH_NORM, "--sync-batch-norm"])):
