@@ -17,17 +17,8 @@ torch.backends.cudnn.allow_tf32 = False
 torch.backends.cudnn.deterministic = True
 
 
-# slow tests of these files are long ones: together they take more than half an hour of processor time
-LONG = ("test_mutate", "test_kernel_report", "test_launcher", "test_replace_modules", "test_fused_models")
-LONG_TESTS = ("test_more_random_inputs", "test_for_norm_compiles_with_inductor")
-
-
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        name = getattr(item, "originalname", item.name)
-        if item.get_closest_marker("slow") and (item.path.stem in LONG or name in LONG_TESTS):
-            item.add_marker(pytest.mark.long)
     if not torch.cuda.is_available():
         for item in items:
             if item.get_closest_marker("gpu"):

@@ -11,6 +11,7 @@ ROOT = Path(__file__).parents[1]
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("room", sorted({mutation.room for mutation in MUTATIONS}))
 def test_every_mistake_is_caught(room: str) -> None:
     # a process of its own: one that forks must have no threads

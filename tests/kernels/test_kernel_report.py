@@ -30,6 +30,7 @@ def test_report_of_an_op(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("arch", list(report.SHARED_LIMITS))
 def test_report_of_every_kernel(arch: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert report.main(["--arch", arch]) == 0

@@ -140,6 +140,7 @@ def test_random_inputs(spec: OpSpec, implementation: str, data: st.DataObject) -
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @_random_inputs(15 if INTERPRETED else 25)
 @given(data=st.data())
 def test_more_random_inputs(spec: OpSpec, device: str, implementation: str, data: st.DataObject) -> None:
