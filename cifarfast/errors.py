@@ -4,16 +4,20 @@ import difflib
 import re
 from collections.abc import Iterable
 
+_LONGEST = 4000
+
 
 class UserError(ValueError):
     """A mistake of the caller: one line that says what is wrong and what to do.
 
     The command line prints it without a traceback and exits with code 2. Line breaks, which a file's name or another
-    library's message may have, become spaces.
+    library's message may have, become spaces; of a message longer than 4,000 characters, as one that quotes a damaged
+    file, the middle is left out.
     """
 
     def __init__(self, message: str) -> None:
-        super().__init__(re.sub(r"\s*[\n\r\v\f\x85\u2028\u2029]\s*", " ", message))
+        line = re.sub(r"\s*[\n\r\v\f\x85\u2028\u2029]\s*", " ", message)
+        super().__init__(line if len(line) <= _LONGEST else f"{line[: _LONGEST - 1000]} … {line[-900:]}")
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -1,9 +1,9 @@
-"""Line 23: a hint names what is close, and nothing where nothing is."""
+"""Messages of mistakes. Line 23: a hint names what is close, and nothing where nothing is."""
 
 import pytest
 
 from cifarfast.commands.cli import COMMANDS
-from cifarfast.errors import nearest
+from cifarfast.errors import UserError, nearest
 from cifarfast.models import list_models
 
 
@@ -23,3 +23,11 @@ from cifarfast.models import list_models
 )
 def test_23_nearest(name: str, known: list[str], hint: str) -> None:
     assert nearest(name, known) == hint
+
+
+def test_a_message_is_one_line_of_bounded_length() -> None:
+    assert str(UserError("a\n  b")) == "a b"
+    long = str(UserError("begin" + "x" * 10**6 + "end"))
+    assert long.startswith("begin")
+    assert long.endswith("end")
+    assert len(long) < 4000

@@ -81,6 +81,8 @@ class Result(Entries):
     images_per_second: NonNegative
     parameters: Count
     macs: Count = 0
+    train_images: Count = 0
+    train_images_in_test: Count = 0
     changed_settings: list[str] = []
     test_top5_percent: Percent = 0.0
     test_loss: NonNegative = 0.0

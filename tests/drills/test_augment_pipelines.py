@@ -97,7 +97,7 @@ def _same(a: Tensor | None, b: Tensor | None) -> bool:
         return a is b
     return (
         a.dtype == b.dtype
-        and a.stride() == b.stride()
+        and (a.stride() == b.stride() or a.numel() == 0)
         and torch.equal(a.isnan(), b.isnan())
         and bool(((a == b) | a.isnan()).all())
     )

@@ -52,7 +52,7 @@ def test_quickstart(run: RunFolder) -> None:
     assert result["train_seconds"] <= 60
     assert result["official"] is True
     assert f"report {run.path}" in done.stdout
-    assert "--arch wrn16_8 --epochs 200" in done.stdout
+    assert "--recipe b01_lenet" in done.stdout
 
 
 def test_what_a_run_leaves(run: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
