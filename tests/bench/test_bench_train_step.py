@@ -228,6 +228,7 @@ def make_session(splits: Splits, monkeypatch: pytest.MonkeyPatch) -> Callable[..
     return make
 
 
+@pytest.mark.slow
 def test_rows_of_a_session(make_session: Callable[..., Session]) -> None:
     session, case = make_session(), replace(SGD, optimizer="asam")
     rows = [pair for kind in (EAGER, OURS) for pair in session.rows(case, kind)]

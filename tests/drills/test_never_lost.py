@@ -300,6 +300,7 @@ class UnderNohup:
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
 
+@pytest.mark.slow
 def test_line_3_an_ignored_hangup_stays_ignored(tmp_path: Path) -> None:
     run = tmp_path / "run"
     arguments = [*TINY, "--epochs=60", f"--out={run}", "--quiet"]

@@ -100,6 +100,7 @@ def plain(runs: dict[str, RunFolder], tmp_path_factory: pytest.TempPathFactory) 
     return written.path
 
 
+@pytest.mark.slow
 def test_onnx_gives_the_models_logits(plain: Path, runs: dict[str, RunFolder]) -> None:
     for count in (1, 9):
         found = run_onnx(plain, images(count).numpy())

@@ -113,6 +113,7 @@ def test_without_synchronised_norms_the_results_differ(tmp_path: Path) -> None:
     assert abs(losses[0] - losses[1]) > 1e-4
 
 
+@pytest.mark.slow
 def test_stopped_or_killed_and_resumed(tmp_path: Path) -> None:
     settings = [*WITH_NORM, "--epochs=4", "--checkpoint-seconds=0"]
     reference, run = tmp_path / "reference", tmp_path / "run"
