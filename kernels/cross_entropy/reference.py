@@ -28,6 +28,8 @@ def reference_loss(logits: Tensor, target: Target) -> Tensor:
     """
     x = logits if logits.dtype in (torch.float32, torch.float64) else logits.float()
     weight = None if target.weight is None else target.weight.to(x.dtype)
+    if target.labels_b is None and target.focal_gamma == 0 and not target.is_soft:
+        return _torch_loss(x, target.labels, weight, target, target.reduction)
     # pairs of labels and their share of each sample
     parts = [(target.labels, x.new_ones(()))]
     if target.labels_b is not None and target.lam is not None:
@@ -35,8 +37,6 @@ def reference_loss(logits: Tensor, target: Target) -> Tensor:
     if target.is_soft or target.focal_gamma != 0:
         t = _sum(_target(x, labels, weight, target) * share.reshape(-1, 1) for labels, share in parts)
         loss = _loss_of_target(x, t, target.focal_gamma)
-    elif target.labels_b is None:
-        return _torch_loss(x, target.labels, weight, target, target.reduction)
     else:
         # 0 where the share is, even of a loss that is infinite
         losses = [(_torch_loss(x, labels, weight, target, "none"), share) for labels, share in parts]
