@@ -38,6 +38,12 @@ def test_reads_what_python_3_writes(protocol: int) -> None:
 
 
 @pytest.mark.parametrize("protocol", [2, 3, 4])
+def test_reads_integers_of_both_signs(protocol: int) -> None:
+    numbers = {"labels": [-1, 255, -(2**31), 2**31 - 1, 2**40, -(2**63)]}
+    assert load_pickle(pickle.dumps(numbers, protocol), "batch") == numbers
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4])
 def test_reads_bytes_keys_and_plain_bytes(protocol: int) -> None:
     content = {b"data": bytes(range(256)) * 12, b"labels": [3], b"note": "ü"}
     assert load_pickle(pickle.dumps(content, protocol), "batch") == {k.decode(): v for k, v in content.items()}
