@@ -21,7 +21,7 @@ from cifarfast.models import list_models
         ("emnist", ["mnist_like_but_longer", "emnist_letters"], ", did you mean 'emnist_letters'?"),
     ],
 )
-def test_23_nearest(name: str, known: list[str], hint: str) -> None:
+def test_line_23_nearest(name: str, known: list[str], hint: str) -> None:
     assert nearest(name, known) == hint
 
 

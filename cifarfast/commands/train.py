@@ -66,11 +66,11 @@ def summary(result: dict[str, Any]) -> str:
     )
 
 
-def next_steps(result: dict[str, Any], run: Path) -> str:
+def next_steps(dataset: str, device: str, run: Path) -> str:
     """What to type next; after a first run also a training on CIFAR-10 that suits the device."""
     lines = [f"next: {command(name)} {shlex.quote(str(run))}" for name in ("evaluate", "report")]
-    if result["dataset"] == "digits":
-        settings = "--recipe b01_lenet" if result["device"] == "cpu" else "--arch wrn16_8 --epochs 200"
+    if dataset == "digits":
+        settings = "--recipe b01_lenet" if device == "cpu" else "--arch wrn16_8 --epochs 200"
         lines.append(f"CIFAR-10: {command('train')} {settings}")
     return "\n".join(lines)
 
@@ -102,12 +102,11 @@ def run_command(arguments: list[str]) -> int:
     if stopped:
         return stopped
     if is_main_process():
-        result = run.read_result()
         try:
-            print(summary(result))
+            print(summary(run.read_result()))
         except Exception as error:  # the run is whole, whatever fails here
             print(f"cifarfast: the run is saved; its summary failed: {_one_line(error)}", file=sys.stderr)
-        print(next_steps(result, run.path))
+        print(next_steps(settings.dataset, pick_device(settings.device), run.path))
     return 0
 
 

@@ -132,7 +132,7 @@ def _fuzz(seconds: float | None, calls: int | None) -> tuple[Counter[str], list[
     return counts, faults
 
 
-def test_9_both_implementations_agree_on_random_pipelines() -> None:
+def test_line_9_both_implementations_agree_on_random_pipelines() -> None:
     counts, faults = _fuzz(None, 300)
     assert faults == []
     assert counts["same bits"] > 40
@@ -140,7 +140,7 @@ def test_9_both_implementations_agree_on_random_pipelines() -> None:
 
 
 @pytest.mark.slow
-def test_9_both_implementations_agree_on_random_pipelines_for_a_minute() -> None:
+def test_line_9_both_implementations_agree_on_random_pipelines_for_a_minute() -> None:
     assert _fuzz(60, None)[1] == []
 
 
@@ -159,19 +159,19 @@ CALL = (torch.arange(4), torch.arange(4))
         (IMAGES, 0, torch.tensor([0, 4]), "pool must lie in 0 … N − 1 = 3"),
     ],
 )
-def test_9_what_is_refused(images: Tensor, epoch: Any, pool: Tensor | None, message: str, backend: str) -> None:
+def test_line_9_what_is_refused(images: Tensor, epoch: Any, pool: Tensor | None, message: str, backend: str) -> None:
     augment = Augment([aug.Resize(side=16)], [0.5] * 3, [0.2] * 3, backend=backend)
     with pytest.raises(UserError, match=message):
         augment(images, *CALL, epoch, pool=pool)
 
 
-def test_9_a_std_that_overflows_is_refused() -> None:
+def test_line_9_a_std_that_overflows_is_refused() -> None:
     with pytest.raises(UserError, match=r"std must not make values larger than 1e\+30, got mean 0\.5, std 1e-45"):
         Augment([], [0.5] * 3, [1e-45] * 3)
 
 
 @pytest.mark.parametrize("backend", ["torch", "native"])
-def test_9_the_shape_of_one_epoch_does_not_matter(backend: str) -> None:
+def test_line_9_the_shape_of_one_epoch_does_not_matter(backend: str) -> None:
     augment = Augment([aug.RandomFlip(), aug.RandomCrop(3)], [0.5] * 3, [0.2] * 3, backend=backend)
     images = torch.arange(4 * 8 * 8 * 3).to(torch.uint8).reshape(4, 8, 8, 3)
     plain = augment(images, *CALL, 7).images

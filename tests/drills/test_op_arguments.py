@@ -107,17 +107,17 @@ def _shown(value: Any) -> str:
     return f"tensor {list(value.shape)} {value.dtype}" if isinstance(value, Tensor) else repr(value)[:40]
 
 
-def test_10_odd_arguments_are_named() -> None:
+def test_line_10_odd_arguments_are_named() -> None:
     assert _fuzz(None, 1500) == {}
 
 
 @pytest.mark.slow
-def test_10_odd_arguments_are_named_for_a_minute() -> None:
+def test_line_10_odd_arguments_are_named_for_a_minute() -> None:
     assert _fuzz(60, None) == {}
 
 
 @pytest.mark.parametrize("backend", ["torch", None])
-def test_10_the_message_says_what_was_wanted(backend: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_line_10_the_message_says_what_was_wanted(backend: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
     if backend is not None:
         monkeypatch.setenv("CIFARFAST_BACKEND", backend)
     x = torch.ones(2, 8)

@@ -65,7 +65,7 @@ def _is_zero(x: Tensor) -> bool:
 @pytest.mark.ops("cross_entropy")
 @pytest.mark.parametrize("gamma", [0, 0.5, 1, 2])
 @pytest.mark.parametrize("kind", ["hard", "ignored", "mixed", "soft"])
-def test_10_a_masked_class_is_as_one_left_out(
+def test_line_10_a_masked_class_is_as_one_left_out(
     kind: str, gamma: float, spec: OpSpec, backend_name: str, implementation: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _check(implementation, kind, gamma)

@@ -26,7 +26,7 @@ from cifarfast.report.page import LEAST_ACCURACY, write_report
         ("synthetic:classes=3", False),
     ],
 )
-def test_21_only_data_sets_with_published_files_are_called_not_official(name: str, has: bool) -> None:
+def test_line_21_only_data_sets_with_published_files_are_called_not_official(name: str, has: bool) -> None:
     assert has_official_files(name) is has
     remark = " (not the official files)" if has else ""
     assert data_name({"dataset": name, "official": False}) == name + remark
@@ -34,7 +34,7 @@ def test_21_only_data_sets_with_published_files_are_called_not_official(name: st
 
 
 @pytest.mark.parametrize("copy", [False, True])
-def test_21_a_page_says_once_that_the_data_are_a_copy(
+def test_line_21_a_page_says_once_that_the_data_are_a_copy(
     copy: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Pictures of one's own are no copy, and digits have only one source."""
@@ -47,14 +47,14 @@ def test_21_a_page_says_once_that_the_data_are_a_copy(
     assert ("fficial" in text) is copy
 
 
-def test_21_the_calibration_error_is_what_the_caption_says(tmp_path: Path) -> None:
+def test_line_21_the_calibration_error_is_what_the_caption_says(tmp_path: Path) -> None:
     # two bins of 15: 3 images of confidence .9, of which 2 are right; 1 of confidence .5, which is wrong
     probabilities = np.array([[0.9, 0.1]] * 3 + [[0.5, 0.5]])
     table = calibration(probabilities, np.array([0, 0, 1, 1]))
     assert expected_calibration_error(table) == pytest.approx(3 / 4 * abs(2 / 3 - 0.9) + 1 / 4 * 0.5)
 
 
-def test_21_likely_label_errors_are_for_models_that_are_mostly_right(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_line_21_likely_label_errors_are_for_models_that_are_mostly_right(monkeypatch: pytest.MonkeyPatch) -> None:
     labels = np.arange(100) % 2
 
     class Run:
@@ -76,9 +76,9 @@ def test_21_likely_label_errors_are_for_models_that_are_mostly_right(monkeypatch
 @pytest.mark.parametrize(
     ("device", "settings"), [("cpu", "--recipe b01_lenet"), ("cuda", "--arch wrn16_8 --epochs 200")]
 )
-def test_26_the_last_lines_fit_the_machine(device: str, settings: str) -> None:
-    lines = next_steps({"dataset": "digits", "device": device}, Path("runs/one")).splitlines()
+def test_line_26_the_last_lines_fit_the_machine(device: str, settings: str) -> None:
+    lines = next_steps("digits", device, Path("runs/one")).splitlines()
     for name, line in zip(("evaluate", "report"), lines, strict=False):
         assert re.fullmatch(rf"next: .*cifarfast[. ]{name} runs/one", line)
     assert lines[2].endswith(settings)
-    assert len(next_steps({"dataset": "cifar10", "device": device}, Path("runs/one")).splitlines()) == 2
+    assert len(next_steps("cifar10", device, Path("runs/one")).splitlines()) == 2
