@@ -107,7 +107,7 @@ def render(runs: list[LoadedRun], data: Splits | None, notes: list[str], problem
         runs=runs,
         data=data,
         shared=_shared_images(runs, data),
-        training_images=_training_images(data) if data is not None else None,
+        training_images=_training_images(runs[0], data),
         notes=notes,
         problems=problems,
         series=SERIES,
@@ -124,8 +124,10 @@ def render(runs: list[LoadedRun], data: Splits | None, notes: list[str], problem
     return page.encode("utf-8", "backslashreplace").decode()  # paths may have bytes that are not UTF-8
 
 
-def _training_images(data: Splits) -> int:
-    """Training images of the data set, those that a run held out for validation included."""
+def _training_images(run: LoadedRun, data: Splits | None) -> int | None:
+    """Images that the run trained on; where it does not say, those of its data set, held out ones included, or None."""
+    if (used := run.result.get("train_images")) is not None or data is None:
+        return used
     held_out = data.val is not None and data.val.fingerprint == data.train.fingerprint
     return len(data.train) + (len(data.val) if data.val is not None and held_out else 0)
 

@@ -6,8 +6,6 @@ A folder may come from somebody else. Whatever is wrong with a file of it become
 import contextlib
 import json
 import math
-import os
-import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,6 +13,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from ..errors import UserError
+from ..runtime.files import read_bounded
 
 MEBI = 2**20
 MOST_BYTES = {
@@ -57,22 +56,11 @@ def read_file(path: Path) -> bytes:
     """
     most = MOST_BYTES[path.name if path.name in MOST_BYTES else path.suffix]
     try:
-        with open(path, "rb", opener=_without_waiting) as file:
-            about = os.fstat(file.fileno())
-            if not stat.S_ISREG(about.st_mode):
-                raise UserError(f"cannot read {path}: it is a pipe or a device")
-            if about.st_size > most:
-                raise UserError(f"cannot read {path}: it has {about.st_size:,} bytes, the most are {most:,}")
-            return file.read(about.st_size)
+        return read_bounded(path, most)
     except FileNotFoundError:
         raise
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from None
-
-
-def _without_waiting(path: str, flags: int) -> int:
-    """Open a file, or a pipe that nobody writes to, at once."""
-    return os.open(path, flags | os.O_NONBLOCK | os.O_NOCTTY)
 
 
 def parse_json(data: bytes, path: Path, *, infinity: bool = False) -> Any:

@@ -44,7 +44,7 @@ def open_regular(path: Path, limit: int) -> Iterator[BufferedReader]:
 
 
 def _open(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NONBLOCK)  # opening a pipe does not wait for its writer
+    return os.open(path, flags | os.O_NONBLOCK | os.O_NOCTTY)  # opening a pipe does not wait for its writer
 
 
 def read_bounded(path: Path, limit: int) -> bytes:

@@ -47,6 +47,14 @@ def test_line_21_a_page_says_once_that_the_data_are_a_copy(
     assert ("fficial" in text) is copy
 
 
+def test_line_21_counts_are_of_the_images_that_were_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    leave_figures_undrawn(monkeypatch)
+    run = make_run(tmp_path / "limited", dataset="synthetic:classes=3,train=40,test=20", crop_padding=0)
+    assert "40 training and 20 test images" in write_report([run.path]).path.read_text()
+    run.write_result(run.read_result() | {"train_images": 7})
+    assert "7 training and 20 test images" in write_report([run.path]).path.read_text()
+
+
 def test_line_21_the_calibration_error_is_what_the_caption_says(tmp_path: Path) -> None:
     # two bins of 15: 3 images of confidence .9, of which 2 are right; 1 of confidence .5, which is wrong
     probabilities = np.array([[0.9, 0.1]] * 3 + [[0.5, 0.5]])
